@@ -1,0 +1,86 @@
+"""The command `batchyard`. Verbs are imported on use, so that --help, list, show and check load nothing heavy."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from importlib import metadata
+
+import click
+
+from launch.yaml_tree import SpecError
+from trainer.config.outcome import EXIT_FAILED, EXIT_WRONG
+
+# verb -> (the file that holds it, its line in --help). In the order of a person's day.
+VERBS = {
+    "list": ("jobs", "the jobs of this project"),
+    "show": ("jobs", "what a job would run, and where"),
+    "check": ("jobs", "find every mistake in a job file"),
+    "submit": ("submit", "run a job, or continue it"),
+    "status": ("runs", "where the runs stand"),
+    "logs": ("runs", "what a run printed"),
+    "cancel": ("runs", "stop a run after a checkpoint"),
+    "report": ("runs", "make a run's report page"),
+}
+
+
+class Verbs(click.Group):
+    """The group, whose commands are imported when they are called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in VERBS:
+            return None
+        module = importlib.import_module(f"launch.cli.{VERBS[name][0]}")
+        command: click.Command = getattr(module, f"{name}_")
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Verbs"):
+            formatter.write_dl([(verb, line) for verb, (_, line) in VERBS.items()])
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        import difflib
+
+        if args and args[0] not in VERBS and not args[0].startswith("-"):
+            near = difflib.get_close_matches(args[0], VERBS, 1)
+            hint = f"; did you mean '{near[0]}'?" if near else f"; verbs: {', '.join(VERBS)}"
+            raise click.UsageError(f"there is no verb '{args[0]}'{hint}")
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(metadata.version("batchyard"), message="batchyard %(version)s")
+def cli() -> None:
+    """Batch training jobs on a laptop, in a container, or on a Slurm cluster, from one YAML file."""
+
+
+def main() -> None:
+    """The entry point: a person's mistakes end with a message and exit code 2, failures with 1; neither with a traceback."""
+    from launch.local import StartError
+    from launch.rundir import NoSuchRun
+    from launch.slurm import SlurmError
+    from launch.snapshot import SnapshotError
+    from launch.submit import SubmitError
+
+    try:
+        cli(standalone_mode=False)
+    except SpecError as error:
+        for problem in error.problems:
+            click.echo(problem, err=True)
+        sys.exit(EXIT_WRONG)
+    except (NoSuchRun, SubmitError, SnapshotError) as error:
+        click.echo(f"batchyard: {error}", err=True)
+        sys.exit(EXIT_WRONG)
+    except (StartError, SlurmError) as error:
+        click.echo(f"batchyard: {error}", err=True)
+        sys.exit(EXIT_FAILED)
+    except click.exceptions.Exit as error:
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(130)

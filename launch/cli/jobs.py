@@ -1,0 +1,79 @@
+"""list, show, check: the verbs that only read job files."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Any
+
+import click
+import yaml
+
+from launch import site, spec
+from launch.cli import options
+from launch.yaml_tree import Problem, SpecError
+
+
+@click.command("list")
+def list_() -> None:
+    """The jobs of this project, with their descriptions."""
+    jobs = spec.find_all(site.project())
+    if not jobs:
+        click.echo(f"no jobs in {site.project() / 'jobs'}")
+    width = max((len(job.name) for job in jobs), default=0)
+    for job in jobs:
+        try:
+            line = spec.load(job, without_gpu=False).description or ""
+        except SpecError as error:
+            line = f"({len(error.problems)} mistake(s): batchyard check {job.name})"
+        click.echo(f"{job.name:{width}}  {line}".rstrip())
+
+
+@click.command("show")
+@options.for_jobs
+def show_(**given: Any) -> None:
+    """What JOB would run: its resolved spec, where it would run, and the exact command or batch script. Runs nothing."""
+    from launch import submit
+
+    request, used = options.request(**given)
+    ready = submit.resolve(request)
+    plan, placement = ready.plan, ready.placement
+    click.echo(f"run        {ready.run.run_id}  ({site.shown(ready.run.path)})")
+    click.echo(f"backend    {plan.backend}" + (f"  (site: {site.shown(used)})" if used else ""))
+    threads = ready.config.execution.threads_per_rank
+    nodes = f"{placement.nodes} node(s) x " if placement.nodes > 1 else ""
+    click.echo(f"ranks      {nodes}{placement.nproc_per_node} on {placement.device}, {threads} CPU thread(s) each")
+    micro, world = ready.config.micro_batch_size(), placement.world_size
+    batch = ready.spec.train.global_batch_size
+    click.echo(f"batch      {batch} = {world} rank(s) x at most {micro}, {-(-batch // (micro * world))} round(s) a step")
+    for note in plan.notes:
+        click.echo(f"note       {note}")
+    click.echo("\n# the job, resolved")
+    click.echo(yaml.safe_dump(ready.spec.model_dump(mode="json", exclude_unset=True), sort_keys=False).rstrip())
+    if plan.backend == "slurm":
+        from launch import slurm
+
+        click.echo("\n# the batch script")
+        click.echo(slurm.script(ready.run, plan))
+        click.echo("# on each node launch.node then starts")
+    else:
+        click.echo("\n# the command")
+    click.echo(" \\\n  ".join([*(f"{k}={shlex.quote(v)}" for k, v in plan.env.items()), *map(shlex.quote, plan.argv)]))
+
+
+@click.command("check")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Override a setting, as in train.epochs=3.")
+@click.argument("jobs", nargs=-1)
+def check_(jobs: tuple[str, ...], settings: tuple[str, ...]) -> None:
+    """Find every mistake in the job files JOBS (all of the project's where none is named)."""
+    project = site.project()
+    problems: list[Problem] = []
+    names = jobs or tuple(job.name for job in spec.find_all(project))
+    for name in names:
+        try:
+            job = spec.find(name, project)
+            spec.load(job, settings, without_gpu=False)
+            click.echo(f"{name}: right")
+        except SpecError as error:
+            problems += error.problems
+    if problems:
+        raise SpecError(problems)

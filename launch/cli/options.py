@@ -1,0 +1,58 @@
+"""The options that several verbs share, and the request that they make."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from launch import site, spec
+from launch.site import BACKENDS, BackendName, Folders, Site
+from launch.submit import Request
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_PATH = click.Path(path_type=Path)
+_SITE = click.option("--site", "site_file", type=_PATH, help="The site file; else the XDG one, else ./site.yaml.")
+
+
+def for_runs(function: F) -> F:
+    """--site, --runs-dir: where the run directories are."""
+    runs = click.option("--runs-dir", type=click.Path(path_type=Path), help="Where the run directories lie.")
+    return _SITE(runs(function))
+
+
+def for_jobs(function: F) -> F:
+    """What names a job and the place to run it."""
+    for option in (
+        click.option("--strict-resources", is_flag=True, help="Refuse to run on less than the job asks for."),
+        click.option("--data-dir", type=click.Path(path_type=Path), help="Where the raw data sets lie."),
+        click.option("--new", is_flag=True, help="Start another run of the same configuration."),
+        click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Override a setting, as in train.epochs=3."),
+        click.option("--backend", type=click.Choice(BACKENDS), help="Where to run; else the site's, else local."),
+        for_runs,
+        click.argument("job"),
+    ):
+        function = option(function)
+    return function
+
+
+def runs_folder(site_file: Path | None, runs_dir: Path | None) -> tuple[Site, Path]:
+    """The site and the folder of the run directories."""
+    found, _ = site.load(site_file, site.project())
+    return found, runs_dir.absolute() if runs_dir else site.folders(found).runs
+
+
+def request(
+    job: str, site_file: Path | None, runs_dir: Path | None, backend: BackendName | None, settings: tuple[str, ...],
+    new: bool, data_dir: Path | None, strict_resources: bool,
+) -> tuple[Request, Path | None]:
+    """What the options ask for, and the site file that was used. Raises SpecError."""
+    project = site.project()
+    found, used = site.load(site_file, project)
+    where = site.folders(found, data_dir)
+    if runs_dir:
+        where = Folders(where.data, where.cache, runs_dir.absolute())
+    return Request(spec.find(job, project), project, found, where, backend or found.backend, settings, new, strict_resources), used

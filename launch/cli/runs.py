@@ -1,0 +1,101 @@
+"""status, logs, cancel, report: the verbs about runs."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from launch import rundir, site, status
+from launch.cli import options
+from launch.rundir import NoSuchRun
+from trainer.config.layout import RunDir
+
+
+@click.command("status")
+@options.for_runs
+@click.argument("run", required=False)
+def status_(run: str | None, site_file: Path | None, runs_dir: Path | None) -> None:
+    """Where all runs stand, or one RUN with its attempts."""
+    _, runs = options.runs_folder(site_file, runs_dir)
+    console = Console(soft_wrap=not sys.stdout.isatty())
+    if run:
+        status.show_one(rundir.find(run, runs), console)
+        return
+    found = rundir.all_runs(runs)
+    if not found:
+        click.echo(f"no runs in {site.shown(runs)} yet: batchyard submit JOB makes one")
+        return
+    status.show(found, console)
+
+
+@click.command("logs")
+@options.for_runs
+@click.option("-f", "--follow", is_flag=True, help="Go on until the run ends; Ctrl-C stops the watching, not the run.")
+@click.option("--rank", type=click.IntRange(min=0), default=0, show_default=True)
+@click.argument("run")
+def logs_(run: str, follow: bool, rank: int, site_file: Path | None, runs_dir: Path | None) -> None:
+    """What one rank of RUN's newest attempt printed; what torchrun printed where the rank left nothing."""
+    from launch.watch import Tail
+
+    _, runs = options.runs_folder(site_file, runs_dir)
+    found = rundir.find(run, runs)
+    tail, shown = None, None
+    while True:
+        standing = status.standings([found])[found.run_id]
+        attempt = standing.attempt
+        if attempt is not None and attempt != shown:
+            shown, tail = attempt, Tail(attempt.rank_log(rank))
+            click.echo(f"# {found.run_id} {attempt.id}, rank {rank}", err=True)
+        for line in tail.lines() if tail else []:
+            click.echo(line)
+        if not follow or standing.state not in ("running", "queued"):
+            break
+        time.sleep(0.3)
+    if shown is None:
+        click.echo(f"{found.run_id} has not started: {standing.where or standing.state}", err=True)
+    elif not shown.rank_log(rank).exists():
+        log = shown.node_log(0)
+        click.echo(f"# rank {rank} left no log; {site.shown(log)}:", err=True)
+        click.echo(log.read_text(errors="replace") if log.exists() else "(nothing)")
+
+
+@click.command("cancel")
+@options.for_runs
+@click.argument("run")
+def cancel_(run: str, site_file: Path | None, runs_dir: Path | None) -> None:
+    """Stop RUN after a checkpoint. It is not requeued; submitting the job again continues it."""
+    _, runs = options.runs_folder(site_file, runs_dir)
+    found = rundir.find(run, runs)
+    standing = status.standings([found])[found.run_id]
+    if standing.state not in ("running", "queued"):
+        raise NoSuchRun(f"{found.run_id} does not run, nothing to cancel: it is {standing.state}")
+    from launch import local
+
+    local.write_cancel(found, standing.attempt.id if standing.attempt else None)
+    if standing.slurm_job and (standing.state == "queued" or (standing.attempt and standing.attempt.id.startswith("slurm-"))):
+        from launch import slurm
+
+        state = slurm.states([standing.slurm_job]).get(standing.slurm_job, "gone")
+        slurm.cancel(standing.slurm_job, state)
+    elif pid := rundir.owner_pid(standing):
+        local.cancel(pid)
+    else:
+        found.cancel.unlink()
+        raise NoSuchRun(f"{found.run_id} runs as {standing.where}: cancel it there")
+    click.echo(f"{found.run_id} ({standing.where}) stops after a checkpoint; batchyard status {found.run_id} tells when it has")
+
+
+@click.command("report")
+@options.for_runs
+@click.argument("run")
+def report_(run: str, site_file: Path | None, runs_dir: Path | None) -> None:
+    """Make RUN's report page and print its path."""
+    from launch import report
+
+    _, runs = options.runs_folder(site_file, runs_dir)
+    found: RunDir = rundir.find(run, runs)
+    click.echo(site.shown(report.write(found)))

@@ -1,0 +1,109 @@
+"""submit: run a job or continue it, and stay in front of it on this machine."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+from rich.console import Console
+
+from launch import report, site, snapshot, status, submit
+from launch.cli import options
+from launch.rundir import Standing
+from launch.site import BackendName
+from launch.submit import Ready, Request
+from trainer.config.outcome import EXIT_DONE, Outcome
+
+
+@click.command("submit")
+@options.for_jobs
+def submit_(backend: BackendName | None, **given: Any) -> None:
+    """Run JOB, or continue it where it was stopped; a finished run shows its result.
+
+    Exit codes: 0 done (or queued), 1 failed, 2 the job or the call is wrong, 75 stopped after a checkpoint, to be continued.
+    """
+    request, site_file = options.request(backend=backend, **given)
+    if submit.slurm_is_here_unasked(request, site_file, backend):
+        click.echo("sbatch is here, but no site file says slurm: running on this machine (--backend slurm runs it there)")
+    ready = submit.resolve(request)
+    lock = submit.take(ready.run)
+    try:
+        before = status.standings([ready.run])[ready.run.run_id]
+        if before.state == "completed":
+            sys.exit(_done(ready, before))
+        if before.state in ("running", "queued"):
+            click.echo(f"{ready.run.run_id} is {before.state}: {before.where}; batchyard logs {ready.run.run_id} -f")
+            sys.exit(EXIT_DONE)
+        _announce(ready, before)
+        if ready.plan.backend == "docker":
+            _need_image(request, ready)
+        submit.prepare_run(ready, before, say=lambda line: click.echo(f"  {line}"))
+        if ready.plan.backend == "slurm":
+            sys.exit(_queue(ready))
+        from launch import local
+
+        attempt, process = local.submit(ready.run, ready.plan)
+    finally:
+        lock.release()
+    from launch.watch import Follower
+
+    outcome = local.Foreground(ready.run, attempt, process, Follower(attempt)).wait()
+    sys.exit(_ended(ready, outcome))
+
+
+def _announce(ready: Ready, before: Standing) -> None:
+    placement, threads = ready.placement, ready.config.execution.threads_per_rank
+    nodes = f"{placement.nodes} nodes x " if placement.nodes > 1 else ""
+    click.echo(f"{ready.run.run_id} on {ready.plan.backend}: {nodes}{placement.nproc_per_node} rank(s) on {placement.device}, "
+               f"{threads} CPU thread(s) each")
+    click.echo(f"  {site.shown(ready.run.path)}")
+    for note in ready.plan.notes:
+        click.echo(f"  {note}")
+    if before.state != "new":
+        click.echo(f"  continues; it was {before.state}" + (f" ({before.where})" if before.where else ""))
+
+
+def _need_image(request: Request, ready: Ready) -> None:
+    from launch import local
+
+    image = ready.plan.image or ""
+    if not local.image_exists(request.site.docker.client, image):
+        make = "make image" + (" CPU=1" if ready.plan.device == "cpu" else "")
+        raise local.StartError(f"the engine has no image '{image}': {make} builds it; container.image or the site names another")
+
+
+def _queue(ready: Ready) -> int:
+    from launch import slurm
+
+    attempt, job_id = slurm.submit(ready.run, ready.plan)
+    click.echo(f"queued as Slurm job {job_id}; its script: {site.shown(attempt.script)}")
+    click.echo(f"batchyard logs {ready.run.run_id} -f follows it; batchyard cancel {ready.run.run_id} stops it after a checkpoint")
+    return EXIT_DONE
+
+
+def _done(ready: Ready, before: Standing) -> int:
+    outcome = before.outcome
+    assert outcome is not None
+    click.echo(f"{ready.run.run_id} is done: {submit.result_line(outcome)} ({outcome.attempt})")
+    if submit.code_differs(ready.run, snapshot.look(ready.request.project)):
+        click.echo("finished with other code than yours: --new trains with yours")
+    page = ready.run.report if ready.run.report.exists() else report.write(ready.run)
+    click.echo(f"report: {site.shown(page)}")
+    return EXIT_DONE
+
+
+def _ended(ready: Ready, outcome: Outcome) -> int:
+    page = report.write(ready.run)
+    console = Console(highlight=False, soft_wrap=True)
+    colour = {"completed": "green", "stopped": "yellow", "failed": "red"}[outcome.status]
+    console.print(f"[{colour}]{ready.run.run_id}[/] ", end="")
+    console.print(submit.result_line(outcome), markup=False)
+    if outcome.hint:
+        console.print(f"to try: {outcome.hint}", markup=False)
+    if outcome.status == "stopped":
+        console.print(f"the same submit continues it; or batchyard submit {ready.request.job.name}", markup=False)
+    console.print(f"report: {site.shown(page)}", markup=False)
+    return outcome.exit_code
+
+

@@ -1,0 +1,126 @@
+"""The backends that run on this machine: starts launch.node from the frozen code and watches it. The docker backend is the same,
+its plan's command being `docker run`."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import FrameType
+
+from launch import site
+from launch.lock import Lock
+from launch.node import conclude
+from launch.plan import Plan
+from launch.rundir import newest_attempt_number
+from launch.watch import Follower
+from trainer.config.layout import Attempt, RunDir, write_json
+from trainer.config.outcome import EXIT_DONE, Outcome
+
+START_S = 60.0
+
+
+class StartError(Exception):
+    """The attempt could not be started; the message shows the command and what it said."""
+
+
+def submit(run: RunDir, plan: Plan) -> tuple[Attempt, subprocess.Popen[bytes]]:
+    """Starts an attempt and returns once it holds the run's lock (or has ended). Raises StartError."""
+    attempt = run.attempt(f"{plan.backend}-{newest_attempt_number(run) + 1}")
+    attempt.path.mkdir(parents=True)
+    argv = [sys.executable, "-P", "-m", "launch.node", str(run.path), "--attempt", attempt.id]
+    environment = {"PYTHONPATH": str(run.code)}
+    by_hand = f"PYTHONPATH={shlex.quote(str(run.code))} {shlex.join(argv)}"
+    made_by = f"# made by `batchyard submit`; runs this command:\n# {_comment(plan)}"
+    attempt.script.write_text(f"#!/bin/sh\n{made_by}\nexec env {by_hand}\n")
+    process = subprocess.Popen(
+        [*argv, "--die-with-parent"], env=site.environment(**environment), cwd=run.path, stdin=subprocess.DEVNULL,
+        start_new_session=True,  # a Ctrl-C at the terminal is ours to handle
+    )
+    end = time.monotonic() + START_S
+    while not attempt.record.exists() and process.poll() is None:
+        if time.monotonic() > end:
+            process.kill()
+            raise StartError(f"{shlex.join(argv)} did not start within {START_S:.0f} s")
+        time.sleep(0.02)
+    if not attempt.record.exists() and process.returncode:
+        raise StartError(f"{shlex.join(argv)} ended with {process.returncode} before it started anything")
+    return attempt, process
+
+
+def _comment(plan: Plan) -> str:
+    return plan.command().replace("\n", "\n# ")
+
+
+class Foreground:
+    """In front of a run: Ctrl-C cancels it after a checkpoint, a second one at once; TERM and HUP stop it after a checkpoint."""
+
+    def __init__(self, run: RunDir, attempt: Attempt, process: subprocess.Popen[bytes], follower: Follower) -> None:
+        self.run, self.attempt, self.process, self.follower = run, attempt, process, follower
+        self.interrupts = 0
+
+    def wait(self) -> Outcome:
+        """Shows the run until it ends; returns how."""
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, self._handle)
+        try:
+            with self.follower:
+                while self.process.poll() is None:
+                    self.follower.show()
+                    time.sleep(0.1)
+                self.follower.show()
+        finally:
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                signal.signal(number, signal.SIG_DFL)
+        if self.process.returncode == EXIT_DONE or self.attempt.outcome.exists():
+            return conclude(self.run, self.attempt, self.process.returncode, None)
+        outcome = conclude(self.run, self.attempt, self.process.returncode, None)  # the node process itself was killed
+        if Lock(self.run.lock).holder() is None:
+            outcome.write(self.run.outcome)
+        return outcome
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if number != signal.SIGINT:
+            self.process.terminate()
+            return
+        self.interrupts += 1
+        if self.interrupts == 1:
+            write_cancel(self.run, self.attempt.id)
+            self.follower.note("stopping after a checkpoint; Ctrl-C again stops at once and loses the steps since the last one")
+            self.process.terminate()
+        else:
+            self.process.kill()  # what it started dies with it
+
+
+def write_cancel(run: RunDir, attempt_id: str | None) -> None:
+    """Lets the trainer and launch.node know that a person wants no more of this run; the next submit removes it."""
+    write_json(run.cancel, {"time": time.time(), "attempt": attempt_id})
+
+
+def cancel(pid: int) -> None:
+    """Tells the process that runs an attempt on this machine to stop after a checkpoint."""
+    import os
+
+    os.kill(pid, signal.SIGTERM)
+
+
+def image_exists(client: str, image: str) -> bool:
+    """Whether the engine has the image. Raises StartError where there is no client or no engine."""
+    try:
+        found = subprocess.run([client, "image", "inspect", "--format={{.Id}}", image], capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        raise StartError(f"there is no '{client}' command here: install docker, or use --backend local") from None
+    if found.returncode and "no such image" not in found.stderr.lower():
+        raise StartError(f"`{client} image inspect {image}` failed ({found.returncode}): {found.stderr.strip()}")
+    return found.returncode == 0
+
+
+def python_has(python: str, module: str) -> bool:
+    """Whether that Python can import `module` (found, not imported)."""
+    code = f"import importlib.util, sys; sys.exit(importlib.util.find_spec({module!r}) is None)"
+    if not Path(python).exists():
+        return False
+    return subprocess.run([python, "-c", code], check=False).returncode == 0

@@ -1,0 +1,249 @@
+"""What runs on a node: starts the plan's command, passes signals on, and says how the attempt ended. Standard library only.
+
+`python -P -m launch.node RUN_DIR --attempt ID` for the local and docker backends; `--slurm` on each node of a Slurm job. It runs
+from the run's own code snapshot, under any Python; the trainer's Python stands in the plan.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import ctypes
+import hashlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from launch.lock import Lock, me
+from trainer.config.layout import Attempt, RunDir, read_json, write_json
+from trainer.config.outcome import EXIT_DONE, EXIT_FAILED, Outcome
+
+POLL_S = 0.05
+OTHER_NODES_WAIT_S = 60.0
+
+# Runs a command that dies with this process; exec'd, so that torchrun is our direct child. Never a preexec_fn.
+DIE_WITH_PARENT = (
+    "import ctypes, os, sys\n"
+    "if sys.platform == 'linux': ctypes.CDLL(None).prctl(1, 9)\n"
+    "os.execvp(sys.argv[1], sys.argv[1:])\n"
+)
+
+
+@dataclass(frozen=True)
+class Node:
+    """This node's place in the attempt."""
+
+    rank: int
+    attempt_id: str
+    master_addr: str
+    master_port: int
+    slurm_job: str | None = None  # what `scontrol requeue` takes
+
+    def fill(self, argument: str) -> str:
+        """Puts what only the node knows into an argument of the plan."""
+        values = {"ATTEMPT": self.attempt_id, "NODE_RANK": self.rank, "MASTER_ADDR": self.master_addr,
+                  "MASTER_PORT": self.master_port}
+        for name, value in values.items():
+            argument = argument.replace(f"{{{name}}}", str(value))
+        return argument
+
+
+class Signals:
+    """TERM, INT, HUP, USR1 and USR2 become one TERM for the command: a second one would interrupt torchrun's own clean stop."""
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self.process: subprocess.Popen[bytes] | None = None
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+            signal.signal(number, self._handle)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.received is None:
+            self.received = number
+            self.forward()
+
+    def forward(self) -> None:
+        if self.received is not None and self.process is not None and self.process.poll() is None:
+            self.process.terminate()
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs one attempt on this node. Returns batchyard's exit code."""
+    parser = argparse.ArgumentParser(prog="launch.node", description=__doc__)
+    parser.add_argument("run", type=Path)
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--attempt", help="id of the attempt")
+    where.add_argument("--slurm", action="store_true", help="take the attempt's id and the nodes from Slurm's variables")
+    parser.add_argument("--die-with-parent", action="store_true", help="stop after a checkpoint when the parent dies")
+    options = parser.parse_args(arguments)
+    signals = Signals()
+    if options.die_with_parent and sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+    run = RunDir(options.run)
+    node = slurm_node(run) if options.slurm else Node(0, options.attempt, "localhost", 0)
+    finished = Outcome.read(run.outcome)
+    if finished and finished.status == "completed":
+        print(f"{run.run_id} is completed already (attempt {finished.attempt})")
+        return EXIT_DONE
+    return lead(run, node, signals) if node.rank == 0 else follow(run, node, signals)
+
+
+def lead(run: RunDir, node: Node, signals: Signals) -> int:
+    """Node 0: holds the run's lock while the command runs, and publishes the outcome."""
+    attempt = run.attempt(node.attempt_id)
+    attempt.path.mkdir(parents=True, exist_ok=True)
+    lock = Lock(run.lock)
+    if not lock.acquire(attempt=node.attempt_id):
+        print(f"{run.run_id} is held by {lock.holder()}", file=sys.stderr)
+        return EXIT_FAILED
+    try:
+        plan = read_json(run.plan)
+        record = {
+            "attempt": node.attempt_id, "backend": plan["backend"], "started": time.time(), **me(),
+            "argv": [node.fill(a) for a in plan["argv"]], "nodes": plan["nodes"], "nproc_per_node": plan["nproc_per_node"],
+            "world_size": plan["nodes"] * plan["nproc_per_node"], "restart": os.environ.get("SLURM_RESTART_COUNT"),
+        }
+        write_json(attempt.record, record)
+        if node.slurm_job and not attempt.script.exists():  # a requeue runs the same script again
+            for script in sorted(run.slurm.glob(f"{node.slurm_job.split('_')[0]}_submission.sh")):
+                shutil.copyfile(script, attempt.script)
+        status = execute(plan, run, node, signals, lock)
+        outcome = conclude(run, attempt, status, signals.received)
+        write_json(attempt.record, {**record, "ended": time.time(), "exit_status": status, "signal": signals.received})
+        outcome.write(run.outcome)
+    finally:
+        lock.release()
+    if node.slurm_job and outcome.status == "stopped" and outcome.verdict != "cancelled":
+        # Explicitly: a job that exits in its grace time has ended for Slurm. <array>_<task>, for the array's id would take all.
+        subprocess.run(["scontrol", "requeue", node.slurm_job], check=False)
+    return outcome.exit_code
+
+
+def follow(run: RunDir, node: Node, signals: Signals) -> int:
+    """The other nodes: exit 0, and only once the outcome is there (under KillOnBadExit another code would end node 0)."""
+    run.attempt(node.attempt_id).path.mkdir(parents=True, exist_ok=True)
+    execute(read_json(run.plan), run, node, signals, None)
+    end = time.monotonic() + OTHER_NODES_WAIT_S
+    while time.monotonic() < end:
+        outcome = Outcome.read(run.outcome)
+        if outcome and outcome.attempt == node.attempt_id:
+            break
+        time.sleep(POLL_S)
+    return EXIT_DONE
+
+
+def execute(plan: dict[str, Any], run: RunDir, node: Node, signals: Signals, lock: Lock | None) -> int:
+    """Runs the plan's command to its end; returns its exit status, negative for a signal (as subprocess does)."""
+    log = run.attempt(node.attempt_id).node_log(node.rank)
+    environment = {**os.environ, **plan["env"], "BATCHYARD_ATTEMPT": node.attempt_id}
+    if "SLURM_JOB_END_TIME" in os.environ:
+        environment["BATCHYARD_DEADLINE"] = os.environ["SLURM_JOB_END_TIME"]
+    argv = [sys.executable, "-S", "-c", DIE_WITH_PARENT, *(node.fill(a) for a in plan["argv"])]
+    with log.open("ab") as out:
+        process = subprocess.Popen(
+            argv, env=environment, cwd=run.code, stdin=subprocess.PIPE, stdout=out, stderr=subprocess.STDOUT,
+            start_new_session=True,  # a Ctrl-C at the terminal reaches the launcher alone
+        )
+    signals.process = process
+    signals.forward()  # one that came before there was a process
+    while process.poll() is None:
+        if lock is not None:
+            lock.renew()
+        time.sleep(POLL_S)
+    return process.returncode
+
+
+def conclude(run: RunDir, attempt: Attempt, status: int | None, received: int | None) -> Outcome:
+    """How the attempt ended: the trainer's word where it left one, else from the other evidence; never torchrun's exit status."""
+    outcome = Outcome.read(attempt.outcome)
+    if outcome is None:
+        outcome = _from_evidence(run, attempt, status, received)
+        outcome.write(attempt.outcome)
+    return outcome
+
+
+def _from_evidence(run: RunDir, attempt: Attempt, status: int | None, received: int | None) -> Outcome:
+    by = "launch.node"
+    if run.cancel.exists():
+        return Outcome("stopped", "cancelled", attempt.id, by, cause="cancelled by a person, before a new checkpoint")
+    if received is not None:
+        name = signal.Signals(received).name
+        cause = f"{name} before the first step; continues from the last checkpoint"
+        return Outcome("stopped", "preempted", attempt.id, by, cause=cause)
+    evidence = [e for e in map(read_json, sorted(attempt.path.glob("ranks/*.json"))) if e]
+    if evidence:
+        first = min(evidence, key=lambda e: float(e["time"]))
+        verdict, hint = _VERDICTS.get(first["type"], ("user_error", None))
+        log = attempt.rank_log(first["rank"])
+        return Outcome(
+            "failed", verdict, attempt.id, by, rank=first["rank"], cause=f"{first['type']}: {first['message']}",  # type: ignore[arg-type]
+            hint=hint or f"the whole traceback is at the end of {log if log.exists() else attempt.node_log(0)}",
+        )
+    tail = _tail(attempt.node_log(0))
+    how = "vanished" if status is None else f"signal {-status}" if status < 0 else f"exit status {status}"
+    return Outcome("failed", "killed", attempt.id, by, cause=f"no rank left a word ({how})" + (f": {tail}" if tail else ""),
+                   hint=f"see {attempt.node_log(0)}; submitting again continues from the last checkpoint")
+
+
+_VERDICTS: dict[str, tuple[str, str | None]] = {
+    "NoGPU": ("infrastructure", "nvidia-smi on that node, and whether the job asked for GPUs"),
+    "OutOfMemoryError": ("oom_gpu", "set train.micro_batch_size lower; the global batch stays"),
+    "MemoryError": ("oom_host", "ask for more resources.mem_gb"),
+    "FileNotFoundError": ("data", None),
+}
+
+
+def _tail(log: Path) -> str:
+    """The last line that says something."""
+    try:
+        lines = [line.strip() for line in log.read_text(errors="replace").splitlines()]
+    except OSError:
+        return ""
+    return next((line for line in reversed(lines) if line and not set(line) <= set("=-")), "")[:300]
+
+
+def slurm_node(run: RunDir) -> Node:
+    """This node from Slurm's variables: no scontrol, which an image may lack, and never localhost for a second node."""
+    env = os.environ
+    task = env.get("SLURM_ARRAY_TASK_ID")
+    job = f"{env['SLURM_ARRAY_JOB_ID']}_{task}" if task else env["SLURM_JOB_ID"]
+    restart = int(env.get("SLURM_RESTART_COUNT") or 0)  # unset at first
+    hosts = expand_hosts(env.get("SLURM_JOB_NODELIST", "localhost"))
+    return Node(int(env.get("SLURM_NODEID", 0)), f"slurm-{job}.{restart}", hosts[0], port(f"{job}.{restart}"), job)
+
+
+def expand_hosts(nodelist: str) -> list[str]:
+    """`n[1-3,07],login` -> n1, n2, n3, n07, login; leading zeros stay."""
+    hosts = []
+    for part in re.findall(r"(?:[^,\[]|\[[^\]]*\])+", nodelist):
+        names = [""]
+        for text, ranges in re.findall(r"([^\[]+)|\[([^\]]*)\]", part):
+            options = [text] if text else []
+            for item in ranges.split(",") if ranges else []:
+                first, _, last = item.partition("-")
+                options += [str(i).zfill(len(first)) for i in range(int(first), int(last or first) + 1)]
+            names = [name + option for name in names for option in options]
+        hosts += names
+    return hosts
+
+
+def port(seed: str) -> int:
+    """The same on every node, outside the range that the kernel hands out, and not torch's default 29500."""
+    with contextlib.suppress(OSError, ValueError):
+        low, high = map(int, Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
+        free = [p for p in range(15000, 65000) if not low <= p <= high and p != 29500]
+        if free:
+            return free[int(hashlib.sha256(seed.encode()).hexdigest(), 16) % len(free)]
+    return 15000 + int(hashlib.sha256(seed.encode()).hexdigest(), 16) % 10000
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,196 @@
+"""(job, site, machine) -> Plan: exactly what will run where. Pure: reads no file, no environment, no clock."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from launch.site import BackendName, Folders, Machine, Site
+from launch.spec import JobSpec, Resources
+from launch.yaml_tree import Place, Problem, SpecError
+from trainer.config.layout import RunDir
+from trainer.config.run import RunConfig, RunExecution
+
+SHUTDOWN_S = 120  # what torchrun waits for its ranks' checkpoint before it kills them; its own default of 30 s has lost some
+
+
+@dataclass(frozen=True)
+class Placement:
+    """How many ranks, where, and what had to be changed for it."""
+
+    nodes: int
+    nproc_per_node: int
+    device: Literal["cpu", "cuda"]
+    cpus: int | None  # of one node; None: the cluster's default
+    notes: tuple[str, ...] = ()
+
+    @property
+    def world_size(self) -> int:
+        return self.nodes * self.nproc_per_node
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a backend runs. In `argv`, {ATTEMPT}, {NODE_RANK}, {MASTER_ADDR} and {MASTER_PORT} are filled in on the node.
+
+    env: variables with their values, which are no secrets; everything else is inherited. slurm: submitit's parameters.
+    """
+
+    backend: BackendName
+    run_id: str
+    nodes: int
+    nproc_per_node: int
+    device: Literal["cpu", "cuda"]
+    argv: list[str]
+    env: dict[str, str]
+    python: str
+    image: str | None = None
+    slurm: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def command(self) -> str:
+        """The command as a person would type it, its variables in front."""
+        return " ".join([*(f"{k}={shlex.quote(v)}" for k, v in self.env.items()), shlex.join(self.argv)])
+
+
+def has_gpu(backend: BackendName, site: Site, machine: Machine) -> bool:
+    """Whether the chosen place has a GPU: this machine for local and docker; the site's word for Slurm, never the login node."""
+    return site.slurm.has_gpus if backend == "slurm" else machine.gpus > 0
+
+
+def place(job: JobSpec, site: Site, machine: Machine, backend: BackendName, *, strict: bool = False) -> Placement:
+    """Fits the job to what is there. Raises SpecError where that takes fewer resources than asked and `strict` refuses."""
+    wants = job.resources
+    if backend == "slurm":
+        return _place_on_slurm(wants, site, strict)
+    asked = wants.nodes * wants.ranks_per_node()
+    cpus = min(wants.cpus_per_task or machine.cpus, machine.cpus)
+    if wants.gpus_per_node == 0:
+        return Placement(1, asked, "cpu", cpus)
+    gpus = wants.nodes * wants.gpus_per_node
+    if machine.gpus == 0:
+        _refuse(strict, f"the job asks for {gpus} GPU(s), this machine has none")
+        note = f"no GPU here and no fallback in the job: 1 rank on the CPU instead of {asked} on {gpus} GPU(s)"
+        return Placement(1, 1, "cpu", machine.cpus, (note,))
+    if machine.gpus >= gpus:
+        return Placement(1, asked, "cuda", cpus)
+    _refuse(strict, f"the job asks for {gpus} GPU(s), this machine has {machine.gpus}")
+    note = f"{machine.gpus} of {gpus} GPU(s) here: same global batch and micro-batch, more accumulation"
+    return Placement(1, min(machine.gpus, asked), "cuda", cpus, (note,))
+
+
+def _place_on_slurm(wants: Resources, site: Site, strict: bool) -> Placement:
+    if wants.gpus_per_node and not site.slurm.has_gpus:
+        _refuse(strict, f"the job asks for {wants.gpus_per_node} GPU(s) a node, the site says that there are none")
+        return Placement(1, 1, "cpu", wants.cpus_per_task, ("the site has no GPUs and the job no fallback: 1 rank on a CPU",))
+    return Placement(wants.nodes, wants.ranks_per_node(), "cuda" if wants.gpus_per_node else "cpu", wants.cpus_per_task)
+
+
+def _refuse(strict: bool, message: str) -> None:
+    if strict:
+        raise SpecError([Problem(Place("--strict-resources"), (), message)])
+
+
+def run_config(name: str, run_id: str, job: JobSpec, placement: Placement, fixed: RunExecution | None) -> RunConfig:
+    """config.json. fixed: the execution of the run's first submit, whose ranks and threads stay for its whole life."""
+    wants = job.resources
+    per_rank = max(1, (placement.cpus or wants.ranks_per_node()) // placement.nproc_per_node)
+    kept = {
+        "ranks": fixed.ranks if fixed else wants.nodes * wants.ranks_per_node(),
+        "threads_per_rank": fixed.threads_per_rank if fixed else job.execution.threads_per_rank or per_rank,
+    }
+    execution = RunExecution(**{**job.execution.model_dump(), **kept, "device": placement.device, "tracking": job.tracking})
+    return RunConfig(job=name, run_id=run_id, train=job.train, execution=execution)
+
+
+def build(
+    job: JobSpec, config: RunConfig, placement: Placement, run: RunDir, site: Site, where: Folders,
+    backend: BackendName, python: str, user: tuple[int, int],
+) -> Plan:
+    """The plan of one run. user: (uid, gid) that a container's files shall belong to."""
+    env = {
+        "OMP_NUM_THREADS": str(config.execution.threads_per_rank),
+        "PYTHONPATH": str(run.code),  # the frozen code, before Python starts
+        "PYTHONUNBUFFERED": "1",
+        "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(SHUTDOWN_S),
+    }
+    image = None
+    if backend == "docker":
+        image = job.container.image or site.docker.image or f"batchyard:{'cuda' if placement.device == 'cuda' else 'cpu'}"
+        argv = _docker_argv(run, site, where, placement, env, image, user)
+    else:
+        argv = _torchrun_argv(python, placement, run)
+    return Plan(
+        backend=backend, run_id=config.run_id, nodes=placement.nodes, nproc_per_node=placement.nproc_per_node,
+        device=placement.device, argv=argv, env=env, python=python, image=image,
+        slurm=_slurm_parameters(job, site, placement, config.run_id) if backend == "slurm" else {},
+        notes=list(placement.notes),
+    )  # fmt: skip
+
+
+def _torchrun_argv(python: str, placement: Placement, run: RunDir) -> list[str]:
+    rendezvous = ["--standalone"] if placement.nodes == 1 else [
+        f"--nnodes={placement.nodes}", "--node-rank={NODE_RANK}", "--master-addr={MASTER_ADDR}", "--master-port={MASTER_PORT}",
+    ]
+    return [
+        python, "-m", "torch.distributed.run", *rendezvous, f"--nproc-per-node={placement.nproc_per_node}",
+        "--max-restarts=0", "-m", "trainer", str(run.config),
+    ]  # fmt: skip
+
+
+def _docker_argv(
+    run: RunDir, site: Site, where: Folders, placement: Placement, env: dict[str, str], image: str, user: tuple[int, int]
+) -> list[str]:
+    """`docker run`. Directories are mounted at their host paths. -i: the entrypoint stops when our end of stdin closes."""
+    variables = {**env, "BATCHYARD_ATTEMPT": "{ATTEMPT}", "HOME": "/tmp"}
+    gpus = [f"--gpus={placement.nproc_per_node}"] if placement.device == "cuda" else []
+    return [
+        site.docker.client, "run", "--rm", "--interactive", "--init", f"--name={run.run_id}", f"--label=batchyard.run={run.run_id}",
+        f"--network={site.docker.network}",
+        # without a name that resolves, torchrun --standalone waits for ever where there is no network
+        *(["--hostname=localhost"] if site.docker.network == "none" else []),
+        f"--user={user[0]}:{user[1]}", f"--shm-size={site.docker.shm_size}", "--read-only", "--tmpfs=/tmp",
+        "--cap-drop=ALL", "--security-opt=no-new-privileges", *gpus,
+        *(f"--env={name}={value}" for name, value in variables.items()),
+        _mount(run.path), _mount(run.code, readonly=True), _mount(where.cache, readonly=True), f"--workdir={run.code}",
+        image, *_torchrun_argv("python", placement, run),
+    ]  # fmt: skip
+
+
+def _mount(path: object, *, readonly: bool = False) -> str:
+    fields = ["type=bind", f"source={path}", f"target={path}"] + (["readonly"] if readonly else [])
+    # --mount takes CSV, so that a comma or a quote in a path stays what it is
+    return "--mount=" + ",".join(f'"{f.replace(chr(34), chr(34) * 2)}"' if set(f) & set(',"') else f for f in fields)
+
+
+def _slurm_parameters(job: JobSpec, site: Site, placement: Placement, run_id: str) -> dict[str, Any]:
+    """submitit's parameters. One task a node: torchrun starts the ranks, so the task has the node's CPUs."""
+    wants, cluster = job.resources, site.slurm
+    cpus = wants.cpus_per_task or placement.nproc_per_node
+    parameters: dict[str, Any] = {
+        "job_name": run_id,
+        "nodes": placement.nodes,
+        "ntasks_per_node": 1,
+        "cpus_per_task": cpus,
+        "time": wants.timeout_min,
+        "signal_delay_s": min(cluster.grace_s, max(10, wants.timeout_min * 30)),
+        "partition": cluster.partition,
+        "account": cluster.account,
+        "qos": cluster.qos,
+        "constraint": cluster.constraint,
+        "wckey": None,
+        "stderr_to_stdout": True,
+        # since 22.05 srun does not inherit --cpus-per-task
+        "setup": ["set -e", *cluster.setup, "set +e", f"export SRUN_CPUS_PER_TASK={cpus}"],
+        "srun_args": cluster.srun_args,
+        "additional_parameters": {"requeue": True, **cluster.additional_parameters},
+    }
+    if placement.device == "cuda":
+        parameters["gpus_per_node"] = wants.gpus_per_node
+    if wants.mem_gb is not None:
+        parameters["mem"] = f"{round(wants.mem_gb * 1024)}MB"
+    return {k: v for k, v in parameters.items() if v is not None}

@@ -1,0 +1,124 @@
+"""Finds run directories and says in which state a run is, from its own files."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from launch.lock import Lock, local_pid
+from trainer.config.layout import Attempt, RunDir, read_json, read_jsonl
+from trainer.config.outcome import Outcome
+from trainer.config.run import RunConfig
+
+State = Literal["new", "queued", "running", "completed", "stopped", "failed", "cancelled", "dead"]
+
+
+class NoSuchRun(Exception):
+    """No run, or more than one, goes by that name; the message lists what there is."""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where a run stands. where: the attempt and host that run it, or Slurm's job and its state."""
+
+    state: State
+    outcome: Outcome | None = None
+    attempt: Attempt | None = None
+    where: str = ""
+    holder: dict[str, Any] | None = None
+    slurm_job: str | None = None
+
+
+def all_runs(runs: Path) -> list[RunDir]:
+    """Every run directory, the oldest first."""
+    found = [p.parent for p in runs.glob("*/config.json")]
+    return [RunDir(p) for p in sorted(found, key=lambda p: (p.stat().st_mtime, p.name))]
+
+
+def find(name: str, runs: Path) -> RunDir:
+    """RUN: a run_id, a unique prefix of one, or a job's name (its newest run). Raises NoSuchRun."""
+    exact = RunDir(runs / name)
+    if "/" not in name and exact.config.exists():
+        return exact
+    known = all_runs(runs)
+    of_job = [r for r in known if re.fullmatch(rf"{re.escape(name)}-[0-9a-f]{{8}}(\.\d+)?", r.run_id)]
+    if of_job:
+        return max(of_job, key=lambda r: r.config.stat().st_mtime)
+    matching = [r for r in known if r.run_id.startswith(name)]
+    if len(matching) == 1:
+        return matching[0]
+    ids = ", ".join(r.run_id for r in (matching or known)[-8:]) or "none yet: batchyard submit JOB makes one"
+    raise NoSuchRun(f"{'several runs begin with' if matching else 'no run is called'} '{name}' in {runs}: {ids}")
+
+
+def run_for(run_id: str, runs: Path, *, new: bool) -> RunDir:
+    """The directory of a run; new: `<id>.2`, `.3` ... where `<id>` exists."""
+    run, number = RunDir(runs / run_id), 1
+    while new and run.path.exists():
+        number += 1
+        run = RunDir(runs / f"{run_id}.{number}")
+    return run
+
+
+def read_config(run: RunDir) -> RunConfig | None:
+    """The run's config, or None where there is none. Raises pydantic's ValidationError where another version wrote it."""
+    try:
+        return RunConfig.model_validate_json(run.config.read_text())
+    except FileNotFoundError:
+        return None
+
+
+def standing(run: RunDir, slurm_states: dict[str, str] | None = None) -> Standing:
+    """Where the run stands. slurm_states: Slurm's word by job id, where it was asked; it alone knows what is still queued."""
+    attempts = run.all_attempts()
+    newest = attempts[-1] if attempts else None
+    holder = Lock(run.lock).holder()
+    if holder:
+        where = f"{holder.get('attempt')} on {holder['host']}"
+        return Standing("running", None, run.attempt(str(holder.get("attempt"))), where, holder, _slurm_job(run))
+    job = _slurm_job(run)
+    if job and slurm_states is not None and job in slurm_states:
+        state = slurm_states[job]
+        if state in ("PENDING", "REQUEUED", "REQUEUE_HOLD", "CONFIGURING", "SUSPENDED", "RUNNING", "COMPLETING"):
+            return Standing("queued", None, newest, f"Slurm job {job} {state}", None, job)
+    outcome = Outcome.read(newest.outcome) if newest else None
+    if outcome:
+        state_: State = "cancelled" if outcome.verdict == "cancelled" else outcome.status
+        return Standing(state_, outcome, newest, newest.id if newest else "")
+    if run.cancel.exists():
+        return Standing("cancelled", None, newest)
+    if newest or job:
+        return Standing("dead", None, newest, newest.id if newest else f"Slurm job {job} is gone")
+    return Standing("new")
+
+
+def _slurm_job(run: RunDir) -> str | None:
+    record = read_json(run.slurm_job)
+    return str(record["job_id"]) if record else None
+
+
+def newest_attempt_number(run: RunDir) -> int:
+    """The highest number that a local or docker attempt has used."""
+    numbers = [int(m[1]) for a in run.all_attempts() if (m := re.fullmatch(r"(?:local|docker)-(\d+)", a.id))]
+    return max(numbers, default=0)
+
+
+def progress(run: RunDir) -> dict[str, Any]:
+    """The newest rows: step, total (None where unknown), loss, accuracy, images_per_s."""
+    rows = read_jsonl(run.metrics)
+    nothing: dict[str, Any] = {}
+    train = next((r for r in reversed(rows) if r.get("kind") == "train"), nothing)
+    test = next((r for r in reversed(rows) if r.get("kind") == "eval"), nothing)
+    data, config = read_json(run.data_record), read_json(run.config)
+    total = None
+    if data and config:
+        samples, batch = data["samples"]["train"], config["train"]["global_batch_size"]
+        total = -(-samples // batch) * config["train"]["epochs"]
+    return {"step": train.get("global_step"), "total": total, "loss": train.get("loss"), "test_accuracy": test.get("accuracy")}
+
+
+def owner_pid(standing_: Standing) -> int | None:
+    """The pid of the living process of this machine that runs the attempt; a stale pid is never returned."""
+    return local_pid(standing_.holder) if standing_.holder else None

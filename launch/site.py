@@ -1,0 +1,154 @@
+"""What differs between clusters and machines: site.yaml, and this machine itself. Reads the environment; knows no job."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from pydantic import Field
+
+from launch import yaml_tree
+from launch.spec import validate
+from launch.yaml_tree import Place, Problem, SpecError
+from trainer.config.run import Strict
+
+BackendName = Literal["local", "docker", "slurm"]
+BACKENDS: tuple[BackendName, ...] = get_args(BackendName)
+
+
+class Paths(Strict):
+    """Folders; `~` is the home folder. null: data ./data (or $BATCHYARD_DATA), runs ./runs, cache ~/.cache/batchyard."""
+
+    data: str | None = None
+    cache: str | None = None
+    runs: str | None = None
+
+
+class SlurmSite(Strict):
+    """The cluster's words for sbatch, and what its jobs need before they start."""
+
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    has_gpus: bool = Field(True, description="false: `fallback` applies to jobs that ask for GPUs")
+    grace_s: int = Field(120, ge=10, description="seconds before the time limit at which the job is told to stop")
+    setup: list[str] = Field([], description="shell lines before the job (module load ...); a failing one stops the job")
+    srun_args: list[str] = Field([], description="further arguments of srun")
+    additional_parameters: dict[str, str | int | float | bool] = Field({}, description="further sbatch options")
+
+
+class DockerSite(Strict):
+    """The container engine of this machine."""
+
+    client: str = Field("docker", description="the command; podman understands the same options")
+    image: str | None = Field(None, description="null: batchyard:cuda for GPU jobs, batchyard:cpu for others")
+    network: Literal["none", "host", "bridge"] = "none"
+    shm_size: str = Field("2g", description="shared memory; docker's own 64 MB breaks DataLoader workers")
+
+
+class Site(Strict):
+    """site.yaml."""
+
+    backend: BackendName = "local"
+    python: str | None = Field(None, description="the Python with torch, on every node; null: this one")
+    paths: Paths = Paths()
+    slurm: SlurmSite = SlurmSite()
+    docker: DockerSite = DockerSite()
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What one machine has."""
+
+    gpus: int
+    cpus: int
+
+
+def load(path: Path | None, project: Path) -> tuple[Site, Path | None]:
+    """The site and its file: `path`, else the one in the XDG config folder, else site.yaml beside the project, else defaults.
+
+    Raises SpecError.
+    """
+    config = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
+    if path is not None and not path.is_file():
+        raise SpecError([Problem(Place(str(path)), (), "no such site file; launch/site.example.yaml shows one")])
+    for candidate in [path] if path else [config / "batchyard" / "site.yaml", project / "site.yaml"]:
+        if candidate.is_file():
+            site, problems = validate(Site, yaml_tree.read(candidate))
+            if site is None:
+                raise SpecError(problems)
+            return site, candidate
+    return Site(), None
+
+
+@dataclass(frozen=True)
+class Folders:
+    """Absolute paths."""
+
+    data: Path
+    cache: Path
+    runs: Path
+
+
+def folders(site: Site, data_dir: Path | None = None) -> Folders:
+    """Where things lie: `data_dir` (an option of the call), else the site's, else $BATCHYARD_DATA and the defaults."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "batchyard"
+    data = data_dir or site.paths.data or os.environ.get("BATCHYARD_DATA") or "data"
+    return Folders(
+        *(Path(p).expanduser().absolute() for p in (data, site.paths.cache or cache, site.paths.runs or "runs"))
+    )
+
+
+def machine() -> Machine:
+    """This machine: its GPUs by nvidia-smi or the driver's device files, its CPUs as this process may use them."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    gpus = _gpus()
+    if visible is not None:
+        gpus = min(gpus, len([v for v in visible.split(",") if v.strip() not in ("", "-1")]))
+    affinity = getattr(os, "sched_getaffinity", None)  # macOS has none
+    return Machine(gpus, len(affinity(0)) if affinity else os.cpu_count() or 1)
+
+
+def _gpus() -> int:
+    command = shutil.which("nvidia-smi")
+    if command:
+        try:
+            listing = subprocess.run([command, "-L"], capture_output=True, text=True, timeout=30, check=False)
+        except (OSError, subprocess.TimeoutExpired):
+            return 0
+        return sum(line.startswith("GPU ") for line in listing.stdout.splitlines()) if listing.returncode == 0 else 0
+    if not Path("/dev/nvidiactl").exists():
+        return 0
+    return sum(p.name[6:].isdigit() for p in Path("/dev").glob("nvidia[0-9]*"))
+
+
+def python(site: Site) -> str:
+    """The Python that runs the trainer."""
+    return str(Path(site.python).expanduser()) if site.python else sys.executable
+
+
+def environment(**changes: str) -> dict[str, str]:
+    """This process's environment for a child, with changes."""
+    return {**os.environ, **changes}
+
+
+def project() -> Path:
+    """The folder with jobs/: the nearest one at or above the current folder, else the one that batchyard was installed from."""
+    for folder in (Path.cwd(), *Path.cwd().parents):
+        if (folder / "jobs").is_dir() and (folder / "trainer").is_dir():
+            return folder
+    return Path(__file__).resolve().parents[1]
+
+
+def shown(value: Any) -> str:
+    """A path as the person would type it from here."""
+    try:
+        return str(Path(value).relative_to(Path.cwd()))
+    except ValueError:
+        return str(value)

@@ -1,0 +1,167 @@
+"""From a job file to a running attempt, read from top to bottom: spec, placement, plan, run directory, data, code, backend."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from launch import local, rundir, site, snapshot, spec
+from launch import plan as planning
+from launch.lock import Lock
+from launch.node import conclude
+from launch.plan import Placement, Plan
+from launch.rundir import Standing
+from launch.site import BackendName, Folders, Site
+from launch.spec import Job, JobSpec
+from trainer.config.layout import RunDir, write_json
+from trainer.config.outcome import Outcome
+from trainer.config.run import RunConfig, canonical
+
+# After these ends the code of the run is as good as it was: going on with it keeps the run bit-exact.
+KEEP_CODE = ("preempted", "timeout", "cancelled", "killed", "infrastructure", "oom_host", "hang")
+LOCK_WAIT_S = 60.0
+
+
+class SubmitError(Exception):
+    """The run cannot be submitted; the message says why and what to try."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a person asked for."""
+
+    job: Job
+    project: Path
+    site: Site
+    folders: Folders
+    backend: BackendName
+    settings: tuple[str, ...] = ()
+    new: bool = False
+    strict: bool = False
+
+
+@dataclass(frozen=True)
+class Ready:
+    """Everything decided before anything is written."""
+
+    request: Request
+    spec: JobSpec
+    placement: Placement
+    run: RunDir
+    config: RunConfig
+    plan: Plan
+
+
+def resolve(request: Request) -> Ready:
+    """Spec, placement, configuration and plan. Writes nothing. Raises SpecError and SubmitError."""
+    machine = site.machine()
+    without_gpu = not planning.has_gpu(request.backend, request.site, machine)
+    job = spec.load(request.job, request.settings, without_gpu=without_gpu)
+    placement = planning.place(job, request.site, machine, request.backend, strict=request.strict)
+    run = rundir.run_for(f"{request.job.name}-{job.train.digest()[:8]}", request.folders.runs, new=request.new)
+    before = rundir.read_config(run)
+    if before and canonical(before.train) != canonical(job.train):
+        raise SubmitError(f"{run.path} holds a run of another configuration:\n{_difference(before, job)}\n--new starts another run")
+    config = planning.run_config(request.job.name, run.run_id, job, placement, before.execution if before else None)
+    plan = planning.build(
+        job, config, placement, run, request.site, request.folders, request.backend, site.python(request.site),
+        (os.getuid(), os.getgid()),
+    )
+    return Ready(request, job, placement, run, config, plan)
+
+
+def take(run: RunDir) -> Lock:
+    """The lock under which one submit of a run decides; waits for another to be done. Raises SubmitError."""
+    run.path.mkdir(parents=True, exist_ok=True)
+    lock = Lock(run.submit_lock)
+    end = time.monotonic() + LOCK_WAIT_S
+    while not lock.acquire():
+        if time.monotonic() > end:
+            raise SubmitError(f"another submit of {run.run_id} has not ended within {LOCK_WAIT_S:.0f} s: {lock.holder()}")
+        time.sleep(0.05)
+    return lock
+
+
+def prepare_run(ready: Ready, before: Standing, say: Callable[[str], None]) -> None:
+    """Writes the run directory: configuration, plan, data and code. Raises SubmitError and SnapshotError."""
+    run = ready.run
+    outcome = before.outcome
+    if before.state == "dead" and before.attempt and not before.attempt.outcome.exists():
+        outcome = conclude(run, before.attempt, None, None)  # it left no word: judged by the other evidence, once
+        outcome.write(run.outcome)
+    code = snapshot.look(ready.request.project)
+    keep = run.code_record.exists() and (outcome is None or outcome.verdict in KEEP_CODE)
+    if keep:
+        if code_differs(run, code):
+            say("continues with the code that it was submitted with; yours has changed since (--new trains with yours)")
+    else:
+        if outcome and code_differs(run, code):
+            say("takes the code as it is now, which has changed since the failed attempt")
+        snapshot.freeze(code, run, ready.plan.image)
+    run.cancel.unlink(missing_ok=True)
+    run.job.write_text(yaml.safe_dump(ready.spec.model_dump(mode="json", exclude_unset=True), sort_keys=False))
+    write_json(run.config, ready.config.model_dump(mode="json"))
+    write_json(run.plan, ready.plan.to_json())
+    prepare_data(ready)
+
+
+def code_differs(run: RunDir, code: snapshot.Code) -> bool:
+    try:
+        return bool(json.loads(run.code_record.read_text())["sha256"] != code.sha256)
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def prepare_data(ready: Ready) -> None:
+    """Makes the data set ready by the run's own Python and code, and records what was made. Raises SubmitError."""
+    run, plan, where = ready.run, ready.plan, ready.request.folders
+    where.cache.mkdir(parents=True, exist_ok=True)
+    arguments = ["-m", "trainer.prepare", str(run.config), "--data-dir", str(where.data), "--cache-dir", str(where.cache)]
+    if not local.python_has(plan.python, "numpy"):
+        raise SubmitError(
+            f"{plan.python} cannot prepare the data: install the extra 'train' there, or name another `python:` in the site file"
+        )
+    argv = [plan.python, "-P", *arguments]
+    result = subprocess.run(argv, env=site.environment(PYTHONPATH=str(run.code)), capture_output=True, text=True, check=False)
+    if result.returncode:
+        tail = "\n".join(result.stderr.strip().splitlines()[-8:])
+        raise SubmitError(f"preparing the data failed ({result.returncode}):\n  {' '.join(argv)}\n{tail}")
+    record = json.loads(result.stdout)
+    known = run.data_record.exists() and json.loads(run.data_record.read_text())
+    if known and known["sha256"] != record["sha256"]:
+        raise SubmitError(
+            f"the prepared data is not what {run.run_id} was trained on "
+            f"(sha256 {record['sha256'][:12]}, was {known['sha256'][:12]}); --new starts another run"
+        )
+    write_json(run.data_record, record)
+
+
+def _difference(before: RunConfig, job: JobSpec) -> str:
+    old, new = (json.dumps(canonical(t), indent=1, sort_keys=True).splitlines() for t in (before.train, job.train))
+    return "\n".join(line for line in difflib.unified_diff(old, new, "the run's", "yours", lineterm="", n=0) if line[:2] != "@@")
+
+
+def slurm_is_here_unasked(request: Request, site_file: Path | None, asked: str | None) -> bool:
+    """Whether sbatch is on PATH although nobody chose a backend: PATH is never a reason, and that is said."""
+    return asked is None and site_file is None and request.backend == "local" and shutil.which("sbatch") is not None
+
+
+def result_line(outcome: Outcome) -> str:
+    """How it ended, in one line."""
+    line = f"{outcome.status}" + (f" ({outcome.verdict})" if outcome.verdict != outcome.status else "")
+    if outcome.test_accuracy is not None:
+        line += f": test accuracy {100 * outcome.test_accuracy:.2f} %"
+    if outcome.global_step is not None:
+        line += f" after {outcome.global_step} steps"
+    if outcome.status != "completed" and outcome.cause:
+        line += f": {'rank ' + str(outcome.rank) + ': ' if outcome.rank is not None else ''}{outcome.cause}"
+    return line

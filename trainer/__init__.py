@@ -1,0 +1,1 @@
+"""The trainer: everything that knows torch. It never imports `launch`."""

@@ -1,0 +1,201 @@
+"""Every file name in a run directory, each with its one writer. Standard library only: compute nodes import it too."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """`runs/<run_id>/attempts/<id>/`: one start of a run. Ids: local-1, docker-2, slurm-<job>[_<task>].<restart>."""
+
+    path: Path
+
+    @property
+    def id(self) -> str:
+        return self.path.name
+
+    @property
+    def record(self) -> Path:
+        """What was started, where, by whom; and which processes own it. Writer: launch.node."""
+        return self.path / "attempt.json"
+
+    @property
+    def script(self) -> Path:
+        """The command or batch script that starts this attempt by hand. Writer: the backend."""
+        return self.path / "script.sh"
+
+    def node_log(self, node: int) -> Path:
+        """What torchrun and the container printed on one node, before and around the ranks. Writer: launch.node there."""
+        return self.path / f"node-{node}.log"
+
+    @property
+    def outcome(self) -> Path:
+        """How this attempt ended. Writers: the trainer's rank 0; launch.node where the trainer left none."""
+        return self.path / "outcome.json"
+
+    @property
+    def discarded(self) -> Path:
+        """Metrics rows after the checkpoint that this attempt continued from. Writer: the trainer's rank 0."""
+        return self.path / "metrics-discarded.jsonl"
+
+    def rank_log(self, rank: int) -> Path:
+        """Standard output and error of one rank. Writer: that rank."""
+        return self.path / f"rank-{rank}.log"
+
+    def rank_evidence(self, rank: int) -> Path:
+        """What one rank saw when it failed. Writer: that rank."""
+        return self.path / "ranks" / f"{rank}.json"
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """`runs/<run_id>/`: everything about one run."""
+
+    path: Path
+
+    @property
+    def run_id(self) -> str:
+        return self.path.name
+
+    @property
+    def job(self) -> Path:
+        """The job as resolved: bases merged, overrides applied. Writer: submit."""
+        return self.path / "job.yaml"
+
+    @property
+    def config(self) -> Path:
+        """`trainer.config.run.RunConfig`: the whole truth about what the run computes. Writer: submit."""
+        return self.path / "config.json"
+
+    @property
+    def plan(self) -> Path:
+        """`launch.plan.Plan` of the newest submit. Writer: submit."""
+        return self.path / "plan.json"
+
+    @property
+    def code(self) -> Path:
+        """The frozen code that runs. Writer: submit (launch.snapshot)."""
+        return self.path / "code"
+
+    @property
+    def code_record(self) -> Path:
+        """Where the code came from: commit, dirty, sha256, versions. Writer: submit (launch.snapshot)."""
+        return self.path / "code.json"
+
+    @property
+    def data_record(self) -> Path:
+        """The prepared data set: path, sha256, what it holds. Writer: submit (trainer.prepare)."""
+        return self.path / "data.json"
+
+    @property
+    def cancel(self) -> Path:
+        """Stands while a cancel stands. Writer: cancel; the next submit removes it."""
+        return self.path / "cancel.json"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the attempt that runs. Writer: launch.node."""
+        return self.path / "lock.json"
+
+    @property
+    def submit_lock(self) -> Path:
+        """Held while one submit decides what to do. Writer: submit."""
+        return self.path / "submit-lock.json"
+
+    @property
+    def slurm(self) -> Path:
+        """Slurm's job id of the newest submit, and submitit's files. Writer: launch.slurm."""
+        return self.path / "slurm"
+
+    @property
+    def slurm_job(self) -> Path:
+        """The newest Slurm job. Writer: launch.slurm."""
+        return self.slurm / "job.json"
+
+    @property
+    def outcome(self) -> Path:
+        """A copy of the newest attempt's outcome. Writer: launch.node."""
+        return self.path / "outcome.json"
+
+    @property
+    def metrics(self) -> Path:
+        """What the config decides, bit-reproducible, no times. Writer: the trainer's rank 0."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def timing(self) -> Path:
+        """Speeds and memory; append-only. Writer: the trainer's rank 0."""
+        return self.path / "timing.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        """`step-<n>.<attempt>/` and the symlink `latest`. Writer: the trainer's rank 0."""
+        return self.path / "checkpoints"
+
+    @property
+    def report(self) -> Path:
+        """The report page. Writer: launch.report."""
+        return self.path / "report.html"
+
+    @property
+    def wandb(self) -> Path:
+        """wandb's own files. Writer: the trainer's rank 0."""
+        return self.path / "wandb"
+
+    @property
+    def attempts(self) -> Path:
+        """The parent of the attempts' directories. Writers: the backends."""
+        return self.path / "attempts"
+
+    def attempt(self, attempt_id: str) -> Attempt:
+        return Attempt(self.attempts / attempt_id)
+
+    def all_attempts(self) -> list[Attempt]:
+        """Attempts, oldest first, by the time that each was made."""
+        found = [p for p in self.attempts.glob("*") if p.is_dir()] if self.attempts.exists() else []
+        return [Attempt(p) for p in sorted(found, key=lambda p: (_started(p), p.name))]
+
+
+def _started(attempt: Path) -> float:
+    record = read_json(attempt / "attempt.json")
+    return float(record["started"]) if record and "started" in record else attempt.stat().st_mtime
+
+
+def read_json(path: Path) -> Any:
+    """The file's content, or None where it does not exist or is not whole JSON (a reader never fails on a writer)."""
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replaces `path` atomically: a reader sees the old file or the new one, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("w") as file:
+        json.dump(value, file, indent=2)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """The whole rows of a .jsonl file; a last line that is still being written is left out."""
+    try:
+        text = path.read_text()
+    except OSError:
+        return []
+    rows = []
+    for line in text.splitlines():
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            break
+    return rows

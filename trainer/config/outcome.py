@@ -1,0 +1,62 @@
+"""How an attempt ended: one typed verdict. Standard library only: compute nodes import it too."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from trainer.config.layout import read_json, write_json
+
+Status = Literal["completed", "stopped", "failed"]
+Verdict = Literal[
+    "completed",  # ran to its last step
+    "preempted",  # asked to stop by the cluster or the machine; continues
+    "timeout",  # stopped before its time limit; continues
+    "oom_gpu",
+    "oom_host",
+    "nan",  # the loss or a gradient is not finite
+    "data",  # a file of the data set is missing or spoilt
+    "hang",
+    "user_error",  # an exception in the trainer
+    "infrastructure",  # the machine, not the job
+    "killed",  # a process was killed and left no word
+    "cancelled",  # a person said so
+]
+
+EXIT_DONE, EXIT_FAILED, EXIT_WRONG, EXIT_STOPPED = 0, 1, 2, 75
+_EXIT: dict[str, int] = {"completed": EXIT_DONE, "stopped": EXIT_STOPPED, "failed": EXIT_FAILED}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """`outcome.json`. Accuracies lie between 0 and 1; `weights_sha256` is described in trainer/checkpoint.py."""
+
+    status: Status
+    verdict: Verdict
+    attempt: str
+    written_by: str
+    global_step: int | None = None
+    rank: int | None = None
+    cause: str | None = None
+    hint: str | None = None
+    test_accuracy: float | None = None
+    weights_sha256: str | None = None
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def exit_code(self) -> int:
+        """batchyard's exit code for this end: 0 done, 1 failed, 75 stopped after a checkpoint and to be continued."""
+        return _EXIT[self.status]
+
+    def write(self, path: Path) -> None:
+        write_json(path, asdict(self))
+
+    @classmethod
+    def read(cls, path: Path) -> Outcome | None:
+        """The outcome at `path`, or None where there is none. Keys of a newer version are left alone in the file."""
+        found = read_json(path)
+        if not isinstance(found, dict) or "status" not in found:
+            return None
+        known = {f.name for f in fields(cls)}
+        return cls(**{k: v for k, v in found.items() if k in known})

@@ -1,0 +1,139 @@
+"""What a run computes: the pydantic models of `train`, `execution` and `tracking`, and `RunConfig`, which is config.json."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Strict(BaseModel):
+    """Unknown keys and values of another type are errors; a model never changes once it is made."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class DigitsData(Strict):
+    """scikit-learn's digits: 1,797 grey pictures of 8x8, 10 classes; a seeded permutation, 1,437 train / 360 test."""
+
+    name: Literal["digits"]
+    random_crop_padding: int = Field(0, ge=0, le=4, description="zero pixels added to each side before a random crop")
+
+
+class ResNetModel(Strict):
+    """A ResNet of basic blocks with a 3x3 stem (trainer/models/resnet.py)."""
+
+    name: Literal["resnet"]
+    width: int = Field(64, ge=1, description="channels of the first stage; each further stage doubles them")
+    blocks: list[Annotated[int, Field(ge=1)]] = Field([2, 2, 2, 2], min_length=1, description="basic blocks per stage")
+    dropout: float = Field(0.0, ge=0, lt=1, description="before the last layer")
+
+
+class MLPModel(Strict):
+    """Linear layers with ReLU between them (trainer/models/mlp.py)."""
+
+    name: Literal["mlp"]
+    hidden: list[Annotated[int, Field(ge=1)]] = Field(description="width of each hidden layer")
+    dropout: float = Field(0.0, ge=0, lt=1, description="after each hidden layer")
+
+
+class SGDOptimizer(Strict):
+    """torch.optim.SGD."""
+
+    name: Literal["sgd"]
+    lr: float = Field(gt=0)
+    momentum: float = Field(0.0, ge=0, lt=1)
+    nesterov: bool = False
+    weight_decay: float = Field(0.0, ge=0)
+
+
+class ConstantSchedule(Strict):
+    """The learning rate as given."""
+
+    name: Literal["constant"]
+
+
+class CosineSchedule(Strict):
+    """Linear warm-up, then half a cosine to zero at the last step (Loshchilov & Hutter, arXiv:1608.03983)."""
+
+    name: Literal["cosine"]
+    warmup_epochs: float = Field(0.0, ge=0)
+
+
+DataConfig = DigitsData
+ModelConfig = Annotated[ResNetModel | MLPModel, Field(discriminator="name")]
+OptimizerConfig = SGDOptimizer
+ScheduleConfig = Annotated[ConstantSchedule | CosineSchedule, Field(discriminator="name")]
+
+
+class TrainConfig(Strict):
+    """What decides the weights: this and nothing else is hashed into the run_id."""
+
+    recipe: Literal[1] = Field(1, description="raised when the meaning of a default changes, so that ids change too")
+    seed: int = Field(0, ge=0, lt=2**31)
+    epochs: int = Field(ge=1)
+    global_batch_size: int = Field(ge=1, description="samples per optimizer step, over all ranks")
+    micro_batch_size: int | None = Field(
+        None, ge=1, description="the most that a rank holds at once; null: global_batch_size / ranks, rounded up"
+    )
+    evaluate_every_epochs: int = Field(1, ge=1, description="and always after the last epoch")
+    precision: Literal["fp32", "bf16"] = "fp32"
+    deterministic: bool = Field(False, description="on a GPU: only algorithms that give the same bits each time")
+    data: DataConfig
+    model: ModelConfig
+    optimizer: OptimizerConfig
+    schedule: ScheduleConfig = ConstantSchedule(name="constant")
+
+    def digest(self) -> str:
+        """64 hex digits: sha256 of the canonical JSON of this config without its defaults, `recipe` always in it."""
+        content = {"recipe": self.recipe, **self.model_dump(mode="json", exclude_defaults=True)}
+        return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+class Execution(Strict):
+    """How a run is carried out, without effect on its weights; outside the digest."""
+
+    threads_per_rank: int | None = Field(None, ge=1, description="CPU threads of torch; null: CPUs / ranks on the node")
+    log_every_steps: int = Field(50, ge=1, description="a train row and a log line each so many steps")
+    checkpoint_every_steps: int | None = Field(None, ge=1)
+    checkpoint_every_min: float | None = Field(10.0, gt=0, description="minutes")
+    stop_after_step: int | None = Field(None, ge=1, description="for tests: stop after a checkpoint at this step")
+
+
+class Tracking(Strict):
+    """wandb. auto: online where WANDB_API_KEY or a stored key is found, else offline. metrics.jsonl is always written."""
+
+    mode: Literal["auto", "offline", "disabled"] = "auto"
+    project: str = Field("batchyard", min_length=1)
+    entity: str | None = None
+
+
+class RunExecution(Execution):
+    """`execution` with what the first submit fixes for the run's whole life: ranks and threads."""
+
+    ranks: int = Field(ge=1, description="ranks that the job asks for; the world size may be smaller")
+    threads_per_rank: int = Field(ge=1)
+    device: Literal["cpu", "cuda"] = Field(description="what the run was promised; it never trains on another kind")
+    tracking: Tracking = Tracking()
+
+
+class RunConfig(Strict):
+    """config.json: the whole truth about what a run computes."""
+
+    schema_version: Literal[1] = 1
+    job: str
+    run_id: str
+    train: TrainConfig
+    execution: RunExecution
+
+    def micro_batch_size(self) -> int:
+        """Samples that a rank holds at once."""
+        train = self.train
+        return train.micro_batch_size or -(-train.global_batch_size // self.execution.ranks)
+
+
+def canonical(train: TrainConfig) -> dict[str, Any]:
+    """`train` without its defaults, as it is hashed."""
+    return train.model_dump(mode="json", exclude_defaults=True)

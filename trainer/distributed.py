@@ -1,0 +1,178 @@
+"""The process group: which rank this is, on which device, what the ranks agree on. Reads torchrun's and our variables."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import signal
+import time
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from types import FrameType
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from trainer.config.layout import Attempt, RunDir
+from trainer.config.run import RunConfig
+
+
+@dataclass(frozen=True)
+class World:
+    """This rank among all ranks, and what only this attempt knows."""
+
+    rank: int
+    local_rank: int
+    size: int
+    device: torch.device
+    run: RunDir
+    attempt: Attempt
+    deadline: float | None  # unix seconds at which the time limit ends the attempt
+
+
+class NoGPU(RuntimeError):
+    """The run was promised a GPU and this rank sees none."""
+
+
+def start(config: RunConfig, run: RunDir) -> World:
+    """Joins the process group (gloo; NCCL beside it where the run was promised GPUs).
+
+    Raises NoGPU rather than train on a CPU in silence.
+    """
+    env = os.environ
+    rank, local_rank, size = int(env.get("RANK", 0)), int(env.get("LOCAL_RANK", 0)), int(env.get("WORLD_SIZE", 1))
+    torch.set_num_threads(config.execution.threads_per_rank)
+    on_gpu = config.execution.device == "cuda"
+    if on_gpu and torch.cuda.device_count() <= local_rank:
+        raise NoGPU(f"local rank {local_rank} was promised a GPU and sees {torch.cuda.device_count()}")
+    device = torch.device("cuda", local_rank) if on_gpu else torch.device("cpu")
+    if on_gpu:
+        torch.cuda.set_device(device)
+        torch.backends.cudnn.benchmark = not config.train.deterministic
+        torch.use_deterministic_algorithms(config.train.deterministic)
+    if size > 1:
+        dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", device_id=device if on_gpu else None)
+    deadline = env.get("BATCHYARD_DEADLINE")
+    return World(rank, local_rank, size, device, run, attempt_from_environment(run), float(deadline) if deadline else None)
+
+
+def finish(world: World) -> None:
+    """Leaves the process group after all ranks have come here."""
+    if world.size > 1:
+        dist.barrier()
+        dist.destroy_process_group()
+
+
+def rank_from_environment() -> int:
+    return int(os.environ.get("RANK", 0))
+
+
+def attempt_from_environment(run: RunDir) -> Attempt:
+    return run.attempt(os.environ.get("BATCHYARD_ATTEMPT", "manual-1"))
+
+
+def wrap(model: nn.Module, world: World) -> nn.Module:
+    """DDP over the ranks; the model itself where there is one rank.
+
+    Buffers are not broadcast at each forward: training reads batch statistics only, and `broadcast_buffers` below makes
+    the running ones equal before they are read.
+    """
+    if world.size == 1:
+        return model
+    ids = [world.device.index] if world.device.type == "cuda" else None
+    # torch 2.15 renamed broadcast_buffers and warns of the old name
+    renamed = "forward_sync_buffers" in inspect.signature(DistributedDataParallel.__init__).parameters
+    no_broadcast = {"forward_sync_buffers" if renamed else "broadcast_buffers": False}
+    return DistributedDataParallel(model, device_ids=ids, gradient_as_bucket_view=True, **no_broadcast)
+
+
+def reduction(model: nn.Module, *, on: bool) -> AbstractContextManager[None]:
+    """A context whose backward pass reduces the gradients over the ranks, or, off, adds to the local ones only."""
+    return model.no_sync() if not on and isinstance(model, DistributedDataParallel) else nullcontext()
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    return model.module if isinstance(model, DistributedDataParallel) else model
+
+
+def broadcast_buffers(model: nn.Module, world: World) -> None:
+    """Gives every rank the BatchNorm statistics of rank 0, which saw chunk 0 of every step."""
+    if world.size > 1:
+        for buffer in unwrap(model).buffers():
+            dist.broadcast(buffer, src=0)
+
+
+def gather(values: Tensor, world: World) -> list[Tensor]:
+    """Every rank's `values` in the order of ranks, on the CPU, the same list on each rank."""
+    values = values.detach().cpu()
+    if world.size == 1:
+        return [values]
+    gathered = [torch.empty_like(values) for _ in range(world.size)]
+    dist.all_gather(gathered, values)
+    return gathered
+
+
+def total(values: Tensor, world: World) -> Tensor:
+    """The sum over ranks, added in the order of ranks (so that it has the same bits every time)."""
+    gathered = gather(values, world)
+    result = gathered[0].clone()
+    for other in gathered[1:]:
+        result += other
+    return result
+
+
+class Agreement:
+    """Lets all ranks stop, or checkpoint, at the same step.
+
+    Signals only set a flag. Every `interval` steps the ranks take the maximum of their flags over gloo, so that the device is
+    never waited for. Rank 0 chooses the interval from its first steps: about 50 ms of work, at most 100 steps.
+    """
+
+    CHECK_EVERY_S = 0.05
+    FIRST_STEPS = 8
+
+    def __init__(self, world: World, checkpoint_every_min: float | None) -> None:
+        self.world = world
+        self.stop_requested = False
+        self.checkpoint_every_s = 60 * checkpoint_every_min if checkpoint_every_min else None
+        self.last_checkpoint = time.monotonic()
+        self.interval = 1
+        self.calls = 0
+        self.started = 0.0
+
+    def listen(self) -> None:
+        """Takes over the signals. Before this, their default ends a rank at once: nothing would be lost yet."""
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
+            signal.signal(number, self._request_stop)
+
+    def _request_stop(self, number: int, frame: FrameType | None) -> None:
+        self.stop_requested = True
+
+    def __call__(self) -> tuple[bool, bool]:
+        """Called once after each step. Returns (stop, checkpoint), equal on all ranks."""
+        self.calls += 1
+        if self.calls == 1:
+            self.started = time.monotonic()  # the first step warms up and is not measured
+        if self.calls % self.interval:
+            return False, False
+        now = time.monotonic()
+        due = self.checkpoint_every_s is not None and now - self.last_checkpoint > self.checkpoint_every_s
+        proposal = self.interval
+        if self.calls == self.FIRST_STEPS:
+            step_s = (now - self.started) / (self.calls - 1)
+            proposal = max(1, min(100, int(self.CHECK_EVERY_S / max(step_s, 1e-6))))
+        stop, checkpoint, self.interval = self._maximum(
+            [self.stop_requested, due and self.world.rank == 0, proposal if self.world.rank == 0 else 0]
+        )
+        if checkpoint:
+            self.last_checkpoint = now
+        return bool(stop), bool(checkpoint)
+
+    def _maximum(self, flags: Sequence[int | bool]) -> list[int]:
+        values = torch.tensor([int(flag) for flag in flags], dtype=torch.int64)
+        if self.world.size > 1:
+            dist.all_reduce(values, op=dist.ReduceOp.MAX)
+        return [int(value) for value in values]

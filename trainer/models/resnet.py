@@ -1,0 +1,54 @@
+"""The ResNet for small pictures: basic blocks after a 3x3 stem without pooling (He et al., arXiv:1512.03385, section 4.2)."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from trainer.config.run import ResNetModel
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions beside a shortcut, which is a 1x1 convolution where the shape changes."""
+
+    def __init__(self, in_channels: int, channels: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, channels, 3, stride=stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.relu = nn.ReLU(inplace=True)
+        self.shortcut = nn.Identity() if stride == 1 and in_channels == channels else nn.Sequential(
+            nn.Conv2d(in_channels, channels, 1, stride=stride, bias=False), nn.BatchNorm2d(channels)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.relu(self.bn1(self.conv1(x)))
+        return self.relu(self.bn2(self.conv2(y)) + self.shortcut(x))
+
+
+class ResNet(nn.Module):
+    """[N, in_channels, H, W] -> [N, num_classes]. Each stage after the first halves the picture and doubles the channels."""
+
+    def __init__(self, width: int, blocks: list[int], dropout: float, num_classes: int, in_channels: int) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(
+            nn.Conv2d(in_channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True)
+        )
+        stages, channels = [], width
+        for stage, count in enumerate(blocks):
+            out = width * 2**stage
+            for block in range(count):
+                stages.append(BasicBlock(channels, out, stride=2 if stage and not block else 1))
+                channels = out
+        self.stages = nn.Sequential(*stages)
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.dropout = nn.Dropout(dropout)
+        self.fc = nn.Linear(channels, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.dropout(self.pool(self.stages(self.stem(x))).flatten(1)))
+
+
+def build(config: ResNetModel, num_classes: int, in_channels: int, in_size: tuple[int, int]) -> nn.Module:
+    """ResNet-18 is width 64, blocks [2, 2, 2, 2]: 11,173,962 parameters for 3 channels and 10 classes."""
+    return ResNet(config.width, config.blocks, config.dropout, num_classes, in_channels)
