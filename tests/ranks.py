@@ -1,0 +1,67 @@
+"""Runs the trainer on W gloo ranks without the launcher: one spawn a call, each rank a process of its own."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from trainer.config.layout import RunDir, read_json, write_json
+from trainer.config.run import RunConfig
+
+DIGITS = {"name": "digits", "random_crop_padding": 1}
+RESNET = {"name": "resnet", "width": 4, "blocks": [1, 1], "dropout": 0.2}
+
+
+def config(run_id: str = "t-00000000", *, ranks: int = 1, execution: dict[str, Any] | None = None, **train: Any) -> RunConfig:
+    """A small run with BatchNorm, dropout, momentum and augmentation. 1,437 samples: the last batch does not divide."""
+    values = {
+        "epochs": 2, "global_batch_size": 100, "data": DIGITS, "model": RESNET,
+        "optimizer": {"name": "sgd", "lr": 0.05, "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4},
+        "schedule": {"name": "cosine", "warmup_epochs": 0.5}, **train,
+    }  # fmt: skip
+    how = {"ranks": ranks, "threads_per_rank": 1, "device": "cpu", "log_every_steps": 4, "tracking": {"mode": "disabled"}}
+    return RunConfig.model_validate({"job": "t", "run_id": run_id, "train": values, "execution": {**how, **(execution or {})}})
+
+
+def make_run(folder: Path, configuration: RunConfig, prepared: dict[str, Any]) -> RunDir:
+    """A run directory as submit makes it, without code and plan."""
+    run = RunDir(folder / configuration.run_id)
+    write_json(run.config, configuration.model_dump(mode="json"))
+    write_json(run.data_record, prepared)
+    return run
+
+
+def train(run: RunDir, attempt: str, world_size: int, **environment: str) -> int:
+    """One attempt on `world_size` ranks, to its end. Returns the first exit status that is not zero, else zero."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    (run.path / "attempts" / attempt).mkdir(parents=True, exist_ok=True)
+    ranks = []
+    for rank in range(world_size):
+        where = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world_size)}
+        rendezvous = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+        env = {**os.environ, **where, **rendezvous, "BATCHYARD_ATTEMPT": attempt, **environment}
+        ranks.append(subprocess.Popen([sys.executable, "-m", "trainer", str(run.config)], env=env, stdin=subprocess.DEVNULL))
+    try:
+        codes = [rank.wait(timeout=300) for rank in ranks]
+    finally:
+        for rank in ranks:
+            rank.kill()
+    return next((code for code in codes if code), 0)
+
+
+def set_execution(run: RunDir, **changes: Any) -> None:
+    """What a resubmission with other `execution` settings writes."""
+    found = read_json(run.config)
+    found["execution"].update(changes)
+    write_json(run.config, found)
+
+
+def logs(run: RunDir) -> str:
+    """Everything that the ranks printed, for a failing assertion."""
+    return "\n".join(f"--- {p}\n{p.read_text()}" for p in sorted(run.path.glob("attempts/*/rank-*.log")))
