@@ -35,18 +35,22 @@ def make_run(folder: Path, configuration: RunConfig, prepared: dict[str, Any]) -
     return run
 
 
-def train(run: RunDir, attempt: str, world_size: int, **environment: str) -> int:
+def train(run: RunDir, attempt: str, world_size: int) -> int:
     """One attempt on `world_size` ranks, to its end. Returns the first exit status that is not zero, else zero."""
+    (run.path / "attempts" / attempt).mkdir(parents=True, exist_ok=True)
+    return spawn(["-m", "trainer", str(run.config)], world_size, BATCHYARD_ATTEMPT=attempt)
+
+
+def spawn(arguments: list[str], world_size: int, **environment: str) -> int:
+    """Runs Python with these arguments as each of `world_size` ranks of one group."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    (run.path / "attempts" / attempt).mkdir(parents=True, exist_ok=True)
     ranks = []
     for rank in range(world_size):
-        where = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world_size)}
-        rendezvous = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
-        env = {**os.environ, **where, **rendezvous, "BATCHYARD_ATTEMPT": attempt, **environment}
-        ranks.append(subprocess.Popen([sys.executable, "-m", "trainer", str(run.config)], env=env, stdin=subprocess.DEVNULL))
+        where = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world_size), "OMP_NUM_THREADS": "1"}
+        env = {**os.environ, **where, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), **environment}
+        ranks.append(subprocess.Popen([sys.executable, *arguments], env=env, stdin=subprocess.DEVNULL))
     try:
         codes = [rank.wait(timeout=300) for rank in ranks]
     finally:

@@ -1,0 +1,76 @@
+# Batchyard's commands. `make` prints them. Everything runs in .venv, which the first target that needs it makes.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+JOB ?= digits
+BACKEND ?=
+RUN ?= $(JOB)
+ARGS ?=
+SUBMIT := $(BIN)/batchyard submit $(JOB) $(if $(BACKEND),--backend $(BACKEND)) $(ARGS)
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-all test-slurm test-docker test-gpu lint check show submit status logs cancel report image
+
+help:  ## print this list
+	@echo "make TARGET [JOB=digits] [RUN=...] [BACKEND=local|docker|slurm] [ARGS='--set train.epochs=3']"
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-16s%s\n", $$1, $$2}'
+
+install: $(VENV)/installed  ## make .venv with the launcher, the trainer and the tests' tools
+
+# torch is asked for by itself first, so that its version is chosen before anything else asks for it
+$(VENV)/installed: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Batchyard needs Python 3.11 or later; make PYTHON=python3.x"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "torch>=2.9"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[train,dev]"
+	@touch $@
+
+demo: install  ## train digits on this machine: the whole path in half a minute
+	@$(BIN)/batchyard submit digits --backend local
+	@echo
+	@echo "Try next:"
+	@echo "  make show JOB=digits                        what ran, line by line"
+	@echo "  make submit ARGS='--set train.epochs=30'    the same job, longer; stop it with Ctrl-C and submit again"
+	@echo "  make status                                 where all runs stand"
+
+test: install  ## the tests that need no daemon, no browser and no data set
+	$(BIN)/python -m pytest -m "not slurm and not docker and not gpu" $(ARGS)
+
+test-all: test lint test-slurm test-docker  ## all tests that this machine can run
+
+test-slurm: install  ## the Slurm tests on a real cluster of its own (root, Debian's Slurm packages)
+	$(BIN)/python -m pytest -m slurm $(ARGS)
+
+test-docker: install  ## the container tests on a real engine of its own (root, dockerd)
+	$(BIN)/python -m pytest -m docker $(ARGS)
+
+test-gpu: install  ## the tests that need an NVIDIA GPU
+	$(BIN)/python -m pytest -m gpu $(ARGS)
+
+lint: install  ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+check: install  ## find every mistake in a job file
+	@$(BIN)/batchyard check $(JOB) $(ARGS)
+
+show: install  ## what a job would run, and where
+	@$(BIN)/batchyard show $(JOB) $(if $(BACKEND),--backend $(BACKEND)) $(ARGS)
+
+submit: install  ## run a job, or continue it
+	@$(SUBMIT)
+
+status: install  ## where the runs stand
+	@$(BIN)/batchyard status $(ARGS)
+
+logs: install  ## what a run printed
+	@$(BIN)/batchyard logs $(RUN) $(ARGS)
+
+cancel: install  ## stop a run after a checkpoint
+	@$(BIN)/batchyard cancel $(RUN)
+
+report: install  ## make a run's report page
+	@$(BIN)/batchyard report $(RUN)
+
+image:  ## build the container image: CUDA, or CPU=1 (docker/README.md)
+	@CPU=$(CPU) docker/build

@@ -1,0 +1,28 @@
+"""One rank of test_gradients: the gradients of some steps, saved by rank 0 as {step: {name: gradient}}."""
+
+import sys
+from pathlib import Path
+
+import torch
+
+from trainer import distributed
+from trainer.config.layout import RunDir
+from trainer.config.run import RunConfig
+from trainer.data.prepared import load
+from trainer.train import Trainer, gradients
+
+run, out, steps = RunDir(Path(sys.argv[1])), Path(sys.argv[2]), [int(s) for s in sys.argv[3].split(",")]
+config = RunConfig.model_validate_json(run.config.read_text())
+world = distributed.start(config, run)
+trainer = Trainer(config, world, load(run))
+trainer.model.train()
+saved = {}
+for step in steps:
+    trainer.optimizer.zero_grad(set_to_none=False)
+    gradients(trainer.model, trainer.batches.at(step), step, config.train, world, trainer.sums)
+    bare = distributed.unwrap(trainer.model)
+    saved[step] = {name: p.grad.clone() for name, p in bare.named_parameters()}
+    saved[step]["sums"] = distributed.total(trainer.sums, world).clone()
+if world.rank == 0:
+    torch.save(saved, out)
+distributed.finish(world)
