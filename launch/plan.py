@@ -185,7 +185,7 @@ def _slurm_parameters(job: JobSpec, site: Site, placement: Placement, run_id: st
         "wckey": None,
         "stderr_to_stdout": True,
         # since 22.05 srun does not inherit --cpus-per-task
-        "setup": ["set -e", *cluster.setup, "set +e", f"export SRUN_CPUS_PER_TASK={cpus}"],
+        "setup": [*(["set -e", *cluster.setup, "set +e"] if cluster.setup else []), f"export SRUN_CPUS_PER_TASK={cpus}"],
         "srun_args": cluster.srun_args,
         "additional_parameters": {"requeue": True, **cluster.additional_parameters},
     }
@@ -193,4 +193,4 @@ def _slurm_parameters(job: JobSpec, site: Site, placement: Placement, run_id: st
         parameters["gpus_per_node"] = wants.gpus_per_node
     if wants.mem_gb is not None:
         parameters["mem"] = f"{round(wants.mem_gb * 1024)}MB"
-    return {k: v for k, v in parameters.items() if v is not None}
+    return {k: v for k, v in parameters.items() if v is not None or k == "wckey"}  # submitit's own wckey is not everybody's

@@ -160,7 +160,13 @@ def validate(model: type[M], tree: Tree) -> tuple[M | None, list[Problem]]:
     try:
         return model.model_validate(tree.value), []
     except ValidationError as error:
-        return None, [_problem(model, tree, dict(e)) for e in error.errors()]
+        problems = [_problem(model, tree, dict(e)) for e in error.errors()]
+    misspelt = {(*p.path[:-1], m[1]) for p in problems if (m := _SUGGESTED.match(p.message))}
+    # a required key that was misspelt is one mistake, not two
+    return None, [p for p in problems if not (p.message.startswith("is missing") and p.path in misspelt)]
+
+
+_SUGGESTED = re.compile(r"unknown key; did you mean '(\w+)'\?")
 
 
 def _problem(model: type[BaseModel], tree: Tree, error: dict[str, Any]) -> Problem:
@@ -168,7 +174,7 @@ def _problem(model: type[BaseModel], tree: Tree, error: dict[str, Any]) -> Probl
     path, parent = _walk(model, tree.value, error["loc"])
     found = f"found {_show(error['input'])}; "
     if kind == "extra_forbidden":
-        return Problem(tree.place(path, of_key=True), path, _unknown_key(str(path[-1]), parent))
+        return Problem(tree.place(path, of_key=True), path, _unknown_key(path, parent))
     if kind == "missing":
         wanted = _describe(parent.model_fields[str(path[-1])]) if parent else ""
         return Problem(tree.place(path[:-1], of_key=True), path, f"is missing{wanted}")
@@ -244,7 +250,8 @@ def _tags(model: type[BaseModel], path: Path_) -> list[str]:
     return [tag for m in _models(current) if (tag := _tag(m))]
 
 
-def _unknown_key(key: str, parent: type[BaseModel] | None) -> str:
+def _unknown_key(path: Path_, parent: type[BaseModel] | None) -> str:
+    key = str(path[-1])
     known = list(parent.model_fields) if parent else []
     if parent is JobSpec:
         known += ["extends", "fallback"]
@@ -253,24 +260,28 @@ def _unknown_key(key: str, parent: type[BaseModel] | None) -> str:
         words = known + [word for word, ours in SYNONYMS.items() if ours in known]
         close = difflib.get_close_matches(key, words, 1)
         near = SYNONYMS.get(close[0], close[0]) if close else None
-    if near is None:
-        near = _elsewhere(key)
-    return "unknown key" + (f"; did you mean '{near}'?" if near else ";") + f" known: {', '.join(known)}"
+    hint = f"; did you mean '{near}'?" if near else _elsewhere(key, ".".join(map(str, path)))
+    return f"unknown key{hint} known: {', '.join(known)}"
 
 
-def _elsewhere(key: str) -> str | None:
-    """The full path of a key that exists in another part of the spec."""
-    def search(annotation: Any, path: str) -> str | None:
+def _elsewhere(key: str, path: str) -> str:
+    """Where a key does exist: in another part of the spec, or in the same place under another `name`."""
+
+    def search(annotation: Any, path: str) -> list[tuple[str, str | None]]:
+        found = []
         for model in _models(annotation):
             for name, info in model.model_fields.items():
                 here = f"{path}.{name}" if path else name
                 if name == SYNONYMS.get(key, key) and path:
-                    return here
-                if found := search(info.annotation, here):
-                    return found
-        return None
+                    found.append((here, _tag(model)))
+                found += search(info.annotation, here)
+        return found
 
-    return search(JobSpec, "")
+    places = search(JobSpec, "")
+    for place, tag in places:
+        if place == path:
+            return f"; it is a setting of {tag};"
+    return f"; did you mean '{places[0][0]}'?" if places else ";"
 
 
 def _near(word: str, known: list[str]) -> str:
@@ -283,6 +294,8 @@ def _describe(field: Any) -> str:
     if models:
         tags = [tag for m in models if (tag := _tag(m))]
         return f"; expected a mapping with name: {' or '.join(tags)}" if tags else "; expected a mapping"
+    if get_origin(field.annotation) is Literal:
+        return f"; one of: {', '.join(map(str, get_args(field.annotation)))}"
     return f"; {field.description}" if field.description else ""
 
 

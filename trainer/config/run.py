@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class Strict(BaseModel):
@@ -48,6 +48,12 @@ class SGDOptimizer(Strict):
     nesterov: bool = False
     weight_decay: float = Field(0.0, ge=0)
 
+    @model_validator(mode="after")
+    def _together(self) -> Self:
+        if self.nesterov and not self.momentum:
+            raise ValueError("nesterov: true takes a momentum above 0, as in momentum: 0.9")
+        return self
+
 
 class ConstantSchedule(Strict):
     """The learning rate as given."""
@@ -85,6 +91,12 @@ class TrainConfig(Strict):
     model: ModelConfig
     optimizer: OptimizerConfig
     schedule: ScheduleConfig = ConstantSchedule(name="constant")
+
+    @model_validator(mode="after")
+    def _together(self) -> Self:
+        if self.micro_batch_size and self.micro_batch_size > self.global_batch_size:
+            raise ValueError(f"micro_batch_size {self.micro_batch_size} is more than global_batch_size {self.global_batch_size}")
+        return self
 
     def digest(self) -> str:
         """64 hex digits: sha256 of the canonical JSON of this config without its defaults, `recipe` always in it."""
