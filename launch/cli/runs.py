@@ -21,7 +21,7 @@ from trainer.config.layout import RunDir
 def status_(run: str | None, site_file: Path | None, runs_dir: Path | None) -> None:
     """Where all runs stand, or one RUN with its attempts."""
     _, runs = options.runs_folder(site_file, runs_dir)
-    console = Console(soft_wrap=not sys.stdout.isatty())
+    console = Console() if sys.stdout.isatty() else Console(width=200)  # a pipe has no width to fold to
     if run:
         status.show_one(rundir.find(run, runs), console)
         return

@@ -88,8 +88,7 @@ def _done(ready: Ready, before: Standing) -> int:
     click.echo(f"{ready.run.run_id} is done: {submit.result_line(outcome)} ({outcome.attempt})")
     if submit.code_differs(ready.run, snapshot.look(ready.request.project)):
         click.echo("finished with other code than yours: --new trains with yours")
-    page = ready.run.report if ready.run.report.exists() else report.write(ready.run)
-    click.echo(f"report: {site.shown(page)}")
+    click.echo(f"report: {site.shown(report.write(ready.run))}")
     return EXIT_DONE
 
 

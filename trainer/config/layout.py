@@ -163,7 +163,10 @@ class RunDir:
 
 def _started(attempt: Path) -> float:
     record = read_json(attempt / "attempt.json")
-    return float(record["started"]) if record and "started" in record else attempt.stat().st_mtime
+    try:
+        return float(record["started"])
+    except (TypeError, KeyError, ValueError):  # not written yet, or not by us
+        return attempt.stat().st_mtime
 
 
 def read_json(path: Path) -> Any:
@@ -189,7 +192,7 @@ def write_json(path: Path, value: Any) -> None:
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """The whole rows of a .jsonl file; a last line that is still being written is left out."""
     try:
-        text = path.read_text()
+        text = path.read_text(errors="replace")
     except OSError:
         return []
     rows = []

@@ -1,0 +1,295 @@
+"""The report page: facts in, one self-contained HTML file out. Imports the standard library and trainer.config only."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+from collections.abc import Iterable
+from html import escape
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from launch.report import chart, facts, words
+from launch.report.facts import AttemptFacts, Facts, Row
+from launch.report.style import CSS
+from launch.report.words import NONE, finite, number, percent, shown
+from trainer.config.layout import RunDir
+
+STATES = {"completed": ("good", "✓"), "stopped": ("warn", "❚❚"), "failed": ("bad", "✕"), "running": ("info", "●")}
+# The browser itself refuses whatever this page would load.
+POLICY = "default-src 'none'; style-src 'unsafe-inline'"
+MOST_EVALUATIONS = 200  # rows of the table; the chart shows all
+MOST_MARKS = 5  # attempts named below the charts; the charts mark all
+
+
+class Html(str):
+    """Text that is HTML already. Every other string is escaped where it enters the page (`text`)."""
+
+
+def write(run: RunDir) -> Path:
+    """Writes `run.report` from what is there, in one step: a reader sees the old page or the new one. Returns its path."""
+    page = render(facts.read(run))
+    temporary = run.report.with_name(f".{run.report.name}.{os.getpid()}.tmp")
+    # A lone surrogate, legal in JSON, has no UTF-8: it becomes a question mark.
+    temporary.write_text(page, encoding="utf-8", errors="replace")
+    temporary.replace(run.report)
+    return run.report
+
+
+def render(run: Facts) -> Html:
+    """The whole page."""
+    sections = (_numbers, _curves, _speed, _attempts, _job, _code)
+    title = text(f"{run.job} · {run.run_id}")
+    return Html(
+        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{title}</title>\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{escape(POLICY)}">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<style>{CSS}</style>\n</head>\n<body>\n{_header(run)}\n<main>\n"
+        + "\n".join(section(run) for section in sections)
+        + f"\n</main>\n<footer>Written {words.moment(run.read_at)} UTC from {text(run.path)}. "
+        "This file loads nothing and can be sent as it is.</footer>\n</body>\n</html>\n"
+    )
+
+
+def text(value: Any) -> Html:
+    """A value of a file as HTML: escaped, unless it is HTML; None is a dash."""
+    if isinstance(value, Html):
+        return value
+    if value is None:
+        return Html(NONE)
+    return Html(escape(value if isinstance(value, str) else str(value)))
+
+
+def table(heads: list[tuple[str, str]], rows: Iterable[list[Any]], name: str) -> Html:
+    """A table that scrolls sideways where it is too wide. `heads`: (heading, CSS class of its column)."""
+    head = "".join(f'<th scope="col" class="{style}">{text(word)}</th>' for word, style in heads)
+    body = []
+    for first, *rest in rows:
+        cells = "".join(f'<td class="{s}">{text(v)}</td>' for v, (_, s) in zip(rest, heads[1:], strict=True))
+        body.append(f'<tr><th scope="row" class="{heads[0][1]}">{text(first)}</th>{cells}</tr>')
+    return Html(
+        f'<div class="scroll" role="region" aria-label="{escape(name)}" tabindex="0"><table>'
+        f"<thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
+    )
+
+
+def fact_table(rows: Iterable[tuple[str, Any]]) -> Html:
+    """Two columns: a name and its value."""
+    # Where there is little room, a long name breaks after its dots and underscores.
+    named = ((text(k).replace(".", ".<wbr>").replace("_", "_<wbr>"), v) for k, v in rows)
+    body = "".join(f'<tr><th scope="row">{k}</th><td>{text(v)}</td></tr>' for k, v in named)
+    return Html(f'<table class="facts"><tbody>{body}</tbody></table>')
+
+
+def flat(value: Any, name: str = "") -> list[tuple[str, str]]:
+    """Nested maps as (dotted name, value); what is no map, as JSON, but words without their quotes."""
+    if isinstance(value, dict) and value:
+        return [row for k, v in value.items() for row in flat(v, f"{name}.{k}" if name else str(k))]
+    return [(name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))]
+
+
+def section(title: str, *parts: str) -> Html:
+    return Html(f"<section><h2>{text(title)}</h2>{''.join(parts)}</section>")
+
+
+def _state(outcome: Row, running: bool, started: bool) -> tuple[str, Html, str]:
+    """(CSS class, status and verdict in words, a sentence) of an outcome, or of there being none."""
+    status, verdict = outcome.get("status"), outcome.get("verdict")
+    if status:
+        short, sentence = words.VERDICTS.get(str(verdict), (str(verdict or "no verdict"), ""))
+        said = f"{str(status).capitalize()}: {short}" if short else str(status).capitalize()
+    elif running:
+        status, said, sentence = "running", "Running", "An attempt holds this run's lock."
+    elif started:
+        said, sentence = "No outcome", "The newest attempt has not left its verdict."
+    else:
+        said, sentence = "Not started", "No attempt has been made."
+    tone, sign = STATES.get(str(status), ("info", "○"))
+    return tone, Html(f'<span aria-hidden="true">{sign}</span> {text(said)}'), sentence
+
+
+def _header(run: Facts) -> str:
+    tone, state, sentence = _state(run.outcome, run.running, bool(run.attempts))
+    rank = run.outcome.get("rank")
+    lines = [("Cause", run.outcome.get("cause")), ("Rank", rank), ("To try", run.outcome.get("hint"))]
+    told = "".join(f"<dt>{name}</dt><dd>{text(value)}</dd>" for name, value in lines if value is not None)
+    return (
+        f'<header><div><p class="kicker">Batchyard run</p><h1>{text(run.job)}</h1>'
+        f'<p class="id">{text(run.run_id)}</p></div>{_result(run)}</header>'
+        f'<div class="end-of-run {tone}"><p><span class="state">{state}</span> {text(sentence)}</p>'
+        f"{f'<dl>{told}</dl>' if told else ''}</div>"
+    )
+
+
+def _result(run: Facts) -> str:
+    """The outcome's accuracy; while there is none, the last evaluation's. Before the run's end it is said to be so far."""
+    last = run.last_eval()
+    value = finite(run.outcome.get("test_accuracy"))
+    value = finite(last.get("accuracy")) if value is None else value
+    if value is None:
+        return ""
+    done = run.outcome.get("status") == "completed"
+    so_far = "" if done else f" so far, at step {last['global_step']:,}" if last else " so far"
+    return f'<p class="result"><b>{percent(value)}</b> <span class="soft">test accuracy{so_far}</span></p>'
+
+
+def _numbers(run: Facts) -> str:
+    execution, epochs = run.section("execution"), run.section("train").get("epochs")
+    epoch = max((e for r in run.train + run.evals if (e := finite(r.get("epoch"))) is not None), default=None)
+    lasted = [a.lasted_s() for a in run.attempts]
+    known = [s for s, _ in lasted if s is not None]
+    whole = "" if all(complete for _, complete in lasted) else "at least, "
+    timed = next((a for a in reversed(run.attempts) if a.numbers("images_per_s")), None)
+    peak = max((v for a in run.attempts for v in a.numbers("peak_memory_mb")), default=None)
+    backends = list(dict.fromkeys(str(a.record["backend"]) for a in run.attempts if a.record.get("backend")))
+    ranks, device = execution.get("ranks"), execution.get("device")
+    cells: list[tuple[str, Any, str]] = [
+        ("Steps", shown(run.global_step(), "{:,.0f}".format), ""),
+        ("Epochs", shown(epoch), f"of {epochs}" if epochs else ""),
+        ("Wall time", words.seconds(sum(known)) if known else NONE, f"{whole}over {words.plural(len(lasted), 'attempt')}"),
+        ("Images/s", number(median(timed.numbers("images_per_s"))) if timed else NONE, "median of the newest attempt"),
+        ("Peak memory", shown(peak, words.memory), "of rank 0"),
+        ("World size", run.newest("world_size"), f"{ranks} asked for" if ranks else ""),
+        ("Threads", execution.get("threads_per_rank"), "a rank"),
+        ("Backend", ", ".join(backends) or None, f"device {device}" if device else ""),
+    ]
+    items = "".join(
+        f'<div><dt>{name}</dt><dd><b>{text(value)}</b><span class="soft">{text(note)}</span></dd></div>'
+        for name, value, note in cells
+        if value not in (None, NONE)
+    )
+    return section("Key numbers", f'<dl class="numbers">{items}</dl>' if items else '<p class="soft">None yet.</p>')
+
+
+def points(rows: list[Row], key: str) -> list[chart.Point]:
+    """(global_step, value) of the rows that have a number there, NaN and infinities too, by step."""
+    found = [(float(r["global_step"]), r[key]) for r in rows if isinstance(r.get(key), int | float)]
+    return sorted(found, key=lambda point: point[0])
+
+
+def _curves(run: Facts) -> str:
+    splits = [s for s in ("val", "test") if any(r.get("split") == s for r in run.evals)]
+
+    def both(key: str) -> list[chart.Series]:
+        evals = [chart.Series(s, points([r for r in run.evals if r.get("split") == s], key), s) for s in splits]
+        return [chart.Series("train", points(run.train, key), "train"), *evals]
+
+    marks = [(step, f"{attempt} from about step {step:,.0f}") for step, attempt in run.continues()]
+    plots = [
+        chart.Chart("Loss", both("loss"), marks, may_log=True),
+        chart.Chart("Accuracy", both("accuracy"), marks, percent=True),
+        chart.Chart("Learning rate", [chart.Series("learning rate", points(run.train, "lr"))], marks),
+        chart.Chart("Gradient norm", [chart.Series("gradient norm", points(run.train, "grad_norm"))], marks, may_log=True),
+    ]
+    figures = "".join(chart.figure(plot) for plot in plots)
+    if not figures:
+        return section("Curves", '<p class="soft">No metrics yet.</p>')
+    said = "; ".join(what for _, what in marks[-MOST_MARKS:])
+    earlier = f" the newest {MOST_MARKS} of {len(marks)}:" if len(marks) > MOST_MARKS else ""
+    notes = [f"Dotted: where an attempt continued the run:{earlier} {said}."] if marks else []
+    longest = max(len(s.points) for plot in plots for s in plot.series)
+    if longest > chart.MOST_POINTS:
+        notes.append(f"Thin lines stand for up to {longest:,} rows: the lowest and the highest of each short stretch.")
+    note = f'<p class="note">{text(" ".join(notes))}</p>' if notes else ""
+    return section("Curves", f'<div class="charts">{figures}</div>', note, _evaluations(run))
+
+
+def _evaluations(run: Facts) -> str:
+    """The evaluations in figures: what the charts show, for those who want or need the numbers."""
+    if not run.evals:
+        return ""
+    rows = [
+        [f"{r['global_step']:,}", r.get("epoch"), r.get("split"), shown(r.get("loss"), lambda v: number(v, 4)),
+         shown(r.get("accuracy"), percent)]
+        for r in run.evals[-MOST_EVALUATIONS:]
+    ]  # fmt: skip
+    heads = [("Step", "figure"), ("Epoch", "figure"), ("Split", "short"), ("Loss", "figure"), ("Accuracy", "figure")]
+    count = f"the last {len(rows)} of {len(run.evals):,}" if len(rows) < len(run.evals) else f"{len(rows)}"
+    return f"<details><summary>Evaluations ({count})</summary>{table(heads, rows, 'Evaluations')}</details>"
+
+
+def _speed(run: Facts) -> str:
+    timed = [a for a in run.attempts if a.timing]
+    if not timed:
+        return section("Speed", '<p class="soft">No timings yet.</p>')
+    top = max((v for a in timed for v in a.numbers("images_per_s")), default=0.0)
+
+    def middle(attempt: AttemptFacts, key: str) -> str:
+        values = attempt.numbers(key)
+        return words.seconds(median(values)) if values else NONE
+
+    rows = []
+    for a in timed:
+        speed = a.numbers("images_per_s")
+        span = f"{number(min(speed))} to {number(max(speed))}" if speed else NONE
+        rows.append([
+            a.id, number(median(speed)) if speed else NONE, Html(chart.sparkline(speed, top)), span,
+            middle(a, "step_time_s"), middle(a, "data_wait_s"), _share(a),
+            shown(max(a.numbers("peak_memory_mb"), default=None), words.memory),
+        ])  # fmt: skip
+    heads = [("Attempt", "short"), ("Images/s", "figure"), ("Over time", "short"), ("Range", "figure"),
+             ("Step time", "figure"), ("Data wait", "figure"), ("Share of step", "figure"),
+             ("Peak memory", "figure")]  # fmt: skip
+    note = '<p class="note">Images/s, step time and data wait are medians over the rows of timing.jsonl.</p>'
+    return section("Speed", table(heads, rows, "Speed by attempt"), note)
+
+
+def _share(attempt: AttemptFacts) -> str:
+    """How much of a step is waiting for data: what tells a starved GPU."""
+    steps, waits = attempt.numbers("step_time_s"), attempt.numbers("data_wait_s")
+    return percent(median(waits) / median(steps), 1) if steps and waits and median(steps) > 0 else NONE
+
+
+def _attempts(run: Facts) -> str:
+    if not run.attempts:
+        return section("Attempts", '<p class="soft">No attempts yet.</p>')
+    rows = []
+    for a in run.attempts:
+        newest = a is run.attempts[-1]
+        tone, state, _ = _state(a.outcome, run.running and newest, True)
+        cause = f'<span class="soft">{text(a.outcome["cause"])}</span>' if a.outcome.get("cause") else ""
+        lasted, whole = a.lasted_s()
+        duration = NONE if lasted is None else f"{'' if whole else '≥ '}{words.seconds(lasted)}"
+        verdict = Html(f'<span class="state {tone}">{state}</span>{cause}')
+        step = shown(a.outcome.get("global_step"), "{:,.0f}".format)
+        started, host, backend = words.moment(a.record.get("started")), a.record.get("host"), a.record.get("backend")
+        rows.append([a.id, verdict, step, duration, started, backend, host])
+    heads = [("Attempt", "short"), ("Verdict and cause", "wide"), ("Step", "figure"), ("Duration", "figure"),
+             ("Started (UTC)", "short"), ("Backend", "short"), ("Host", "short")]  # fmt: skip
+    return section("Attempts", table(heads, rows, "Attempts"))
+
+
+def _job(run: Facts) -> str:
+    source = f"<pre>{text(run.job_text)}</pre>" if run.job_text else '<p class="soft">No job.yaml.</p>'
+    train = run.section("train")
+    config = fact_table(flat(train)) if train else '<p class="soft">No config.json.</p>'
+    return section(
+        "The job",
+        f'<div class="pair"><div><h3>job.yaml, as resolved</h3>{source}</div>'
+        f"<div><h3>What decides the weights</h3>{config}</div></div>",
+    )
+
+
+def _code(run: Facts) -> str:
+    code = fact_table(flat(run.code)) if run.code else '<p class="soft">No code.json.</p>'
+    outcome = f"<details><summary>outcome.json</summary>{fact_table(flat(run.outcome))}</details>" if run.outcome else ""
+    return section(
+        "The code, and how to get this run again",
+        f'<div class="pair"><div><h3>code.json</h3>{code}</div><div><h3>Again</h3>{_again(run)}</div></div>',
+        outcome,
+    )
+
+
+def _again(run: Facts) -> str:
+    commit = run.code.get("commit")
+    lines = [f"git checkout {shlex.quote(str(commit))}"] if commit else []
+    # A job is called as its file is, and runs/<id>/job.yaml is called job: hence the copy.
+    copy = shlex.quote(f"{run.job}.yaml")
+    lines += [f"cp {shlex.quote(str(run.path / 'job.yaml'))} {copy}", f"batchyard submit {copy} --new"]
+    note = ""
+    if run.code.get("dirty") or not commit:
+        why = "The commit alone is not the code that ran: it had changes." if commit else "No commit is known."
+        note = f'<p class="note">{why} The code that ran is in {text(run.path / "code")}.</p>'
+    return f"<pre>{text(chr(10).join(lines))}</pre>{note}"

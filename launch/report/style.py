@@ -1,0 +1,100 @@
+"""The page's CSS: one sheet, two palettes, no address in it. tests/test_report.py measures the contrast of both."""
+
+# One colour a line. Text and lines reach 4.5:1 on the background (WCAG 2.2, 1.4.3), the grid is only decoration.
+LIGHT = """
+--back: #ffffff; --panel: #f6f7f9; --text: #16191d; --soft: #59616c; --rule: #dfe3e8; --grid: #e9ecf0;
+--train: #1d63c4; --test: #b4490f; --val: #0f766e; --plain: #4b4fb8; --odd: #b42318;
+--good: #14703a; --warn: #8a5800; --bad: #b42318; --info: #1d63c4;
+"""
+DARK = """
+--back: #14171b; --panel: #1c2026; --text: #e8eaed; --soft: #a2abb7; --rule: #30363e; --grid: #252a31;
+--train: #79b0ff; --test: #ffa766; --val: #4fd1bd; --plain: #b3b5ff; --odd: #ff8a80;
+--good: #5fd38d; --warn: #e8b84a; --bad: #ff8a80; --info: #79b0ff;
+"""
+
+RULES = """
+* { box-sizing: border-box; }
+html { color-scheme: light dark; -webkit-text-size-adjust: 100%; }
+body { margin: 0 auto; max-width: 72rem; padding: 2.5rem 2rem 3rem; background: var(--back); color: var(--text);
+  font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", "Liberation Sans", sans-serif; }
+h1, h2, h3, p, dl, dd, ul, figure, pre { margin: 0; }
+h1 { font-size: 2rem; line-height: 1.2; letter-spacing: -.015em; overflow-wrap: anywhere; }
+h2 { font-size: 1.125rem; margin-bottom: 1rem; }
+h3 { font-size: .9375rem; }
+code, pre, .id { font-family: ui-monospace, SFMono-Regular, Menlo, Consolas, "Liberation Mono", monospace;
+  font-size: .875em; overflow-wrap: anywhere; }
+header { display: flex; flex-wrap: wrap; justify-content: space-between; align-items: flex-end; gap: 1.25rem 3rem; }
+.kicker, .soft, .note, .id, footer { color: var(--soft); }
+.kicker, .note, .scale, footer { font-size: .8125rem; }
+.result { text-align: right; }
+.result b { display: block; font-size: 2.75rem; line-height: 1.1; letter-spacing: -.03em;
+  font-variant-numeric: tabular-nums; }
+.end-of-run { margin-top: 1.5rem; padding: .875rem 1.125rem; background: var(--panel); border-radius: .5rem;
+  border-left: .25rem solid var(--tone); }
+.end-of-run dl { display: grid; grid-template-columns: auto 1fr; gap: .25rem 1rem; margin-top: .5rem; }
+.end-of-run dt { color: var(--soft); }
+.end-of-run dd, td.wide { white-space: pre-wrap; overflow-wrap: anywhere; }
+.state { font-weight: 600; color: var(--tone); white-space: nowrap; }
+.good { --tone: var(--good); } .warn { --tone: var(--warn); } .bad { --tone: var(--bad); } .info { --tone: var(--info); }
+section { margin-top: 2.5rem; padding-top: 1.5rem; border-top: 1px solid var(--rule); }
+.numbers { display: grid; grid-template-columns: repeat(4, minmax(0, 1fr)); gap: 1.25rem 2.5rem; }
+.numbers dt, .numbers .soft { display: block; font-size: .8125rem; line-height: 1.4; color: var(--soft); }
+.numbers dd b { display: block; font-size: 1.375rem; line-height: 1.3; font-weight: 600; letter-spacing: -.01em;
+  font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }
+.charts { display: grid; grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 2rem 2.5rem; }
+figcaption { display: flex; flex-wrap: wrap; align-items: baseline; gap: .125rem .75rem; margin-bottom: .5rem; }
+.scale { color: var(--soft); }
+.legend { display: flex; flex-wrap: wrap; gap: 0 1rem; margin-left: auto; padding: 0; list-style: none;
+  font-size: .8125rem; }
+.legend li { display: flex; align-items: center; gap: .375rem; color: var(--soft); }
+.swatch { width: 22px; height: 10px; }
+.plot { display: block; width: 100%; height: auto; overflow: visible; }
+.plot text { font-size: 11.5px; fill: var(--soft); font-variant-numeric: tabular-nums; }
+.plot .x { text-anchor: middle; }
+.plot .y { text-anchor: end; dominant-baseline: central; }
+.plot .end { font-weight: 600; fill: var(--line); dominant-baseline: central; }
+.grid { stroke: var(--grid); } .axis { stroke: var(--rule); fill: none; }
+.line { fill: none; stroke: var(--line); stroke-width: 1.75; stroke-linejoin: round; stroke-linecap: round; }
+.dense { stroke-width: 1; stroke-opacity: .8; }
+circle { fill: var(--line); stroke: var(--back); }
+.odd { fill: none; stroke: var(--odd); stroke-width: 1.5; }
+.mark { stroke: var(--soft); stroke-dasharray: 2 3; fill: none; }
+.train { --line: var(--train); } .test { --line: var(--test); } .val { --line: var(--val); }
+.plain, .spark { --line: var(--plain); }
+.note { margin-top: .25rem; } .charts + .note { margin-top: 1rem; }
+.spark { width: 7.5rem; height: 1.625rem; vertical-align: middle; } .spark .line { stroke-width: 1.25; }
+/* A shade at the side where a table goes on: the covers scroll with it, the shades stay. */
+.scroll { overflow-x: auto; background:
+  linear-gradient(90deg, var(--back) 40%, transparent) 0 0 / 2.5rem 100% no-repeat local,
+  linear-gradient(-90deg, var(--back) 40%, transparent) 100% 0 / 2.5rem 100% no-repeat local,
+  linear-gradient(90deg, var(--rule), transparent) 0 0 / .875rem 100% no-repeat scroll,
+  linear-gradient(-90deg, var(--rule), transparent) 100% 0 / .875rem 100% no-repeat scroll; }
+table { border-collapse: collapse; width: 100%; font-size: .875rem; font-variant-numeric: tabular-nums; }
+th, td { padding: .5rem 1rem .5rem 0; border-bottom: 1px solid var(--rule); text-align: left; vertical-align: top; }
+thead th { color: var(--soft); font-weight: 500; white-space: nowrap; }
+tbody th { font-weight: 500; }
+.figure, thead .figure { text-align: right; white-space: nowrap; }
+.short { white-space: nowrap; }
+td.wide { min-width: 18rem; }
+td.wide .soft { display: block; }
+.facts th { width: 40%; color: var(--soft); }
+.facts th, .facts td { padding-top: .3125rem; padding-bottom: .3125rem; }
+.facts td { overflow-wrap: anywhere; }
+.pair { display: grid; grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 2rem 2.5rem; align-items: start; }
+.pair h3 { margin-bottom: .5rem; }
+pre { padding: .875rem 1.125rem; background: var(--panel); border-radius: .5rem; white-space: pre-wrap; line-height: 1.55; }
+details { margin-top: 1.5rem; } summary { cursor: pointer; font-weight: 600; font-size: .9375rem; margin-bottom: .5rem; }
+summary:focus-visible, .scroll:focus-visible { outline: 2px solid var(--info); outline-offset: 3px; }
+footer { margin-top: 2.5rem; padding-top: 1rem; border-top: 1px solid var(--rule); overflow-wrap: anywhere; }
+@media (max-width: 46rem) {
+  body { padding: 1.5rem 1rem 2rem; } h1 { font-size: 1.625rem; }
+  .result { text-align: left; } .result b { font-size: 2.25rem; }
+  .charts, .pair { grid-template-columns: minmax(0, 1fr); }
+  .numbers { grid-template-columns: repeat(2, minmax(0, 1fr)); }
+  .plot text { font-size: 14px; } /* the picture is scaled down: these are about 11 px */
+  td.wide { min-width: 13rem; }
+}
+@media print { body { max-width: none; padding: 0; } figure, tr { break-inside: avoid; } }
+"""
+
+CSS = f":root {{{LIGHT}}}\n@media (prefers-color-scheme: dark) {{ :root {{{DARK}}} }}{RULES}"
