@@ -154,10 +154,12 @@ def execute(plan: dict[str, Any], run: RunDir, node: Node, signals: Signals, loc
         )
     signals.process = process
     signals.forward()  # one that came before there was a process
-    while process.poll() is None:
-        if lock is not None:
-            lock.renew()
-        time.sleep(POLL_S)
+    assert process.stdin is not None
+    with process.stdin:  # open while this process lives: the container's entrypoint stops when its stdin ends
+        while process.poll() is None:
+            if lock is not None:
+                lock.renew()
+            time.sleep(POLL_S)
     return process.returncode
 
 

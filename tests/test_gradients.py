@@ -31,7 +31,8 @@ def plain(folder: Path, prepared: dict[str, Any]) -> dict[int, dict[str, torch.T
     randomness.seed_everything(config.train.seed)
     model = models.build(config.train.model, 10, 1, (8, 8))
     batches = Batches(
-        data, config.train.data, seed=0, global_batch_size=100, micro_batch_size=100, rank=0, world_size=1, device=torch.device("cpu")
+        data, config.train.data, seed=0, global_batch_size=100, micro_batch_size=100, rank=0, world_size=1,
+        device=torch.device("cpu"),
     )
     found = {}
     for step in map(int, STEPS.split(",")):
@@ -54,7 +55,8 @@ def test_gradients_do_not_depend_on_ranks(
     found = torch.load(out, weights_only=True)
     for step, expected in plain(tmp_path, prepared).items():
         for name, gradient in expected.items():
-            torch.testing.assert_close(found[step][name], gradient, rtol=1e-4, atol=1e-7, msg=lambda m, n=name, s=step: f"{s} {n}: {m}")
+            message = f"step {step}, {name}: {{}}".format
+            torch.testing.assert_close(found[step][name], gradient, rtol=1e-4, atol=1e-7, msg=message)
     assert found[14]["sums"][2] == 100 + 100 + 37  # every sample counted once
 
 

@@ -1,0 +1,225 @@
+"""submit on this machine, from the job file to the outcome: done, stopped, killed, continued; each typed as a person would."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.cli import PROJECT, SHORT, Shell, finish, outcome, processes_of, step_reached, wait_for
+from trainer.config.layout import RunDir, read_json, write_json
+from trainer.config.outcome import Outcome
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture
+def shell(tmp_path: Path, cache: str) -> Shell:
+    return Shell(tmp_path / "runs", env=(("XDG_CACHE_HOME", cache),))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, cache: str) -> tuple[RunDir, str]:
+    """SHORT digits, never stopped, and what submit printed."""
+    shell = Shell(tmp_path_factory.mktemp("whole"), env=(("XDG_CACHE_HOME", cache),))
+    printed = shell.run("submit", "digits", *SHORT)
+    return shell.only_run(), printed
+
+
+def wait_for_run(shell: Shell, process: subprocess.Popen[str]) -> RunDir:
+    wait_for("a run directory", lambda: process.poll() is not None or list(shell.runs.glob("*/config.json")))
+    return shell.only_run()
+
+
+def copy_of_the_project(folder: Path) -> Path:
+    for name in ("jobs", "launch", "trainer"):
+        shutil.copytree(PROJECT / name, folder / "project" / name, ignore=shutil.ignore_patterns("__pycache__"))
+    return folder / "project"
+
+
+def same_as(run: RunDir, whole: RunDir) -> None:
+    assert outcome(run).weights_sha256 == outcome(whole).weights_sha256
+    assert run.metrics.read_bytes() == whole.metrics.read_bytes()
+
+
+def test_a_job_runs_to_its_result_and_a_second_submit_shows_it(undisturbed: tuple[RunDir, str], cache: str) -> None:
+    run, printed = undisturbed
+    assert "completed: test accuracy" in printed and str(run.report) in printed
+    end = outcome(run)
+    assert (end.status, end.verdict, end.global_step, end.attempt) == ("completed", "completed", 4 * 23, "local-1")
+    assert end.test_accuracy and end.test_accuracy > 0.9
+    assert f"{100 * end.test_accuracy:.2f}" in run.report.read_text()
+
+    shell = Shell(run.path.parent, env=(("XDG_CACHE_HOME", cache),))
+    assert f"{run.run_id} is done: completed: test accuracy" in shell.run("submit", "digits", *SHORT)
+    assert [a.id for a in run.all_attempts()] == ["local-1"]
+    assert "completed" in shell.run("status") and "local-1" in shell.run("status", "digits")
+    assert "step 92/92" in shell.run("logs", "digits")
+    assert "does not run, nothing to cancel: it is completed" in shell.run("cancel", "digits", code=2)
+    assert str(run.report) in shell.run("report", run.run_id[:9])
+
+
+def test_the_frozen_code_is_what_runs(shell: Shell, tmp_path: Path, undisturbed: tuple[RunDir, str]) -> None:
+    project = copy_of_the_project(tmp_path)
+    (project / ".gitignore").write_text("ignored.txt\n")
+    (project / "ignored.txt").write_text("a secret")
+    subprocess.run(["git", "init", "-q", str(project)], check=True)
+    here = Shell(shell.runs, cwd=project, env=shell.env)
+    process = here.start("submit", "digits", *SHORT)
+    run = wait_for_run(here, process)
+    wait_for("the attempt's start", lambda: process.poll() is not None or list(run.attempts.glob("*/attempt.json")))
+    for name in ("train.py", "models/resnet.py", "__main__.py", "data/batches.py"):
+        (project / "trainer" / name).write_text("raise SystemExit('the tree was edited')\n")
+    finish(process, code=0)
+    same_as(run, undisturbed[0])
+    record = read_json(run.code_record)
+    assert record["commit"] is None and record["dirty"] and record["versions"]["torch"]
+    assert (run.code / "jobs/digits.yaml").exists() and not (run.code / "ignored.txt").exists()
+    assert not (run.code / "trainer/train.py").stat().st_mode & 0o222
+    assert "finished with other code than yours" in here.run("submit", "digits", *SHORT)
+
+
+def test_ctrl_c_stops_after_a_checkpoint_and_the_next_submit_continues(shell: Shell, undisturbed: tuple[RunDir, str]) -> None:
+    process = shell.start("submit", "digits", *SHORT)
+    run = wait_for_run(shell, process)
+    wait_for("step 10", step_reached(run, 10))
+    process.send_signal(signal.SIGINT)
+    printed = finish(process, code=75)
+    assert "stopping after a checkpoint" in printed and "stopped (cancelled)" in printed
+    stopped = outcome(run)
+    assert (stopped.status, stopped.verdict) == ("stopped", "cancelled")
+    assert stopped.global_step and 10 <= stopped.global_step < 92
+    assert (run.checkpoints / "latest").resolve().name == f"step-{stopped.global_step}.local-1"
+    assert not processes_of(run)
+    assert "cancelled" in shell.run("status")
+
+    printed = shell.run("submit", "digits", *SHORT)
+    assert "continues; it was cancelled" in printed and f"continued from step-{stopped.global_step}.local-1" in printed
+    assert not run.cancel.exists()
+    same_as(run, undisturbed[0])
+
+
+def test_cancel_from_another_shell_and_two_submits_at_once(shell: Shell, undisturbed: tuple[RunDir, str]) -> None:
+    first, second = shell.start("submit", "digits", *SHORT), shell.start("submit", "digits", *SHORT)
+    run = wait_for_run(shell, first)
+    wait_for("one of them to stand back", lambda: first.poll() is not None or second.poll() is not None)
+    back, front = (first, second) if first.poll() is not None else (second, first)
+    assert "is running: local-1 on" in finish(back, code=0)
+    wait_for("step 5", step_reached(run, 5))
+    assert "running" in shell.run("status", run.run_id)
+    assert "stops after a checkpoint" in shell.run("cancel", "digits")
+    assert "stopped (cancelled)" in finish(front, code=75)
+    assert [a.id for a in run.all_attempts()] == ["local-1"]
+    shell.run("submit", "digits", *SHORT)
+    same_as(run, undisturbed[0])
+
+
+def test_a_killed_launcher_leaves_a_checkpoint_and_no_process(shell: Shell, undisturbed: tuple[RunDir, str]) -> None:
+    process = shell.start("submit", "digits", *SHORT)
+    run = wait_for_run(shell, process)
+    wait_for("step 5", step_reached(run, 5))
+    process.kill()
+    process.communicate()
+    wait_for("the end of its processes", lambda: not processes_of(run))
+    stopped = outcome(run)
+    assert (stopped.status, stopped.verdict) == ("stopped", "preempted")
+    assert "continued from" in shell.run("submit", "digits", *SHORT)
+    same_as(run, undisturbed[0])
+
+
+@pytest.mark.parametrize("victim", ["torch.distributed.run", "-m trainer"])
+def test_a_killed_process_takes_the_others_along_and_loses_nothing(
+    shell: Shell, undisturbed: tuple[RunDir, str], victim: str
+) -> None:
+    process = shell.start("submit", "digits", *SHORT, "--set", "execution.checkpoint_every_steps=5")
+    run = wait_for_run(shell, process)
+    wait_for("step 10", step_reached(run, 10))
+    if victim == "-m trainer":  # torchrun's own line holds these words too
+        line = next(p for p in processes_of(run) if "torch.distributed.run" not in p and "-m trainer" in p)
+    else:
+        line = next(p for p in processes_of(run) if victim in p)
+    os.kill(int(line.split()[0]), signal.SIGKILL)
+    printed = finish(process, code=1)
+    wait_for("the end of its processes", lambda: not processes_of(run))
+    assert outcome(run).status == "failed", printed
+    shell.run("submit", "digits", *SHORT)
+    same_as(run, undisturbed[0])
+
+
+def test_a_run_without_a_word_is_dead_and_its_lock_is_stale(shell: Shell, undisturbed: tuple[RunDir, str]) -> None:
+    process = shell.start("submit", "digits", *SHORT, "--set", "execution.checkpoint_every_steps=5")
+    run = wait_for_run(shell, process)
+    wait_for("step 10", step_reached(run, 10))
+    for line in processes_of(run):  # a power cut, as far as this machine can make one
+        os.kill(int(line.split()[0]), signal.SIGKILL)
+    process.kill()
+    process.communicate()
+    wait_for("the end of its processes", lambda: not processes_of(run))
+    assert run.lock.exists() and "dead" in shell.run("status", "digits")
+    # a stale pid is never killed: the lock's pid now belongs to somebody else, this very process
+    write_json(run.lock, {**read_json(run.lock), "pid": os.getpid()})
+    assert "does not run, nothing to cancel: it is dead" in shell.run("cancel", "digits", code=2)
+    shell.run("submit", "digits", *SHORT)
+    left = Outcome.read(run.attempt("local-1").outcome)
+    assert left and (left.status, left.verdict, left.written_by) == ("failed", "killed", "launch.node")
+    same_as(run, undisturbed[0])
+
+
+def test_nan_ends_the_run_and_no_checkpoint_holds_it(shell: Shell) -> None:
+    printed = shell.run("submit", "digits", *SHORT, "--set", "train.optimizer.lr=1e30", code=1)
+    run = shell.only_run()
+    failed = outcome(run)
+    assert (failed.status, failed.verdict) == ("failed", "nan")
+    assert failed.global_step and failed.global_step < 10 and "is not finite" in printed
+    assert not list(run.checkpoints.glob("*"))
+
+
+def test_an_exception_in_the_trainer_names_the_rank_and_the_log(shell: Shell, tmp_path: Path) -> None:
+    project = copy_of_the_project(tmp_path)
+    model = project / "trainer/models/resnet.py"
+    model.write_text(model.read_text().replace(
+        "    def forward(self, x: Tensor) -> Tensor:\n        return self.fc",
+        "    def forward(self, x: Tensor) -> Tensor:\n        if x.shape[0] == 29:  # the last batch of an epoch\n"
+        "            raise RuntimeError('a bug in the model')\n        return self.fc",
+    ))
+    here = Shell(shell.runs, cwd=project, env=shell.env)
+    printed = here.run("submit", "digits", *SHORT, code=1)
+    failed = outcome(here.only_run())
+    assert (failed.status, failed.verdict) == ("failed", "user_error"), printed
+    assert failed.cause == "RuntimeError: a bug in the model" and failed.rank in (0, 1)
+    assert f"rank-{failed.rank}.log" in (failed.hint or "")
+    assert "a bug in the model" in here.run("logs", "digits", "--rank", str(failed.rank))
+
+
+def test_strict_resources_refuses_what_is_not_there(shell: Shell) -> None:
+    printed = shell.run("submit", "digits", "--set", "resources.gpus_per_node=64", "--strict-resources", code=2)
+    assert "--strict-resources: the job asks for 64 GPU(s), this machine has" in printed
+    assert not list(shell.runs.glob("*/config.json"))
+
+
+@pytest.mark.parametrize("words", [["--help"], ["list"], ["show", "digits"], ["check", "digits"], ["status"]])
+def test_quick_verbs_load_nothing_heavy(shell: Shell, words: list[str]) -> None:
+    heavy = "('torch', 'wandb', 'submitit', 'numpy', 'sklearn', 'torchvision')"
+    code = (
+        "import sys; from launch.cli import cli\ntry: cli(sys.argv[1:], standalone_mode=False)\nfinally:\n"
+        f" print([m for m in {heavy} if m in sys.modules], file=sys.stderr)"
+    )
+    result = subprocess.run([sys.executable, "-c", code, *words], cwd=PROJECT, capture_output=True, text=True, check=True)
+    assert result.stderr.splitlines()[-1] == "[]"
+
+
+def test_show_says_what_submit_writes(shell: Shell, undisturbed: tuple[RunDir, str]) -> None:
+    run, _ = undisturbed
+    shown = Shell(run.path.parent, env=shell.env).run("show", "digits", *SHORT)
+    plan = json.loads(run.plan.read_text())
+    assert all(argument in shown for argument in plan["argv"])
+    assert run.run_id in shown
