@@ -153,7 +153,7 @@ def _docker_argv(
         f"--network={site.docker.network}",
         # without a name that resolves, torchrun --standalone waits for ever where there is no network
         *(["--hostname=localhost"] if site.docker.network == "none" else []),
-        f"--user={user[0]}:{user[1]}", f"--shm-size={site.docker.shm_size}", "--read-only", "--tmpfs=/tmp",
+        f"--user={user[0]}:{user[1]}", f"--shm-size={site.docker.shm_size}", "--read-only", "--tmpfs=/tmp:exec",
         "--cap-drop=ALL", "--security-opt=no-new-privileges", *gpus,
         *(f"--env={name}={value}" for name, value in variables.items()),
         _mount(run.path), _mount(run.code, readonly=True), _mount(where.cache, readonly=True), f"--workdir={run.code}",

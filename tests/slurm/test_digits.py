@@ -1,0 +1,159 @@
+"""digits on a real cluster: one node and two, stopped by a signal, requeued, cancelled, by hand; always the same weights."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.cli import SHORT, Shell, outcome, step_reached, wait_for
+from tests.slurm.conftest import Slurm
+from trainer.config.layout import RunDir, read_json
+
+TWO_NODES = ("--set", "resources.nodes=2")
+
+
+@pytest.fixture(scope="module")
+def environment(cluster: Slurm, tmp_path_factory: pytest.TempPathFactory) -> tuple[tuple[str, str], ...]:
+    """The cluster's variables and one cache of prepared data."""
+    return (*cluster.env.items(), ("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache"))))
+
+
+@pytest.fixture
+def shell(tmp_path: Path, environment: tuple[tuple[str, str], ...]) -> Shell:
+    return Shell(tmp_path / "runs", env=environment)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, environment: tuple[tuple[str, str], ...]) -> dict[str, RunDir]:
+    """Undisturbed runs: on this machine, on one node, and on two nodes."""
+    found = {}
+    places = {"local": (), "one node": ("--backend", "slurm"), "two nodes": ("--backend", "slurm", *TWO_NODES)}
+    for place, options in places.items():
+        shell = Shell(tmp_path_factory.mktemp("whole"), env=environment)
+        shell.run("submit", "digits", *SHORT, *options)
+        found[place] = shell.only_run()
+        wait_for_end(found[place])
+    return found
+
+
+def wait_for_end(run: RunDir) -> None:
+    wait_for(f"the end of {run.run_id}\n", lambda: run.outcome.exists() and outcome(run).status == "completed", timeout_s=180)
+
+
+def job_id(run: RunDir) -> str:
+    return str(read_json(run.slurm_job)["job_id"])
+
+
+def same_as(run: RunDir, whole: RunDir) -> None:
+    assert outcome(run).weights_sha256 == outcome(whole).weights_sha256
+    assert run.metrics.read_bytes() == whole.metrics.read_bytes()
+
+
+def test_one_node_gives_the_weights_of_this_machine(whole: dict[str, RunDir], cluster: Slurm) -> None:
+    run = whole["one node"]
+    same_as(run, whole["local"])
+    job = cluster.job(job_id(run))
+    assert (job["JobName"], job["JobState"], job["NumNodes"]) == (run.run_id, "COMPLETED", "1")
+    assert "slurm-" in outcome(run).attempt
+
+
+def test_two_nodes_train_together(whole: dict[str, RunDir], cluster: Slurm) -> None:
+    run = whole["two nodes"]
+    assert cluster.job(job_id(run))["NumNodes"] == "2"
+    attempt = run.all_attempts()[0]
+    assert read_json(attempt.record)["world_size"] == 4
+    assert all(attempt.rank_log(rank).exists() for rank in range(4))
+    assert outcome(run).test_accuracy > 0.9  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(("place", "options"), [("one node", ()), ("two nodes", TWO_NODES)])
+def test_usr2_stops_after_a_checkpoint_requeues_and_continues(
+    shell: Shell, cluster: Slurm, whole: dict[str, RunDir], place: str, options: tuple[str, ...]
+) -> None:
+    assert "queued as Slurm job" in shell.run("submit", "digits", *SHORT, "--backend", "slurm", *options)
+    run = shell.only_run()
+    wait_for("step 10", step_reached(run, 10))
+    cluster.run("scancel", "--signal=USR2", job_id(run))
+    wait_for_end(run)
+    first, second = run.all_attempts()
+    assert (first.id, second.id) == (f"slurm-{job_id(run)}.0", f"slurm-{job_id(run)}.1")
+    stopped = read_json(first.outcome)
+    assert (stopped["status"], stopped["verdict"]) == ("stopped", "preempted") and stopped["global_step"] < 92
+    assert f"continued from step-{stopped['global_step']}.{first.id}" in second.rank_log(0).read_text()
+    assert second.script.read_text() == first.script.read_text()
+    assert cluster.wait(job_id(run), "COMPLETED")["Restarts"] == "1"
+    same_as(run, whole[place])
+
+
+def test_cancel_stops_after_a_checkpoint_is_not_requeued_and_continues_here_or_there(
+    shell: Shell, cluster: Slurm, whole: dict[str, RunDir]
+) -> None:
+    shell.run("submit", "digits", *SHORT, "--backend", "slurm")
+    run = shell.only_run()
+    assert "is queued" in (again := shell.run("submit", "digits", *SHORT, "--backend", "slurm")) or "is running" in again
+    wait_for("step 5", step_reached(run, 5))
+    assert "stops after a checkpoint" in shell.run("cancel", "digits")
+    job = cluster.wait(job_id(run), {"FAILED", "CANCELLED", "COMPLETED"})
+    assert job["Restarts"] == "0"
+    assert (outcome(run).status, outcome(run).verdict) == ("stopped", "cancelled")
+    # another backend goes on with it: the same ranks and threads
+    assert "continued from step-" in shell.run("submit", "digits", *SHORT, "--backend", "local")
+    same_as(run, whole["local"])
+
+
+def test_a_cancelled_waiting_job_never_starts(shell: Shell, cluster: Slurm) -> None:
+    cluster.run("scontrol", "update", "partition=main", "state=down")
+    try:
+        shell.run("submit", "digits", *SHORT, "--backend", "slurm")
+        run = shell.only_run()
+        assert "queued" in shell.run("status", "digits")
+        shell.run("cancel", "digits")
+        wait_for("the queue without it", lambda: not cluster.squeue(job_id(run)))
+        assert "cancelled" in shell.run("status", "digits")
+        assert not run.metrics.exists()
+    finally:
+        cluster.run("scontrol", "update", "partition=main", "state=up")
+
+
+def test_the_kept_script_is_what_show_printed_and_runs_by_hand(shell: Shell, cluster: Slurm, whole: dict[str, RunDir]) -> None:
+    shown = shell.run("show", "digits", *SHORT, "--backend", "slurm")
+    kept = whole["one node"].all_attempts()[0].script.read_text()
+    here, there = str(shell.runs), str(whole["one node"].path.parent)
+    assert kept.replace(there, here).strip() in shown
+
+    shell.run("submit", "digits", *SHORT, "--backend", "slurm")
+    run = shell.only_run()
+    wait_for_end(run)
+    script = run.all_attempts()[0].script
+    cluster.wait(job_id(run), "COMPLETED")
+    by_hand = cluster.sbatch(str(script))  # done already: exits 0 and changes nothing
+    cluster.wait(by_hand, "COMPLETED")
+    assert [a.id for a in run.all_attempts()] == [f"slurm-{job_id(run)}.0"]
+    for path in run.outcome, run.all_attempts()[0].outcome, run.metrics:  # as if it had never run
+        path.unlink()
+    shutil.rmtree(run.checkpoints)
+    by_hand = cluster.sbatch(str(script))
+    cluster.wait(by_hand, "COMPLETED", timeout_s=120)
+    assert outcome(run).attempt == f"slurm-{by_hand}.0"
+    same_as(run, whole["local"])
+
+
+def test_a_refused_job_is_told_in_slurms_words(shell: Shell, cluster: Slurm, tmp_path: Path) -> None:
+    site = tmp_path / "site.yaml"
+    site.write_text("backend: slurm\nslurm: {partition: nowhere}\n")
+    printed = shell.run("submit", "digits", "--site", str(site), code=1)
+    assert re.search(r"sbatch refused the job:\n.*invalid partition", printed, re.S), printed
+    assert os.listdir(shell.runs)  # what was prepared is kept for the next try
+
+
+def test_a_failing_setup_line_stops_the_job(shell: Shell, cluster: Slurm, tmp_path: Path) -> None:
+    site = tmp_path / "site.yaml"
+    site.write_text("backend: slurm\nslurm: {setup: ['false  # module load that fails']}\n")
+    shell.run("submit", "digits", *SHORT, "--site", str(site))
+    run = shell.only_run()
+    assert cluster.wait(job_id(run), "FAILED")["Restarts"] == "0"
+    assert not run.metrics.exists()
