@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests import ranks
-from trainer.config.layout import RunDir
+from trainer.config.layout import RunDir, read_json, write_json
 from trainer.config.outcome import Outcome
 from trainer.data.prepared import prepare
 
@@ -95,10 +96,6 @@ def test_other_data_refuses_to_continue(tmp_path: Path, prepared: dict[str, Any]
     run = ranks.make_run(tmp_path, ranks.config(execution={"stop_after_step": 3}), prepared)
     assert ranks.train(run, "local-1", 1) == 0, ranks.logs(run)
     other = tmp_path / "other-cache"
-    import shutil
-
-    from trainer.config.layout import read_json, write_json
-
     shutil.copytree(prepared["path"], other)
     manifest = {**read_json(other / "manifest.json"), "sha256": "0" * 64}
     write_json(other / "manifest.json", manifest)
@@ -106,3 +103,11 @@ def test_other_data_refuses_to_continue(tmp_path: Path, prepared: dict[str, Any]
     assert ranks.train(run, "local-2", 1) != 0
     evidence = read_json(run.attempt("local-2").rank_evidence(0))
     assert evidence["type"] == "ValueError" and "data_sha256" in evidence["message"]
+
+
+def test_a_run_that_was_promised_a_gpu_never_trains_on_a_cpu(tmp_path: Path, prepared: dict[str, Any]) -> None:
+    run = ranks.make_run(tmp_path, ranks.config(execution={"device": "cuda"}), prepared)
+    hidden = {"BATCHYARD_ATTEMPT": "local-1", "CUDA_VISIBLE_DEVICES": ""}
+    assert ranks.spawn(["-m", "trainer", str(run.config)], 1, **hidden) != 0
+    assert read_json(run.attempt("local-1").rank_evidence(0))["type"] == "NoGPU"
+    assert not run.metrics.exists()

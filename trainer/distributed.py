@@ -75,12 +75,12 @@ def attempt_from_environment(run: RunDir) -> Attempt:
 
 
 def wrap(model: nn.Module, world: World) -> nn.Module:
-    """DDP over the ranks; the model itself where there is one rank.
+    """DDP over the ranks; the model itself where there is no process group, as with one rank.
 
     Buffers are not broadcast at each forward: training reads batch statistics only, and `broadcast_buffers` below makes
     the running ones equal before they are read.
     """
-    if world.size == 1:
+    if not dist.is_initialized():
         return model
     ids = [world.device.index] if world.device.type == "cuda" else None
     # torch 2.15 renamed broadcast_buffers and warns of the old name

@@ -1,0 +1,90 @@
+"""On an NVIDIA GPU: NCCL under DDP, bf16, continuing to the same bits, and a job of 8 GPUs on the one that is there."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests import ranks
+from tests.cli import SHORT, Shell, outcome
+from trainer.config.layout import read_json
+from trainer.config.outcome import Outcome
+from trainer.data.prepared import prepare
+
+pytestmark = pytest.mark.gpu
+ON_GPU = {"device": "cuda"}
+EXACT = {"deterministic": True}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def gpu() -> None:
+    import torch
+
+    if not torch.cuda.is_available():
+        pytest.skip("no NVIDIA GPU here")
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("cache")
+    return prepare(ranks.config().train.data, folder, folder)
+
+
+@pytest.fixture(autouse=True)
+def exact_cublas(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what torch's deterministic algorithms ask for
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_stopped_run_continues_to_the_same_bits(tmp_path: Path, prepared: dict[str, Any], precision: str) -> None:
+    found = []
+    for name, stops in (("whole", []), ("stopped", [7, 15])):
+        run = ranks.make_run(tmp_path / name, ranks.config(execution=ON_GPU, precision=precision, **EXACT), prepared)
+        for number, step in enumerate([*stops, None], start=1):
+            ranks.set_execution(run, stop_after_step=step)
+            assert ranks.train(run, f"local-{number}", 1) == 0, ranks.logs(run)
+        end = Outcome.read(run.attempt(f"local-{len(stops) + 1}").outcome)
+        assert end is not None and end.status == "completed"
+        found.append((end.weights_sha256, run.metrics.read_bytes()))
+    assert found[0] == found[1]
+
+
+def test_nccl_reduces_gradients_to_those_of_one_plain_pass(tmp_path: Path, prepared: dict[str, Any]) -> None:
+    """One rank is all that one GPU can hold; NCCL and DDP run all the same."""
+    config = ranks.config(execution=ON_GPU, model={"name": "mlp", "hidden": [16]}, micro_batch_size=30)
+    run = ranks.make_run(tmp_path, config, prepared)
+    code = (
+        "import sys, torch, torch.distributed as dist\n"
+        "from pathlib import Path\n"
+        "from trainer import distributed\n"
+        "from trainer.config.layout import RunDir\n"
+        "from trainer.config.run import RunConfig\n"
+        "from trainer.data.prepared import load\n"
+        "from trainer.train import Trainer, gradients\n"
+        "run = RunDir(Path(sys.argv[1])); config = RunConfig.model_validate_json(run.config.read_text())\n"
+        "world = distributed.start(config, run); found = []\n"
+        "for with_ddp in (False, True):\n"
+        "    if with_ddp: dist.init_process_group('cpu:gloo,cuda:nccl', device_id=world.device)\n"
+        "    t = Trainer(config, world, load(run)); t.model.train()\n"
+        "    assert isinstance(t.model, torch.nn.parallel.DistributedDataParallel) == with_ddp\n"
+        "    gradients(t.model, t.batches.at(14), 14, config.train, world, t.sums)\n"
+        "    found.append([p.grad.clone() for p in t.model.parameters()])\n"
+        "torch.testing.assert_close(found[0], found[1])\n"
+        "dist.destroy_process_group()\n"
+    )
+    assert ranks.spawn(["-c", code, str(run.path)], 1, PYTHONPATH=str(Path(__file__).parents[1])) == 0
+
+
+def test_a_job_of_8_gpus_runs_on_one(tmp_path: Path) -> None:
+    one = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=True).stdout.count("GPU ")
+    shell = Shell(tmp_path / "runs", env=(("CUDA_VISIBLE_DEVICES", "0"),))
+    options = ("--set", "resources.gpus_per_node=8", "--set", "resources.nproc_per_node=null")
+    printed = shell.run("submit", "digits", *SHORT, *options)
+    assert one and "1 of 8 GPU(s) here: same global batch and micro-batch, more accumulation" in printed
+    run = shell.only_run()
+    config = read_json(run.config)["execution"]
+    assert (config["ranks"], config["device"]) == (8, "cuda")
+    assert outcome(run).status == "completed" and outcome(run).test_accuracy > 0.9  # type: ignore[operator]

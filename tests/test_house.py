@@ -1,0 +1,113 @@
+"""The house's own rules: which module may import or read what, how long a file may be. And that these tests can fail."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).resolve().parents[1]
+SOURCES = sorted(p.relative_to(PROJECT).as_posix() for top in ("trainer", "launch") for p in (PROJECT / top).rglob("*.py"))
+OWNERS = {  # what may be used only there
+    "wandb": ("trainer/tracking.py",),
+    "submitit": ("launch/slurm.py",),
+    "os.environ": ("trainer/distributed.py", "trainer/tracking.py", "launch/site.py", "launch/node.py"),
+}
+STANDARD_LIBRARY_ONLY = ("launch/node.py", "launch/lock.py", "trainer/config/layout.py", "trainer/config/outcome.py")
+
+
+def complaints(name: str, text: str) -> list[str]:
+    """What is against the house in one file."""
+    found = []
+    tree = ast.parse(text)
+    if not ast.get_docstring(tree):
+        found.append(f"{name}: no sentence of what it owns")
+    if text.count("\n") > 400:
+        found.append(f"{name}: {text.count(chr(10))} lines")
+    if re.search(r"(^|/)(utils?|common|helpers?|misc|legacy|.*_v\d+)\.py$", name):
+        found.append(f"{name}: a name that says nothing")
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            size = (node.end_lineno or 0) - node.lineno + 1
+            if size > (100 if name == "trainer/train.py" else 50):
+                found.append(f"{name}:{node.lineno}: {node.name} has {size} lines")
+        for module in imported(node):
+            top = module.split(".")[0]
+            if name not in OWNERS.get(top, (name,)):
+                found.append(f"{name}: imports {top}")
+            if name.startswith("trainer/") and top == "launch":
+                found.append(f"{name}: the trainer imports launch")
+            if name.startswith("launch/") and (top in ("torch", "torchvision", "numpy") or (top == "trainer" and module != "trainer"
+                                               and not module.startswith("trainer.config"))):
+                found.append(f"{name}: launch imports {module}")
+            if name in STANDARD_LIBRARY_ONLY and top not in sys.stdlib_module_names and top not in ("launch", "trainer"):
+                found.append(f"{name}: imports {top}, which a compute node may lack")
+        if isinstance(node, ast.Attribute) and node.attr in ("environ", "getenv") and getattr(node.value, "id", "") == "os" \
+                and name not in OWNERS["os.environ"] and name != "trainer/__main__.py":
+            found.append(f"{name}:{node.lineno}: reads the environment")
+    return found
+
+
+def imported(node: ast.AST) -> list[str]:
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    return [node.module] if isinstance(node, ast.ImportFrom) and node.module and not node.level else []
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_the_rules_of_the_house(name: str) -> None:
+    assert complaints(name, (PROJECT / name).read_text()) == []
+
+
+@pytest.mark.parametrize(("name", "text", "complaint"), [
+    ("trainer/x.py", '"""Doc."""\nimport wandb\n', "trainer/x.py: imports wandb"),
+    ("launch/x.py", '"""Doc."""\nfrom submitit import AutoExecutor\n', "launch/x.py: imports submitit"),
+    ("launch/x.py", '"""Doc."""\ndef f():\n    import torch\n', "launch/x.py: launch imports torch"),
+    ("launch/x.py", '"""Doc."""\nfrom trainer.train import main\n', "launch/x.py: launch imports trainer.train"),
+    ("trainer/x.py", '"""Doc."""\nfrom launch import spec\n', "trainer/x.py: the trainer imports launch"),
+    ("launch/x.py", '"""Doc."""\nimport os\nos.environ["A"]\n', "launch/x.py:3: reads the environment"),
+    ("launch/node.py", '"""Doc."""\nimport click\n', "launch/node.py: imports click, which a compute node may lack"),
+    ("launch/x.py", "import os\n", "launch/x.py: no sentence of what it owns"),
+    ("launch/utils.py", '"""Doc."""\n', "launch/utils.py: a name that says nothing"),
+    ("launch/x.py", '"""Doc."""\n' + "\n" * 400, "launch/x.py: 401 lines"),
+    ("launch/x.py", '"""Doc."""\ndef f():\n' + "    a = 1\n" * 50, "launch/x.py:2: f has 51 lines"),
+])  # fmt: skip
+def test_these_tests_can_fail(name: str, text: str, complaint: str) -> None:
+    assert complaint in complaints(name, text)
+
+
+@pytest.mark.parametrize(("module", "never"), [
+    ("launch.cli", ("torch", "wandb", "submitit", "numpy")),
+    ("launch.submit", ("torch", "wandb", "submitit", "numpy")),
+    ("launch.slurm", ("torch", "wandb", "submitit", "numpy")),
+    ("launch.node", ("torch", "pydantic", "yaml", "click", "rich", "submitit")),
+    ("trainer.config.run", ("torch", "numpy", "launch")),
+    ("trainer.prepare", ("torch", "launch", "wandb")),
+    ("trainer.train", ("launch", "wandb", "torchvision", "sklearn")),
+])  # fmt: skip
+def test_what_a_module_loads(module: str, never: tuple[str, ...]) -> None:
+    code = f"import sys, {module}; print([m for m in {never!r} if m in sys.modules])"
+    loaded = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True)
+    assert loaded.stdout.strip() == "[]"
+
+
+def test_the_import_test_can_fail() -> None:
+    code = "import sys, launch.spec; print('yaml' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True).stdout.strip() == "True"
+
+
+def test_the_top_level_is_what_the_readme_says() -> None:
+    listing = subprocess.run(["git", "ls-files"], cwd=PROJECT, capture_output=True, text=True, check=True).stdout.splitlines()
+    allowed = {"jobs", "trainer", "launch", "docker", "tests", "Makefile", "README.md", "pyproject.toml"}
+    allowed |= {".ci", ".gitignore", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE"}
+    assert {line.split("/")[0] for line in listing} <= allowed
+
+
+def test_every_folder_has_its_page() -> None:
+    for folder in ("jobs", "trainer", "launch", "docker", "tests"):
+        page = (PROJECT / folder / "README.md").read_text()
+        assert 5 < page.count("\n") < 80, folder

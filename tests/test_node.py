@@ -1,0 +1,165 @@
+"""What runs on a node, without a cluster: host lists, ports, signals, locks, and the verdict from the evidence that is left."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from launch import lock, node
+from launch.lock import Lock
+from trainer.config.layout import RunDir, write_json
+
+PROJECT = Path(__file__).resolve().parents[1]
+
+
+@pytest.mark.parametrize(("nodelist", "hosts"), [
+    ("n1", ["n1"]), ("n[1-3]", ["n1", "n2", "n3"]), ("n[1,3-4],login", ["n1", "n3", "n4", "login"]),
+    ("gpu[07-10]", ["gpu07", "gpu08", "gpu09", "gpu10"]), ("a[1-2]b[3-4]", ["a1b3", "a1b4", "a2b3", "a2b4"]),
+    ("rack-1-n[001,010].local", ["rack-1-n001.local", "rack-1-n010.local"]),
+])  # fmt: skip
+def test_host_lists(nodelist: str, hosts: list[str]) -> None:
+    assert node.expand_hosts(nodelist) == hosts
+
+
+def test_the_port_is_the_same_everywhere_and_not_the_kernels() -> None:
+    low, high = map(int, Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
+    ports = {node.port(f"{job}.0") for job in range(300)}
+    assert node.port("7.0") == node.port("7.0") and len(ports) > 250
+    assert not any(low <= p <= high or p == 29500 or p < 15000 for p in ports)
+
+
+def run_dir(tmp_path: Path, argv: list[str]) -> RunDir:
+    run = RunDir(tmp_path / "x-00000000")
+    run.code.mkdir(parents=True)
+    write_json(run.plan, {"backend": "local", "argv": argv, "env": {"GIVEN": "{ATTEMPT}"}, "nodes": 1, "nproc_per_node": 1})
+    return run
+
+
+def start(run: RunDir, attempt: str = "local-1") -> subprocess.Popen[str]:
+    return subprocess.Popen([sys.executable, "-m", "launch.node", str(run.path), "--attempt", attempt], cwd=PROJECT,
+                            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)  # fmt: skip
+
+
+def end(process: subprocess.Popen[str]) -> int:
+    process.communicate(timeout=60)
+    return process.returncode
+
+
+def test_a_command_without_a_word_is_killed_and_its_last_line_told(tmp_path: Path) -> None:
+    run = run_dir(tmp_path, ["sh", "-c", "echo about to fail; exit 7"])
+    assert end(start(run)) == 1
+    found = node.conclude(run, run.attempt("local-1"), 7, None)
+    assert (found.status, found.verdict) == ("failed", "killed")
+    assert found.cause == "no rank left a word (exit status 7): about to fail"
+
+
+def test_a_command_that_is_not_there(tmp_path: Path) -> None:
+    run = run_dir(tmp_path, ["/no/such/python", "-m", "trainer"])
+    assert end(start(run)) == 1
+    assert "No such file or directory" in (node.conclude(run, run.attempt("local-1"), 1, None).cause or "")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP])
+def test_every_signal_becomes_one_term_and_a_stop(tmp_path: Path, number: signal.Signals) -> None:
+    script = "trap 'echo TERM >> seen; exit 3' TERM; echo ready > ready; while :; do sleep 0.05; done"
+    run = run_dir(tmp_path, ["sh", "-c", script])
+    process = start(run)
+    deadline = time.monotonic() + 30
+    while not (run.code / "ready").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(number)
+    process.send_signal(number)
+    assert end(process) == 75
+    assert (run.code / "seen").read_text() == "TERM\n"
+    found = node.conclude(run, run.attempt("local-1"), 3, number)
+    assert (found.status, found.verdict) == ("stopped", "preempted")
+    assert not run.lock.exists()
+
+
+@pytest.mark.parametrize(("kind", "verdict"), [
+    ("RuntimeError", "user_error"), ("NoGPU", "infrastructure"), ("OutOfMemoryError", "oom_gpu"), ("MemoryError", "oom_host"),
+    ("FileNotFoundError", "data"),
+])  # fmt: skip
+def test_the_earliest_evidence_names_the_cause(tmp_path: Path, kind: str, verdict: str) -> None:
+    run = RunDir(tmp_path)
+    attempt = run.attempt("local-1")
+    write_json(attempt.rank_evidence(0), {"rank": 0, "time": 20.0, "type": "RuntimeError", "message": "Connection closed by peer"})
+    write_json(attempt.rank_evidence(1), {"rank": 1, "time": 10.0, "type": kind, "message": "first"})
+    found = node.conclude(run, attempt, 1, None)
+    assert (found.status, found.verdict, found.rank, found.cause) == ("failed", verdict, 1, f"{kind}: first")
+    assert found.hint
+
+
+def test_done_already_is_the_first_act(tmp_path: Path) -> None:
+    run = run_dir(tmp_path, ["sh", "-c", "exit 1"])
+    write_json(run.outcome, {"status": "completed", "verdict": "completed", "attempt": "local-1", "written_by": "t"})
+    assert end(start(run, "local-2")) == 0
+    assert not run.attempt("local-2").path.exists()
+
+
+def test_a_second_attempt_at_once_is_refused(tmp_path: Path) -> None:
+    run = run_dir(tmp_path, ["sh", "-c", "echo > ready; while [ ! -e go ]; do sleep 0.02; done"])
+    first = start(run)
+    deadline = time.monotonic() + 30
+    while not (run.code / "ready").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert end(start(run, "local-2")) == 1
+    assert not run.attempt("local-2").record.exists()
+    (run.code / "go").touch()
+    end(first)
+
+
+def take_and_count(path: str, counter: str, go: float) -> None:
+    time.sleep(max(0.0, go - time.time()))
+    mine = Lock(Path(path))
+    for _ in range(20):
+        if mine.acquire():
+            with open(counter, "a") as out:  # two holders at once would leave "in in"
+                out.write("in\n")
+                out.flush()
+                out.write("out\n")
+            mine.release()
+
+
+def test_a_lock_has_one_holder_though_many_try_and_a_dead_one_is_in_the_way(tmp_path: Path) -> None:
+    path, counter = tmp_path / "lock.json", tmp_path / "counter"
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    write_json(path, {**lock.me(), "pid": dead.pid, "start": 1})
+    context = multiprocessing.get_context("spawn")
+    go = time.time() + 1.0
+    tries = [context.Process(target=take_and_count, args=(str(path), str(counter), go)) for _ in range(4)]
+    for process in tries:
+        process.start()
+    for process in tries:
+        process.join(60)
+        assert process.exitcode == 0
+    lines = counter.read_text().split()
+    assert lines and lines == ["in", "out"] * (len(lines) // 2)
+    assert not path.exists()
+
+
+def test_a_lock_of_another_machine_holds_until_its_lease_ends(tmp_path: Path) -> None:
+    path = tmp_path / "lock.json"
+    write_json(path, {**lock.me(), "host": "elsewhere", "boot": "another"})
+    assert not Lock(path).acquire()
+    past = time.time() - lock.LEASE_S - 1
+    os.utime(path, (past, past))
+    mine = Lock(path)
+    assert mine.acquire()
+    mine.release()
+
+
+def test_a_lock_of_this_process_under_a_reused_pid_is_not_held(tmp_path: Path) -> None:
+    path = tmp_path / "lock.json"
+    write_json(path, {**lock.me(), "start": 12345})  # our pid, another start
+    assert Lock(path).holder() is None

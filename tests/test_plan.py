@@ -1,0 +1,160 @@
+"""The plan is a pure function of (job, site, machine): what would run, held as it is printed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from launch import plan as planning
+from launch import slurm, spec
+from launch.plan import Plan
+from launch.site import BackendName, Folders, Machine, Site
+from launch.spec import Job
+from launch.yaml_tree import SpecError
+from trainer.config.layout import RunDir
+
+CASES = Path(__file__).parent / "cases"
+JOB = """
+train:
+  epochs: 1
+  global_batch_size: 100
+  data: {name: digits}
+  model: {name: mlp, hidden: [8]}
+  optimizer: {name: sgd, lr: 0.1}
+resources: {gpus_per_node: 8, cpus_per_task: 16, mem_gb: 64.5, timeout_min: 90}
+"""
+FALLBACK = "fallback: {train: {epochs: 2}, resources: {gpus_per_node: 0, nproc_per_node: 2, cpus_per_task: 2}}\n"
+RUN = RunDir(Path("/runs/x-00000000"))
+WHERE = Folders(Path("/data"), Path("/cache"), Path("/runs"))
+
+
+def build(
+    tmp_path: Path, text: str, machine: Machine, backend: BackendName = "local", site: Site | None = None, **given: Any
+) -> Plan:
+    (tmp_path / "x.yaml").write_text(text)
+    site = site or Site()
+    without_gpu = not planning.has_gpu(backend, site, machine)
+    job = spec.load(Job("x", tmp_path / "x.yaml"), given.get("settings", ()), without_gpu=without_gpu)
+    placement = planning.place(job, site, machine, backend, strict=given.get("strict", False))
+    config = planning.run_config("x", RUN.run_id, job, placement, None)
+    return planning.build(job, config, placement, RUN, site, WHERE, backend, "/venv/bin/python", (1000, 1001))
+
+
+def shape(plan: Plan) -> tuple[int, int, str]:
+    return plan.nodes, plan.nproc_per_node, plan.device
+
+
+def test_a_job_of_8_gpus_where_there_are_8_1_and_0(tmp_path: Path) -> None:
+    eight = build(tmp_path, JOB + FALLBACK, Machine(8, 64))
+    assert (shape(eight), eight.notes, eight.env["OMP_NUM_THREADS"]) == ((1, 8, "cuda"), [], "2")
+    one = build(tmp_path, JOB + FALLBACK, Machine(1, 64))
+    assert shape(one) == (1, 1, "cuda")
+    assert one.notes == ["1 of 8 GPU(s) here: same global batch and micro-batch, more accumulation"]
+    none = build(tmp_path, JOB + FALLBACK, Machine(0, 64))
+    assert (shape(none), none.notes, none.env["OMP_NUM_THREADS"]) == ((1, 2, "cpu"), [], "1")
+    bare = build(tmp_path, JOB, Machine(0, 4))
+    assert shape(bare) == (1, 1, "cpu")
+    assert bare.notes == ["no GPU here and no fallback in the job: 1 rank on the CPU instead of 8 on 8 GPU(s)"]
+
+
+@pytest.mark.parametrize(("machine", "rounds"), [(Machine(8, 8), 1), (Machine(3, 8), 3), (Machine(1, 8), 8), (Machine(0, 8), 8)])
+def test_fewer_gpus_keep_the_micro_batch_and_accumulate(tmp_path: Path, machine: Machine, rounds: int) -> None:
+    (tmp_path / "x.yaml").write_text(JOB)
+    job = spec.load(Job("x", tmp_path / "x.yaml"), without_gpu=False)
+    placement = planning.place(job, Site(), machine, "local")
+    config = planning.run_config("x", "x-00000000", job, placement, None)
+    assert (config.execution.ranks, config.micro_batch_size()) == (8, 13)
+    assert -(-100 // (13 * placement.world_size)) == rounds
+
+
+@pytest.mark.parametrize("backend", ["local", "docker"])
+@pytest.mark.parametrize("gpus", [0, 1])
+def test_strict_resources_refuse(tmp_path: Path, backend: BackendName, gpus: int) -> None:
+    with pytest.raises(SpecError, match=r"--strict-resources: the job asks for 8 GPU\(s\), this machine has"):
+        build(tmp_path, JOB, Machine(gpus, 8), backend, strict=True)
+
+
+def test_slurm_believes_the_site_and_never_the_login_node(tmp_path: Path) -> None:
+    assert shape(build(tmp_path, JOB + FALLBACK, Machine(0, 4), "slurm")) == (1, 8, "cuda")
+    without = Site.model_validate({"slurm": {"has_gpus": False}})
+    assert shape(build(tmp_path, JOB + FALLBACK, Machine(8, 4), "slurm", without)) == (1, 2, "cpu")
+
+
+def test_a_continued_run_keeps_its_ranks_and_threads(tmp_path: Path) -> None:
+    (tmp_path / "x.yaml").write_text(JOB)
+    job = spec.load(Job("x", tmp_path / "x.yaml"), without_gpu=False)
+    first = planning.run_config("x", "x-0", job, planning.place(job, Site(), Machine(8, 64), "local"), None)
+    later = planning.run_config("x", "x-0", job, planning.place(job, Site(), Machine(0, 2), "local"), first.execution)
+    assert (later.execution.ranks, later.execution.threads_per_rank, later.execution.device) == (8, 2, "cpu")
+
+
+def test_the_local_command(tmp_path: Path) -> None:
+    assert build(tmp_path, JOB, Machine(8, 64)).argv == [
+        "/venv/bin/python", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=8", "--max-restarts=0",
+        "-m", "trainer", "/runs/x-00000000/config.json",
+    ]  # fmt: skip
+
+
+def test_the_docker_command(tmp_path: Path) -> None:
+    assert build(tmp_path, JOB, Machine(2, 64), "docker").argv == [
+        "docker", "run", "--rm", "--interactive", "--init", "--name=x-00000000", "--label=batchyard.run=x-00000000",
+        "--network=none", "--hostname=localhost", "--user=1000:1001", "--shm-size=2g", "--read-only", "--tmpfs=/tmp:exec",
+        "--cap-drop=ALL", "--security-opt=no-new-privileges", "--gpus=2",
+        "--env=OMP_NUM_THREADS=8", "--env=PYTHONPATH=/runs/x-00000000/code", "--env=PYTHONUNBUFFERED=1",
+        "--env=TORCH_ELASTIC_SHUTDOWN_TIMEOUT=120", "--env=BATCHYARD_ATTEMPT={ATTEMPT}", "--env=HOME=/tmp",
+        "--mount=type=bind,source=/runs/x-00000000,target=/runs/x-00000000",
+        "--mount=type=bind,source=/runs/x-00000000/code,target=/runs/x-00000000/code,readonly",
+        "--mount=type=bind,source=/cache,target=/cache,readonly", "--workdir=/runs/x-00000000/code", "batchyard:cuda",
+        "python", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=0",
+        "-m", "trainer", "/runs/x-00000000/config.json",
+    ]  # fmt: skip
+
+
+def test_the_slurm_script(tmp_path: Path) -> None:
+    site = Site.model_validate({"slurm": {
+        "partition": "gpu", "account": "vision", "qos": "low", "setup": ["module load cuda"], "srun_args": ["--cpu-bind=none"],
+        "additional_parameters": {"mail-type": "END"},
+    }})  # fmt: skip
+    plan = build(tmp_path, JOB.replace("gpus_per_node: 8", "gpus_per_node: 8, nodes: 2"), Machine(0, 4), "slurm", site)
+    assert plan.argv[3:8] == [
+        "--nnodes=2", "--node-rank={NODE_RANK}", "--master-addr={MASTER_ADDR}", "--master-port={MASTER_PORT}", "--nproc-per-node=8",
+    ]  # fmt: skip
+    assert slurm.script(RUN, plan) == """#!/bin/bash
+
+# Parameters
+#SBATCH --account=vision
+#SBATCH --cpus-per-task=16
+#SBATCH --gpus-per-node=8
+#SBATCH --job-name=x-00000000
+#SBATCH --mail-type=END
+#SBATCH --mem=66048MB
+#SBATCH --nodes=2
+#SBATCH --ntasks-per-node=1
+#SBATCH --open-mode=append
+#SBATCH --output=/runs/x-00000000/slurm/%j_0_log.out
+#SBATCH --partition=gpu
+#SBATCH --qos=low
+#SBATCH --requeue
+#SBATCH --signal=USR2@120
+#SBATCH --time=90
+
+# setup
+set -e
+module load cuda
+set +e
+export SRUN_CPUS_PER_TASK=16
+
+# command
+export SUBMITIT_EXECUTOR=slurm
+srun --unbuffered --output /runs/x-00000000/slurm/%j_%t_log.out --cpu-bind=none env PYTHONPATH=/runs/x-00000000/code \
+/venv/bin/python -P -m launch.node /runs/x-00000000 --slurm
+"""
+
+
+def test_the_site_example_is_right_and_holds_the_defaults() -> None:
+    from launch import site as sites
+
+    found, used = sites.load(Path(sites.__file__).with_name("site.example.yaml"), Path("/"))
+    assert used is not None and found == Site()
