@@ -109,7 +109,8 @@ def lead(run: RunDir, node: Node, signals: Signals) -> int:
         record = {
             "attempt": node.attempt_id, "backend": plan["backend"], "started": time.time(), **me(),
             "argv": [node.fill(a) for a in plan["argv"]], "nodes": plan["nodes"], "nproc_per_node": plan["nproc_per_node"],
-            "world_size": plan["nodes"] * plan["nproc_per_node"], "restart": os.environ.get("SLURM_RESTART_COUNT"),
+            "world_size": plan["nodes"] * plan["nproc_per_node"],
+            "code_sha256": (read_json(run.code_record) or {}).get("sha256"),  # a new submit after a failure takes new code
         }
         write_json(attempt.record, record)
         if node.slurm_job and not attempt.script.exists():  # a requeue runs the same script again

@@ -91,8 +91,11 @@ def take(run: RunDir) -> Lock:
     return lock
 
 
-def prepare_run(ready: Ready, before: Standing, say: Callable[[str], None]) -> None:
-    """Writes the run directory: configuration, plan, data and code. Raises SubmitError and SnapshotError."""
+def prepare_run(ready: Ready, before: Standing, image: str | None, say: Callable[[str], None]) -> None:
+    """Writes the run directory: configuration, plan, data and code. image: name and digest, for the record.
+
+    Raises SubmitError and SnapshotError.
+    """
     run = ready.run
     outcome = before.outcome
     if before.state == "dead" and before.attempt and not before.attempt.outcome.exists():
@@ -106,7 +109,7 @@ def prepare_run(ready: Ready, before: Standing, say: Callable[[str], None]) -> N
     else:
         if outcome and code_differs(run, code):
             say("takes the code as it is now, which has changed since the failed attempt")
-        snapshot.freeze(code, run, ready.plan.image)
+        snapshot.freeze(code, run, image)
     run.cancel.unlink(missing_ok=True)
     run.job.write_text(yaml.safe_dump(ready.spec.model_dump(mode="json", exclude_unset=True), sort_keys=False))
     write_json(run.config, ready.config.model_dump(mode="json"))

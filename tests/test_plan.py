@@ -158,3 +158,25 @@ def test_the_site_example_is_right_and_holds_the_defaults() -> None:
 
     found, used = sites.load(Path(sites.__file__).with_name("site.example.yaml"), Path("/"))
     assert used is not None and found == Site()
+
+
+def test_where_the_site_is_looked_for(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from launch import site as sites
+
+    named, beside = tmp_path / "named.yaml", tmp_path / "site.yaml"
+    in_home = home / ".config/batchyard/site.yaml"
+    in_home.parent.mkdir(parents=True)
+    assert sites.load(None, tmp_path) == (Site(), None)
+    for path, runs in ((beside, "/a"), (in_home, "/b"), (named, "/c")):  # each goes before the one before it
+        path.write_text(f"paths: {{runs: {runs}}}\n")
+        found, used = sites.load(named if path == named else None, tmp_path)
+        assert (found.paths.runs, used) == (runs, path)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "elsewhere"))
+    assert sites.load(None, tmp_path)[1] == beside
+    named.write_text("backend: slrm\npath: {runs: /x}\n")
+    with pytest.raises(SpecError) as caught:
+        sites.load(named, tmp_path)
+    assert str(caught.value).splitlines() == [
+        f"{named}:1:10: backend: found 'slrm'; expected one of: local, docker, slurm; did you mean 'slurm'?",
+        f"{named}:2:1: path: unknown key; did you mean 'paths'? known: backend, python, paths, slurm, docker",
+    ]

@@ -82,6 +82,7 @@ def test_the_frozen_code_is_what_runs(shell: Shell, tmp_path: Path, undisturbed:
     finish(process, code=0)
     same_as(run, undisturbed[0])
     record = read_json(run.code_record)
+    assert read_json(run.all_attempts()[0].record)["code_sha256"] == record["sha256"]
     assert record["commit"] is None and record["dirty"] and record["versions"]["torch"]
     assert (run.code / "jobs/digits.yaml").exists() and not (run.code / "ignored.txt").exists()
     assert not (run.code / "trainer/train.py").stat().st_mode & 0o222

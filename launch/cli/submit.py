@@ -36,9 +36,8 @@ def submit_(backend: BackendName | None, **given: Any) -> None:
             click.echo(f"{ready.run.run_id} is {before.state}: {before.where}; batchyard logs {ready.run.run_id} -f")
             sys.exit(EXIT_DONE)
         _announce(ready, before)
-        if ready.plan.backend == "docker":
-            _need_image(request, ready)
-        submit.prepare_run(ready, before, say=lambda line: click.echo(f"  {line}"))
+        image = _image(request, ready) if ready.plan.backend == "docker" else None
+        submit.prepare_run(ready, before, image, say=lambda line: click.echo(f"  {line}"))
         if ready.plan.backend == "slurm":
             sys.exit(_queue(ready))
         from launch import local
@@ -64,13 +63,16 @@ def _announce(ready: Ready, before: Standing) -> None:
         click.echo(f"  continues; it was {before.state}" + (f" ({before.where})" if before.where else ""))
 
 
-def _need_image(request: Request, ready: Ready) -> None:
+def _image(request: Request, ready: Ready) -> str:
+    """The image's name and digest, for the record of the code."""
     from launch import local
 
     image = ready.plan.image or ""
-    if not local.image_exists(request.site.docker.client, image):
+    digest = local.image_id(request.site.docker.client, image)
+    if digest is None:
         make = "make image" + (" CPU=1" if ready.plan.device == "cpu" else "")
         raise local.StartError(f"the engine has no image '{image}': {make} builds it; container.image or the site names another")
+    return f"{image} {digest}"
 
 
 def _queue(ready: Ready) -> int:

@@ -54,7 +54,7 @@ def started(shell: Shell) -> tuple[subprocess.Popen[str], RunDir]:
 def test_it_trains_in_the_image_and_leaves_nothing_behind(engine: Engine, whole: RunDir) -> None:
     assert (outcome(whole).status, outcome(whole).attempt) == ("completed", "docker-1")
     assert outcome(whole).test_accuracy > 0.9  # type: ignore[operator]
-    assert read_json(whole.plan)["image"] == "batchyard:cpu"
+    assert read_json(whole.code_record)["image"].startswith("batchyard:cpu sha256:")
     assert not containers(engine, whole)
 
 
