@@ -36,7 +36,9 @@ demo: install  ## train digits on this machine: the whole path in half a minute
 test: install  ## the tests that need no daemon, no browser and no data set
 	$(BIN)/python -m pytest -m "not slurm and not docker and not gpu" $(ARGS)
 
-test-all: test lint test-slurm test-docker  ## all tests that this machine can run
+test-all:  ## all tests that this machine can run, with coverage
+	$(MAKE) test ARGS="--cov --cov-report=term:skip-covered"
+	$(MAKE) lint test-slurm test-docker
 
 test-slurm: install  ## the Slurm tests on a real cluster of its own (root, Debian's Slurm packages)
 	$(BIN)/python -m pytest -m slurm $(ARGS)

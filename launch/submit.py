@@ -47,6 +47,7 @@ class Request:
     settings: tuple[str, ...] = ()
     new: bool = False
     strict: bool = False
+    run_id: str | None = None  # an existing run to go on with
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,8 @@ def resolve(request: Request) -> Ready:
     without_gpu = not planning.has_gpu(request.backend, request.site, machine)
     job = spec.load(request.job, request.settings, without_gpu=without_gpu)
     placement = planning.place(job, request.site, machine, request.backend, strict=request.strict)
-    run = rundir.run_for(f"{request.job.name}-{job.train.digest()[:8]}", request.folders.runs, new=request.new)
+    run_id = request.run_id or f"{request.job.name}-{job.train.digest()[:8]}"
+    run = rundir.run_for(run_id, request.folders.runs, new=request.new)
     before = rundir.read_config(run)
     if before and canonical(before.train) != canonical(job.train):
         raise SubmitError(f"{run.path} holds a run of another configuration:\n{_difference(before, job)}\n--new starts another run")

@@ -96,6 +96,7 @@ def test_ctrl_c_stops_after_a_checkpoint_and_the_next_submit_continues(shell: Sh
     process.send_signal(signal.SIGINT)
     printed = finish(process, code=75)
     assert "stopping after a checkpoint" in printed and "stopped (cancelled)" in printed
+    assert f"batchyard submit {run.run_id} continues it" in printed
     stopped = outcome(run)
     assert (stopped.status, stopped.verdict) == ("stopped", "cancelled")
     assert stopped.global_step and 10 <= stopped.global_step < 92
@@ -103,7 +104,7 @@ def test_ctrl_c_stops_after_a_checkpoint_and_the_next_submit_continues(shell: Sh
     assert not processes_of(run)
     assert "cancelled" in shell.run("status")
 
-    printed = shell.run("submit", "digits", *SHORT)
+    printed = shell.run("submit", run.run_id)
     assert "continues; it was cancelled" in printed and f"continued from step-{stopped.global_step}.local-1" in printed
     assert not run.cancel.exists()
     same_as(run, undisturbed[0])

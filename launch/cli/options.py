@@ -10,7 +10,9 @@ import click
 
 from launch import site, spec
 from launch.site import BACKENDS, BackendName, Folders, Site
+from launch.spec import Job
 from launch.submit import Request
+from trainer.config.layout import RunDir, read_json
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -55,4 +57,10 @@ def request(
     where = site.folders(found, data_dir)
     if runs_dir:
         where = Folders(where.data, where.cache, runs_dir.absolute())
+    run = RunDir(where.runs / job)
+    if "/" not in job and run.config.exists() and not new:  # a run_id: that run goes on, by its own resolved job
+        return Request(
+            Job(read_json(run.config)["job"], run.job), project, found, where, backend or found.backend, settings,
+            strict=strict_resources, run_id=run.run_id,
+        ), used  # fmt: skip
     return Request(spec.find(job, project), project, found, where, backend or found.backend, settings, new, strict_resources), used

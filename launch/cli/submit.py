@@ -19,7 +19,7 @@ from trainer.config.outcome import EXIT_DONE, Outcome
 @click.command("submit")
 @options.for_jobs
 def submit_(backend: BackendName | None, **given: Any) -> None:
-    """Run JOB, or continue it where it was stopped; a finished run shows its result.
+    """Run JOB, or continue it where it was stopped; a finished run shows its result. A run_id as JOB continues that run.
 
     Exit codes: 0 done (or queued), 1 failed, 2 the job or the call is wrong, 75 stopped after a checkpoint, to be continued.
     """
@@ -103,7 +103,7 @@ def _ended(ready: Ready, outcome: Outcome) -> int:
     if outcome.hint:
         console.print(f"to try: {outcome.hint}", markup=False)
     if outcome.status == "stopped":
-        console.print(f"the same submit continues it; or batchyard submit {ready.request.job.name}", markup=False)
+        console.print(f"batchyard submit {ready.run.run_id} continues it", markup=False)
     console.print(f"report: {site.shown(page)}", markup=False)
     return outcome.exit_code
 
