@@ -1,0 +1,159 @@
+"""wandb is a sink: offline without a key, online with one, rank 0 alone; broken in any way it never stops or changes a run."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests import ranks
+from tests.wandb_server import WandbServer
+from trainer.config.layout import RunDir, read_jsonl
+from trainer.config.outcome import Outcome
+from trainer.data.prepared import prepare
+
+KEY = "0123456789abcdef0123456789abcdef01234567"
+AUTO = {"tracking": {"mode": "auto", "project": "tests"}}
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("cache")
+    return prepare(ranks.config().train.data, folder, folder)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory, prepared: dict[str, Any]) -> str:
+    """Of the same run without wandb."""
+    run = ranks.make_run(tmp_path_factory.mktemp("plain"), ranks.config(epochs=1), prepared)
+    assert ranks.train(run, "local-1", 1) == 0, ranks.logs(run)
+    return ended(run).weights_sha256 or ""
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbServer]:
+    with WandbServer() as running:
+        monkeypatch.setenv("WANDB_BASE_URL", running.url)
+        monkeypatch.setenv("WANDB_API_KEY", KEY)
+        monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
+        monkeypatch.setenv("SLURM_JOB_COMMENT", "not-for-others")
+        yield running
+
+
+def make(folder: Path, prepared: dict[str, Any], world_size: int = 1, **execution: Any) -> RunDir:
+    return ranks.make_run(folder, ranks.config(ranks=world_size, epochs=1, execution={**AUTO, **execution}), prepared)
+
+
+def ended(run: RunDir, attempt: str = "local-1") -> Outcome:
+    found = Outcome.read(run.attempt(attempt).outcome)
+    assert found is not None and found.status in ("completed", "stopped"), ranks.logs(run)
+    return found
+
+
+def log_of(run: RunDir, attempt: str = "local-1") -> str:
+    return run.attempt(attempt).rank_log(0).read_text()
+
+
+def steps(rows: list[dict[str, Any]], key: str) -> list[int]:
+    return [row["global_step"] for row in rows if key in row]
+
+
+def test_offline_without_a_key(tmp_path: Path, prepared: dict[str, Any], weights: str) -> None:
+    run = make(tmp_path, prepared)
+    assert ranks.train(run, "local-1", 1) == 0, ranks.logs(run)
+    assert "wandb: offline" in log_of(run)
+    assert ended(run).weights_sha256 == weights
+    (folder,) = run.wandb.glob("offline-run-*")
+    inspect = subprocess.run(
+        [str(Path(sys.executable).with_name("wandb")), "leet", "inspect", "--json", str(folder)],
+        capture_output=True, text=True, env={**os.environ, "PYTHONWARNINGS": ""}, check=True,
+    )  # fmt: skip
+    for row in read_jsonl(run.metrics):
+        assert json.dumps(row["loss"]) in inspect.stdout
+
+
+def test_online_with_a_key_from_rank_0_alone_and_nothing_private(
+    tmp_path: Path, prepared: dict[str, Any], server: WandbServer
+) -> None:
+    run = make(tmp_path, prepared, world_size=2)
+    assert ranks.train(run, "local-1", 2) == 0, ranks.logs(run)
+    assert list(server.runs) == [run.run_id] and server.unknown == []
+    found = server.runs[run.run_id]
+    rows, truth = server.history(run.run_id), read_jsonl(run.metrics)
+    assert steps(rows, "train/loss") == [r["global_step"] for r in truth if r["kind"] == "train"]
+    assert [r["test/accuracy"] for r in rows if "test/accuracy" in r] == [r["accuracy"] for r in truth if r["kind"] == "eval"]
+    assert found["config"]["global_batch_size"]["value"] == 100 and found["project"] == "tests"
+    assert found["exit_code"] == 0
+    sent = b"\n".join(server.bodies)
+    for private in (KEY, "not-for-others", "SLURM_", str(run.path)):
+        assert private.encode() not in sent, private
+    files = [p for p in run.path.rglob("*") if p.is_file()]
+    assert len(files) > 8 and not [p for p in files if KEY.encode() in p.read_bytes()]
+
+
+def test_a_continued_run_is_the_same_wandb_run(tmp_path: Path, prepared: dict[str, Any], server: WandbServer) -> None:
+    run = make(tmp_path, prepared, stop_after_step=6)
+    assert ranks.train(run, "local-1", 1) == 0, ranks.logs(run)
+    ranks.set_execution(run, stop_after_step=None)
+    assert ranks.train(run, "local-2", 1) == 0, ranks.logs(run)
+    assert list(server.runs) == [run.run_id]
+    assert steps(server.history(run.run_id), "train/loss") == [4, 8, 12, 15]
+
+
+def test_a_server_that_is_down_costs_seconds(
+    tmp_path: Path, prepared: dict[str, Any], weights: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with WandbServer() as gone:
+        monkeypatch.setenv("WANDB_BASE_URL", gone.url)
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    run = make(tmp_path, prepared)
+    assert ranks.train(run, "local-1", 1) == 0, ranks.logs(run)
+    assert "wandb: no answer from the server" in log_of(run) and "wandb: offline" in log_of(run)
+    assert ended(run).weights_sha256 == weights
+
+
+def test_a_server_that_breaks_in_mid_run_changes_nothing(
+    tmp_path: Path, prepared: dict[str, Any], weights: str, server: WandbServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_FINISH_TIMEOUT", "5")
+    run = make(tmp_path, prepared, log_every_steps=1)
+    (run.path / "attempts/local-1").mkdir(parents=True)
+    environment = {**os.environ, "BATCHYARD_ATTEMPT": "local-1", "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen([sys.executable, "-m", "trainer", str(run.config)], env=environment, stdin=subprocess.DEVNULL)
+    end = time.monotonic() + 60
+    while not run.metrics.exists() or not run.metrics.read_bytes():
+        assert time.monotonic() < end and process.poll() is None
+        time.sleep(0.01)
+    server.status = 500
+    assert process.wait(timeout=120) == 0, ranks.logs(run)
+    assert ended(run).weights_sha256 == weights
+    assert len(read_jsonl(run.metrics)) == 16
+
+
+def test_a_wandb_that_cannot_start_is_told_and_left(tmp_path: Path, prepared: dict[str, Any], weights: str) -> None:
+    run = make(tmp_path, prepared)
+    run.wandb.write_text("a file where wandb wants a folder")
+    assert ranks.train(run, "local-1", 1) == 0, ranks.logs(run)
+    assert "wandb could not start; metrics.jsonl goes on" in log_of(run)
+    assert ended(run).weights_sha256 == weights
+
+
+def test_a_machine_without_wandb(tmp_path: Path, prepared: dict[str, Any], weights: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = tmp_path / "broken/wandb"
+    broken.mkdir(parents=True)
+    (broken / "__init__.py").write_text("raise ImportError('no wandb here')\n")
+    monkeypatch.setenv("PYTHONPATH", str(broken.parent))
+    run = make(tmp_path, prepared)
+    assert ranks.train(run, "local-1", 1) == 0, ranks.logs(run)
+    assert "wandb: not installed; metrics.jsonl alone" in log_of(run)
+    assert ended(run).weights_sha256 == weights
+    disabled = make(tmp_path / "disabled", prepared, tracking={"mode": "disabled"})  # is not even looked for
+    assert ranks.train(disabled, "local-1", 1) == 0, ranks.logs(disabled)
+    assert "wandb" not in log_of(disabled) and not disabled.wandb.exists()
