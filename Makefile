@@ -21,8 +21,8 @@ install: $(VENV)/installed  ## make .venv with the launcher, the trainer and the
 $(VENV)/installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Batchyard needs Python 3.11 or later; make PYTHON=python3.x"; exit 2; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check "torch>=2.9"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[train,dev]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "torch>=2.9" "torchvision>=0.24"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[train,vision,dev]"
 	@touch $@
 
 demo: install  ## train digits on this machine: the whole path in half a minute

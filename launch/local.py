@@ -12,12 +12,12 @@ from pathlib import Path
 from types import FrameType
 
 from launch import site
-from launch.lock import Lock
 from launch.node import conclude
 from launch.plan import Plan
 from launch.rundir import newest_attempt_number
 from launch.watch import Follower
 from trainer.config.layout import Attempt, RunDir, write_json
+from trainer.config.lock import Lock
 from trainer.config.outcome import EXIT_DONE, Outcome
 
 START_S = 60.0

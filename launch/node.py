@@ -22,8 +22,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from launch.lock import Lock, me
 from trainer.config.layout import Attempt, RunDir, read_json, write_json
+from trainer.config.lock import Lock, me
 from trainer.config.outcome import EXIT_DONE, EXIT_FAILED, Outcome
 
 POLL_S = 0.05

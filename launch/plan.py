@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from launch.site import BackendName, Folders, Machine, Site
@@ -88,6 +88,18 @@ def _place_on_slurm(wants: Resources, site: Site, strict: bool) -> Placement:
         _refuse(strict, f"the job asks for {wants.gpus_per_node} GPU(s) a node, the site says that there are none")
         return Placement(1, 1, "cpu", wants.cpus_per_task, ("the site has no GPUs and the job no fallback: 1 rank on a CPU",))
     return Placement(wants.nodes, wants.ranks_per_node(), "cuda" if wants.gpus_per_node else "cpu", wants.cpus_per_task)
+
+
+def fit_precision(job: JobSpec, placement: Placement, machine: Machine, backend: BackendName) -> tuple[JobSpec, Placement]:
+    """bf16 on a CPU that has no instructions for it would be slower than fp32: takes fp32 and says so.
+
+    A cluster's nodes are not known from here and are left alone.
+    """
+    if backend == "slurm" or placement.device == "cuda" or job.train.precision != "bf16" or machine.cpu_bf16:
+        return job, placement
+    note = "this CPU has no bf16 instructions: train.precision is fp32"
+    train = job.train.model_copy(update={"precision": "fp32"})
+    return job.model_copy(update={"train": train}), replace(placement, notes=(*placement.notes, note))
 
 
 def _refuse(strict: bool, message: str) -> None:

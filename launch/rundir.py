@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from launch.lock import Lock, local_pid
 from trainer.config.layout import Attempt, RunDir, read_json, read_jsonl
+from trainer.config.lock import Lock, local_pid
 from trainer.config.outcome import Outcome
 from trainer.config.run import RunConfig
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -68,6 +69,7 @@ class Machine:
 
     gpus: int
     cpus: int
+    cpu_bf16: bool = True  # has instructions for bf16
 
 
 def load(path: Path | None, project: Path) -> tuple[Site, Path | None]:
@@ -112,7 +114,16 @@ def machine() -> Machine:
     if visible is not None:
         gpus = min(gpus, len([v for v in visible.split(",") if v.strip() not in ("", "-1")]))
     affinity = getattr(os, "sched_getaffinity", None)  # macOS has none
-    return Machine(gpus, len(affinity(0)) if affinity else os.cpu_count() or 1)
+    return Machine(gpus, len(affinity(0)) if affinity else os.cpu_count() or 1, _cpu_bf16())
+
+
+def _cpu_bf16() -> bool:
+    """x86: avx512_bf16 or amx_bf16; Arm: bf16. A system that does not tell is believed."""
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return True
+    return bool(re.search(r"\b(avx512_bf16|amx_bf16|bf16)\b", text))
 
 
 def _gpus() -> int:

@@ -252,7 +252,7 @@ def _tags(model: type[BaseModel], path: Path_) -> list[str]:
 
 def _unknown_key(path: Path_, parent: type[BaseModel] | None) -> str:
     key = str(path[-1])
-    known = list(parent.model_fields) if parent else []
+    known = sorted(parent.model_fields, key=lambda name: name != "name") if parent else []  # `name` chooses: it stands first
     if parent is JobSpec:
         known += ["extends", "fallback"]
     near = SYNONYMS.get(key)

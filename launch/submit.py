@@ -16,14 +16,14 @@ import yaml
 
 from launch import local, rundir, site, snapshot, spec
 from launch import plan as planning
-from launch.lock import Lock
 from launch.node import conclude
 from launch.plan import Placement, Plan
 from launch.rundir import Standing
 from launch.site import BackendName, Folders, Site
 from launch.spec import Job, JobSpec
 from trainer.config.layout import RunDir, write_json
-from trainer.config.outcome import Outcome
+from trainer.config.lock import Lock
+from trainer.config.outcome import EXIT_WRONG, Outcome
 from trainer.config.run import RunConfig, canonical
 
 # After these ends the code of the run is as good as it was: going on with it keeps the run bit-exact.
@@ -68,6 +68,7 @@ def resolve(request: Request) -> Ready:
     without_gpu = not planning.has_gpu(request.backend, request.site, machine)
     job = spec.load(request.job, request.settings, without_gpu=without_gpu)
     placement = planning.place(job, request.site, machine, request.backend, strict=request.strict)
+    job, placement = planning.fit_precision(job, placement, machine, request.backend)
     run_id = request.run_id or f"{request.job.name}-{job.train.digest()[:8]}"
     run = rundir.run_for(run_id, request.folders.runs, new=request.new)
     before = rundir.read_config(run)
@@ -137,6 +138,8 @@ def prepare_data(ready: Ready) -> None:
         )
     argv = [plan.python, "-P", *arguments]
     result = subprocess.run(argv, env=site.environment(PYTHONPATH=str(run.code)), capture_output=True, text=True, check=False)
+    if result.returncode == EXIT_WRONG:  # a message for a person
+        raise SubmitError(result.stderr.strip())
     if result.returncode:
         tail = "\n".join(result.stderr.strip().splitlines()[-8:])
         raise SubmitError(f"preparing the data failed ({result.returncode}):\n  {' '.join(argv)}\n{tail}")

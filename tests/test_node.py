@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from launch import lock, node
-from launch.lock import Lock
+from launch import node
+from trainer.config import lock
 from trainer.config.layout import RunDir, write_json
+from trainer.config.lock import Lock
 
 PROJECT = Path(__file__).resolve().parents[1]
 

@@ -111,3 +111,18 @@ def test_a_run_that_was_promised_a_gpu_never_trains_on_a_cpu(tmp_path: Path, pre
     assert ranks.spawn(["-m", "trainer", str(run.config)], 1, **hidden) != 0
     assert read_json(run.attempt("local-1").rank_evidence(0))["type"] == "NoGPU"
     assert not run.metrics.exists()
+
+
+def test_every_setting_together_continues_to_the_same_bits(tmp_path: Path, prepared: dict[str, Any]) -> None:
+    settings = {
+        "precision": "bf16", "channels_last": True, "label_smoothing": 0.1, "clip_grad_norm": 0.5, "micro_batch_size": 40,
+        "optimizer": {"name": "adamw", "lr": 0.01, "decay_bias_and_norm": False}, "schedule": {"name": "one_cycle"},
+        "data": {**ranks.DIGITS, "random_horizontal_flip": True}, "init": {"name": "kaiming_normal"}, "evaluate_every_epochs": 2,
+    }  # fmt: skip
+    whole = undisturbed(tmp_path, prepared, 2, **settings)
+    run = ranks.make_run(tmp_path / "stopped", ranks.config(ranks=2, execution={"stop_after_step": 7}, **settings), prepared)
+    assert ranks.train(run, "local-1", 2) == 0, ranks.logs(run)
+    ranks.set_execution(run, stop_after_step=None)
+    assert ranks.train(run, "local-2", 2) == 0, ranks.logs(run)
+    assert outcome(run, "local-2").weights_sha256 == outcome(whole, "local-1").weights_sha256
+    assert run.metrics.read_bytes() == whole.metrics.read_bytes()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
+import jsonschema
 import pytest
 
 from launch import spec, yaml_tree
@@ -108,3 +110,21 @@ def test_every_job_of_the_project_is_right() -> None:
     for job in jobs:
         for without_gpu in (False, True):
             assert spec.load(job, without_gpu=without_gpu).description
+
+
+def test_the_schema_is_generated_and_every_job_names_it() -> None:
+    from launch import schema
+
+    assert json.loads(schema.PATH.read_text()) == schema.schema(), "run: python -m launch.schema"
+    for path in schema.PATH.parent.glob("*.yaml"):
+        assert path.read_text().startswith("# yaml-language-server: $schema=schema.json\n"), path
+
+
+def test_the_schema_takes_what_the_spec_takes_and_underlines_what_it_refuses() -> None:
+    from launch import schema
+
+    checker = jsonschema.Draft202012Validator(schema.schema())
+    for path in schema.PATH.parent.glob("*.yaml"):
+        assert not list(checker.iter_errors(yaml_tree.read(path).value)), path
+    for case in ("five_mistakes", "ranges", "unknown_model", "wrong_types", "mistake_in_the_fallback"):
+        assert list(checker.iter_errors(yaml_tree.read(CASES / f"{case}.yaml").value)), case

@@ -3,37 +3,61 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import nn
 
-from trainer.config.run import ScheduleConfig, SGDOptimizer, TrainConfig
+from trainer.config.run import AdamOptimizer, AdamWOptimizer, OptimizerConfig, ScheduleConfig, SGDOptimizer, TrainConfig
+
+Groups = list[dict[str, Any]]
+
+# fused: one kernel for all parameters, and it skips the update on the device where `found_inf` is set
 
 
-def sgd(model: nn.Module, config: SGDOptimizer) -> torch.optim.Optimizer:
-    # fused: one kernel for all parameters, and it skips the update on the device where `found_inf` is set
-    return torch.optim.SGD(
-        model.parameters(), lr=config.lr, momentum=config.momentum, nesterov=config.nesterov,
-        weight_decay=config.weight_decay, fused=True,
-    )
+def sgd(groups: Groups, config: SGDOptimizer) -> torch.optim.Optimizer:
+    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov, fused=True)
 
 
-OPTIMIZERS = {"sgd": sgd}
+def adam(groups: Groups, config: AdamOptimizer) -> torch.optim.Optimizer:
+    return torch.optim.Adam(groups, lr=config.lr, betas=(config.betas[0], config.betas[1]), eps=config.eps, fused=True)
+
+
+def adamw(groups: Groups, config: AdamWOptimizer) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(groups, lr=config.lr, betas=(config.betas[0], config.betas[1]), eps=config.eps, fused=True)
+
+
+OPTIMIZERS = {"sgd": sgd, "adam": adam, "adamw": adamw}
 
 
 def build(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
     """The optimizer over `model`'s parameters."""
-    return OPTIMIZERS[config.optimizer.name](model, config.optimizer)
+    return OPTIMIZERS[config.optimizer.name](parameter_groups(model, config.optimizer), config.optimizer)
+
+
+def parameter_groups(model: nn.Module, config: OptimizerConfig) -> Groups:
+    """One group, or two: weights with decay, and biases and normalisation layers (all that has one dimension) without."""
+    if config.decay_bias_and_norm:
+        return [{"params": list(model.parameters()), "weight_decay": config.weight_decay}]
+    weights = [p for p in model.parameters() if p.ndim > 1]
+    rest = [p for p in model.parameters() if p.ndim <= 1]
+    return [{"params": weights, "weight_decay": config.weight_decay}, {"params": rest, "weight_decay": 0.0}]
 
 
 def learning_rate(base: float, schedule: ScheduleConfig, step: int, steps_per_epoch: int, total_steps: int) -> float:
     """The rate of step `step` (0 is the first) of `total_steps`.
 
     cosine: linear from base / warmup_steps to base, then base / 2 * (1 + cos(pi * t)), t from 0 to 1 at the last step
-    (Loshchilov & Hutter, arXiv:1608.03983, equation 5 without restarts).
+    (Loshchilov & Hutter, arXiv:1608.03983, equation 5 without restarts). step: base * gamma ** (epoch // every_epochs).
+    one_cycle: linear from about 0 to base at warmup_fraction, linear to 0 at the last step.
     """
     if schedule.name == "constant":
         return base
+    if schedule.name == "step":
+        return base * schedule.gamma ** (step // (steps_per_epoch * schedule.every_epochs))
+    if schedule.name == "one_cycle":
+        peak = schedule.warmup_fraction * (total_steps - 1)
+        return base * ((step + 1) / (peak + 1) if step < peak else (total_steps - 1 - step) / (total_steps - 1 - peak))
     warmup_steps = round(schedule.warmup_epochs * steps_per_epoch)
     if step < warmup_steps:
         return base * (step + 1) / warmup_steps

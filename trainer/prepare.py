@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
+from trainer.config.outcome import EXIT_WRONG
 from trainer.config.run import RunConfig
 from trainer.data.prepared import prepare
+from trainer.data.raw import DataError
 
 
 def main() -> None:
@@ -17,7 +20,15 @@ def main() -> None:
     parser.add_argument("--cache-dir", type=Path, required=True)
     arguments = parser.parse_args()
     config = RunConfig.model_validate_json(arguments.config.read_text())
-    print(json.dumps(prepare(config.train.data, arguments.data_dir, arguments.cache_dir)))
+    allow = config.execution.allow_unverified_data
+    try:
+        print(json.dumps(prepare(config.train.data, arguments.data_dir, arguments.cache_dir, allow_unverified=allow)))
+    except DataError as error:
+        print(error, file=sys.stderr)
+        sys.exit(EXIT_WRONG)
+    except OSError as error:  # a full disk, a folder that may not be written
+        print(f"preparing {config.train.data.name} in {arguments.cache_dir}: {error}", file=sys.stderr)
+        sys.exit(EXIT_WRONG)
 
 
 if __name__ == "__main__":

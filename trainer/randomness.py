@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-ORDER, INIT, DROPOUT, CROP_Y, CROP_X = range(1, 6)  # one stream each; a number is never reused for another purpose
+ORDER, INIT, DROPOUT, CROP_Y, CROP_X, FLIP = range(1, 7)  # one stream each; a number is never reused for another purpose
 
 _MASK = (1 << 64) - 1
 _GAMMA, _MULTIPLY_1, _MULTIPLY_2 = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB

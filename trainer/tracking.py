@@ -6,17 +6,22 @@ The only module that imports wandb. Rank 0 alone uses it.
 from __future__ import annotations
 
 import json
+import netrc
 import os
+import signal
 import sys
-import urllib.error
-import urllib.request
+import threading
+import time
+from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib import error, parse, request
 
+from trainer.config.layout import write_json
 from trainer.config.run import RunConfig
 from trainer.distributed import World
 
-CONNECT_S = 3.0  # wandb's own wait for a server that is down is 90 s
+CONNECT_S = 3.0  # for a server that is down; wandb itself would wait 90 s
 
 
 class Tracker:
@@ -42,7 +47,7 @@ class Tracker:
         """A row of timing.jsonl."""
         self.timing.write(json.dumps({"attempt": self.attempt.id, **row}) + "\n")
         self.timing.flush()
-        self._send({f"timing/{k}" if k != "global_step" else k: v for k, v in row.items()})
+        self._send({k if k in ("global_step", "epoch") else f"timing/{k}": v for k, v in row.items()})
 
     def synced_bytes(self) -> int:
         """Length of metrics.jsonl in bytes, after it has reached the disk: what a checkpoint's manifest records."""
@@ -55,17 +60,19 @@ class Tracker:
         self.timing.close()
         if self.wandb is not None:
             try:
+                if exit_code == 75:  # stopped, to be continued: else wandb would show the run as failed
+                    self.wandb.mark_preempting()
                 self.wandb.finish(exit_code=exit_code)
-            except Exception as error:
-                _complain("wandb could not finish", error)
+            except Exception as fault:
+                _complain("wandb could not finish", fault)
 
     def _send(self, values: dict[str, Any]) -> None:
         if self.wandb is None:
             return
         try:
             self.wandb.log(values)
-        except Exception as error:
-            _complain("wandb stopped working; metrics.jsonl goes on", error)
+        except Exception as fault:
+            _complain("wandb stopped working; metrics.jsonl goes on", fault)
             self.wandb = None
 
 
@@ -84,66 +91,88 @@ def _cut(path: Path, length: int, discarded: Path) -> None:
 
 
 def _start_wandb(config: RunConfig, world: World) -> Any:
-    tracking = config.execution.tracking
-    if tracking.mode == "disabled":
+    """The wandb run: online where there is a key and a server, else offline. None where there shall or can be none."""
+    wanted = (config.execution.tracking.mode, os.environ.get("WANDB_MODE"))  # the quieter one counts
+    if "disabled" in wanted:
         return None
     try:
         import wandb  # 0.5 s, and only where it is wanted
 
         world.run.wandb.mkdir(exist_ok=True)
-        os.environ.setdefault("WANDB_FINISH_TIMEOUT", "30")  # else finish() waits for ever for a server that went away
-        mode = "online" if tracking.mode == "auto" and _server_answers() else "offline"
-        run = wandb.init(
-            project=tracking.project,
-            entity=tracking.entity,
-            id=config.run_id.replace(".", "-"),
-            name=config.run_id,
-            group=config.job,
-            dir=str(world.run.path),
-            mode=mode,
-            resume="allow",
-            config=config.train.model_dump(mode="json"),
-            # wandb would upload every SLURM_* variable, the argv and the machine's name
-            settings=wandb.Settings(
-                x_disable_meta=True, x_disable_stats=True, disable_git=True, save_code=False, console="off", silent=True
-            ),
-        )
-        run.define_metric("*", step_metric="global_step")
-        print(f"wandb: {mode}" + (f", {run.url}" if mode == "online" else f", files in {world.run.wandb}"))
-        return run
+        os.environ.setdefault("WANDB_INIT_TIMEOUT", "20")  # wandb's own: 90 s
+        os.environ.setdefault("WANDB_FINISH_TIMEOUT", "30")  # wandb's own: for ever, after a server that went away
+        if "offline" not in wanted and _server_answers(wandb.setup().settings):
+            try:
+                return _init(wandb, "online", config, world)
+            except Exception as fault:
+                _complain("wandb could not start online", fault)
+                wandb.teardown()  # else the next init would say that the id is in use
+        return _init(wandb, "offline", config, world)
     except ImportError:
-        print("wandb: not installed; metrics.jsonl alone")
-    except Exception as error:
-        _complain("wandb could not start; metrics.jsonl goes on", error)
+        print("wandb: not installed; metrics.jsonl alone", flush=True)
+    except Exception as fault:
+        _complain("wandb could not start; metrics.jsonl goes on", fault)
     return None
 
 
-def _server_answers() -> bool:
-    """Whether there is a key, and the server takes a request within CONNECT_S seconds."""
-    import netrc
-    from urllib.parse import urlparse
+def _init(wandb: Any, mode: str, config: RunConfig, world: World) -> Any:
+    """One id for all attempts, so that they continue one wandb run. Uploaded rows may repeat: readers take the last of a step."""
+    run = wandb.init(
+        project=config.execution.tracking.project,
+        entity=config.execution.tracking.entity,
+        id=config.run_id.replace(".", "-"),
+        name=config.run_id,
+        group=config.job,
+        dir=str(world.run.path),
+        mode=mode,
+        resume="allow",
+        config=config.train.model_dump(mode="json"),
+        # wandb would upload every SLURM_* variable, the argv and the machine's name
+        settings=wandb.Settings(
+            x_disable_meta=True, x_disable_stats=True, disable_git=True, save_code=False, console="off", silent=True,
+            host="batchyard", stop_fn=partial(_stop, world),
+        ),
+    )  # fmt: skip
+    run.define_metric("*", step_metric="global_step")
+    print(f"wandb: {mode}, " + (run.url if mode == "online" else f"files in {world.run.wandb}"), flush=True)
+    return run
 
-    url = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
-    key = os.environ.get("WANDB_API_KEY")
-    if not key:
-        try:
-            found = netrc.netrc(os.environ.get("NETRC")).authenticators(urlparse(url).hostname or "")
-        except (OSError, netrc.NetrcParseError):
-            found = None
-        if not found:
-            return False
-    request = urllib.request.Request(
-        f"{url}/graphql", data=b'{"query": "query Viewer { viewer { id } }"}', headers={"Content-Type": "application/json"}
-    )
+
+def _stop(world: World) -> None:
+    """wandb's stop button is a cancel: else Slurm would requeue the run. wandb's own way is SIGINT in rank 0 alone."""
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:  # the loop does not listen yet, and wandb calls only once
+        later = threading.Timer(0.1, _stop, (world,))
+        later.daemon = True
+        return later.start()
+    write_json(world.run.cancel, {"time": time.time(), "attempt": world.attempt.id})
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _server_answers(settings: Any) -> bool:
+    """Whether there is a key, and the server takes a request within CONNECT_S seconds."""
+    if not (settings.api_key or settings.identity_token_file or _stored_key(settings.base_url)):
+        return False
+    body = b'{"query": "query Viewer { viewer { id } }"}'
+    query = request.Request(f"{settings.base_url}/graphql", body, {"Content-Type": "application/json"})
     try:
-        with urllib.request.urlopen(request, timeout=CONNECT_S):
+        with request.urlopen(query, timeout=CONNECT_S):
             return True
-    except urllib.error.HTTPError:
-        return True  # it is there; whether it takes the key is its own answer
-    except OSError as error:
-        print(f"wandb: no answer from the server ({error}); offline, to be synced later")
+    except Exception as fault:
+        if isinstance(fault, error.HTTPError) and fault.code < 500:
+            return True  # it is there; whether it takes the key is its own answer
+        print(f"wandb: no answer from the server ({fault}); offline, to be synced later", flush=True)
         return False
 
 
-def _complain(what: str, error: Exception) -> None:
-    print(f"{what}: {type(error).__name__}: {error}", file=sys.stderr)
+def _stored_key(url: str) -> bool:
+    """Whether `wandb login` has left a key for the server in netrc."""
+    try:
+        found = netrc.netrc(os.environ.get("NETRC") or Path.home() / ".netrc")
+    except (OSError, netrc.NetrcParseError):
+        return False
+    # wandb 0.31 moved its server and still takes a key that stands under the old name
+    return any(found.authenticators(host) for host in (parse.urlsplit(url).netloc, "api.wandb.ai"))
+
+
+def _complain(what: str, fault: Exception) -> None:
+    print(f"{what}: {type(fault).__name__}: {fault}", file=sys.stderr, flush=True)

@@ -60,6 +60,8 @@ def train(t: Trainer) -> Outcome:
             group["lr"] = lr
         gradients(model, micro_batches, t.step, config, t.world, t.sums)
         grad_norm = torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
+        if config.clip_grad_norm:
+            torch.nn.utils.clip_grads_with_norm_(model.parameters(), config.clip_grad_norm, grad_norm)
         # A gradient that is not finite turns this and every later update into no-ops, on the device, without a wait.
         torch.maximum(t.not_finite, (~torch.isfinite(grad_norm)).float(), out=t.not_finite)
         t.good_steps += 1 - t.not_finite
@@ -108,7 +110,9 @@ def gradients(
             randomness.seed_dropout(config.seed, step, batch.chunk, world.device)
             with torch.autocast(world.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
                 logits = model(batch.images)
-            loss_sum = functional.cross_entropy(logits.float(), batch.labels, reduction="sum")
+            loss_sum = functional.cross_entropy(
+                logits.float(), batch.labels, reduction="sum", label_smoothing=config.label_smoothing
+            )
             (loss_sum * (world.size / batch.global_samples)).backward()
             correct = (logits.detach().argmax(1) == batch.labels).sum()
             sums += torch.stack((loss_sum.detach().double(), correct.double(), sums.new_tensor(len(batch.labels))))
@@ -137,13 +141,16 @@ class Trainer:
         train = config.train
         images = data.splits["train"].images
         randomness.seed_everything(train.seed)
-        bare = models.build(train.model, len(data.classes), images.shape[1], images.shape[2:]).to(world.device)
+        bare = models.build(train.model, len(data.classes), images.shape[1], images.shape[2:], train.init).to(world.device)
+        if train.channels_last:
+            bare = bare.to(memory_format=torch.channels_last)
         self.initial = {k: v.clone() for k, v in bare.state_dict().items()}
         self.model = distributed.wrap(bare, world)
         self.optimizer = optim.build(self.model, train)
         self.batches = Batches(
             data, train.data, seed=train.seed, global_batch_size=train.global_batch_size,
             micro_batch_size=config.micro_batch_size(), rank=world.rank, world_size=world.size, device=world.device,
+            channels_last=train.channels_last,
         )
         self.total_steps = train.epochs * self.batches.steps_per_epoch
         self.step = 0

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from trainer.data import digits
+from trainer.data import cifar10, digits, fashion_mnist, synthetic
 
-DATASETS = {"digits": digits}
+DATASETS = {"cifar10": cifar10, "digits": digits, "fashion_mnist": fashion_mnist, "synthetic": synthetic}

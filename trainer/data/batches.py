@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from trainer import randomness
-from trainer.config.run import DigitsData
+from trainer.config.run import ImageData
 from trainer.data.prepared import Prepared
 
 AUGMENT_SAMPLES = 512  # smaller pieces pay more for the calls than for the pictures (at batch 4 several times more)
@@ -42,8 +42,8 @@ class Batches:
     """
 
     def __init__(
-        self, data: Prepared, config: DigitsData, *, seed: int, global_batch_size: int, micro_batch_size: int,
-        rank: int, world_size: int, device: torch.device,
+        self, data: Prepared, config: ImageData, *, seed: int, global_batch_size: int, micro_batch_size: int,
+        rank: int, world_size: int, device: torch.device, channels_last: bool = False,
     ) -> None:
         split = data.splits["train"]
         self.images = torch.from_numpy(split.images).to(device)  # uint8; on a CPU the mapped pages, shared between ranks
@@ -52,8 +52,14 @@ class Batches:
         self.rank, self.world_size = rank, world_size
         self.global_batch_size, self.micro_batch_size = global_batch_size, micro_batch_size
         self.steps_per_epoch = -(-len(self.labels) // global_batch_size)
-        self.mean = torch.tensor(data.mean, device=device).view(1, -1, 1, 1)
-        self.std = torch.tensor(data.std, device=device).view(1, -1, 1, 1)
+        channels = split.images.shape[1]
+        for name, given in (("mean", config.mean), ("std", config.std)):
+            if given is not None and len(given) != channels:
+                raise ValueError(f"train.data.{name} has {len(given)} number(s), the pictures have {channels} channel(s)")
+        mean, std = (config.mean, config.std) if config.mean and config.std else (data.mean, data.std)
+        self.mean = torch.tensor(mean, device=device).view(1, -1, 1, 1)
+        self.std = torch.tensor(std, device=device).view(1, -1, 1, 1)
+        self.format = torch.channels_last if channels_last else torch.contiguous_format
         per_step = -(-global_batch_size // world_size)
         self.steps_at_once = max(1, AUGMENT_SAMPLES // per_step)
         self.ready: dict[int, list[MicroBatch]] = {}
@@ -107,8 +113,11 @@ class Batches:
             columns = (x[:, None] + torch.arange(width, device=self.device))[:, None, :]
             pictures = torch.arange(n, device=self.device)[:, None, None]
             images = padded[pictures, :, rows, columns].permute(0, 3, 1, 2)
+        if self.config.random_horizontal_flip:
+            flip = randomness.integers(randomness.key(self.seed, randomness.FLIP, epoch), index, 2).bool()
+            images = torch.where(flip[:, None, None, None], images.flip(3), images)
         return self.normalise(images)
 
     def normalise(self, images: Tensor) -> Tensor:
-        """uint8 over 0..255 -> float32 of mean 0 and deviation 1 over the train pictures, contiguous."""
-        return ((images.float() / 255 - self.mean) / self.std).contiguous()
+        """uint8 over 0..255 -> (pixel / 255 - mean) / std, float32, in the run's memory format."""
+        return ((images.float() / 255 - self.mean) / self.std).contiguous(memory_format=self.format)

@@ -13,7 +13,7 @@ CLASSES = [str(digit) for digit in range(10)]
 TRAIN_SAMPLES = 1437
 
 
-def sources(config: DigitsData, data_dir: Path) -> dict[str, bytes]:
+def sources(config: DigitsData, data_dir: Path, allow_unverified: bool) -> dict[str, bytes]:
     """The raw content that decides the result, by name. Raises ImportError without scikit-learn."""
     from sklearn.datasets import load_digits  # 1 s to import, needed here only
 
@@ -21,7 +21,11 @@ def sources(config: DigitsData, data_dir: Path) -> dict[str, bytes]:
     return {"images": raw.images.astype(np.uint8).tobytes(), "labels": raw.target.astype(np.uint8).tobytes()}
 
 
-def convert(raw: dict[str, bytes]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def classes(config: DigitsData) -> list[str]:
+    return CLASSES
+
+
+def convert(config: DigitsData, raw: dict[str, bytes]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """{"train", "test"} -> (pictures uint8 [N, 1, 8, 8] over 0..255, labels int64 [N]), by a seeded permutation."""
     grey = np.frombuffer(raw["images"], np.uint8).reshape(-1, 1, 8, 8)
     images = np.rint(grey.astype(np.float64) * (255 / 16)).astype(np.uint8)  # the source counts 0..16

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,12 @@ from typing import Any
 import numpy as np
 
 from trainer.config.layout import RunDir, read_json
+from trainer.config.lock import Lock
 from trainer.config.run import DataConfig
 from trainer.data import DATASETS
+from trainer.data.raw import DataError
+
+WAIT_S = 600.0
 
 
 @dataclass(frozen=True)
@@ -37,32 +42,38 @@ class Prepared:
     splits: dict[str, Split]
 
 
-def prepare(config: DataConfig, data_dir: Path, cache_dir: Path) -> dict[str, Any]:
+def prepare(config: DataConfig, data_dir: Path, cache_dir: Path, *, allow_unverified: bool = False) -> dict[str, Any]:
     """Converts the data set where the cache lacks it; returns its manifest with `path` and `made` (whether it was made now).
 
-    Appears by one rename, so that an interrupted or a second prepare leaves nothing half-made.
+    Appears by one rename, under a lock: an interrupted prepare leaves nothing that a later one would take for whole, and of
+    two at once the second waits for the first. Raises raw.DataError, and OSError where the disk is full.
     """
     dataset = DATASETS[config.name]
-    raw = dataset.sources(config, data_dir)
+    raw = dataset.sources(config, data_dir, allow_unverified)
     digest = hashlib.sha256(str(dataset.VERSION).encode())
     for name in sorted(raw):
         digest.update(name.encode() + hashlib.sha256(raw[name]).digest())
     path = cache_dir / "prepared" / f"{config.name}-{digest.hexdigest()[:8]}"
-    manifest = read_json(path / "manifest.json")
-    if manifest:
+    if manifest := read_json(path / "manifest.json"):
         return {**manifest, "path": str(path), "made": False}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock, end = Lock(path.with_name(f".{path.name}.lock")), time.monotonic() + WAIT_S
+    while not lock.acquire():
+        if time.monotonic() > end:
+            raise DataError(f"another process has been preparing {path} for {WAIT_S:.0f} s: {lock.holder()}")
+        time.sleep(0.1)
+    temporary = path.with_name(f".{path.name}.tmp")  # one name: what a killed prepare left is removed by the next
     try:
-        manifest = _write(temporary, config.name, dataset.CLASSES, dataset.convert(raw))
-        try:
-            temporary.rename(path)
-        except OSError:  # another prepare was first, with the same bytes
-            if not (path / "manifest.json").exists():
-                raise
+        if manifest := read_json(path / "manifest.json"):  # made while we waited
+            return {**manifest, "path": str(path), "made": False}
+        shutil.rmtree(path, ignore_errors=True)  # cleared by hand in part
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+        manifest = _write(temporary, config.name, dataset.classes(config), dataset.convert(config, raw))
+        temporary.rename(path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        lock.release()
     return {**manifest, "path": str(path), "made": True}
 
 
@@ -76,12 +87,16 @@ def _write(folder: Path, name: str, classes: list[str], splits: dict[str, tuple[
                 out.flush()
                 os.fsync(out.fileno())
             files[file.name] = {"size": file.stat().st_size, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
-    pixels = splits["train"][0].astype(np.float64) / 255
+    # from a histogram of each channel: exact, and without a float copy of the whole set
+    counts = [np.bincount(splits["train"][0][:, c].reshape(-1), minlength=256) for c in range(splits["train"][0].shape[1])]
+    levels = np.arange(256) / 255
+    mean = [float((n * levels).sum() / n.sum()) for n in counts]
+    std = [float(np.sqrt((n * (levels - m) ** 2).sum() / n.sum())) for n, m in zip(counts, mean, strict=True)]
     manifest = {
         "name": name,
         "classes": classes,
-        "mean": pixels.mean(axis=(0, 2, 3)).tolist(),
-        "std": pixels.std(axis=(0, 2, 3)).tolist(),
+        "mean": mean,
+        "std": std,
         "samples": {split: len(labels) for split, (_, labels) in splits.items()},
         "shape": list(splits["train"][0].shape[1:]),
         "files": files,

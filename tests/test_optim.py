@@ -1,0 +1,106 @@
+"""Schedules in closed form against torch's own, parameter groups, and the update that a bad gradient never makes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch.optim import lr_scheduler
+
+from tests import ranks
+from trainer import models, optim
+from trainer.config.run import TrainConfig
+
+STEPS_PER_EPOCH, EPOCHS = 7, 5
+TOTAL = STEPS_PER_EPOCH * EPOCHS
+
+
+def rates(schedule: dict[str, Any]) -> list[float]:
+    config = ranks.config(schedule=schedule).train
+    return [optim.learning_rate(0.4, config.schedule, step, STEPS_PER_EPOCH, TOTAL) for step in range(TOTAL)]
+
+
+def torchs(make: Any) -> list[float]:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.4)
+    scheduler, found = make(optimizer), []
+    for _ in range(TOTAL):
+        found.append(scheduler.get_last_lr()[0])
+        optimizer.step()
+        scheduler.step()
+    return found
+
+
+def test_schedules_are_torchs() -> None:
+    assert rates({"name": "constant"}) == [0.4] * TOTAL
+    cosine = torchs(lambda o: lr_scheduler.CosineAnnealingLR(o, TOTAL - 1))
+    assert rates({"name": "cosine"}) == pytest.approx(cosine, abs=1e-12)
+    steps = torchs(lambda o: lr_scheduler.StepLR(o, 2 * STEPS_PER_EPOCH, 0.1))
+    assert rates({"name": "step", "every_epochs": 2}) == pytest.approx(steps)
+
+
+def test_warm_up_and_one_cycle() -> None:
+    warm = rates({"name": "cosine", "warmup_epochs": 1})
+    assert warm[:STEPS_PER_EPOCH] == pytest.approx([0.4 * (i + 1) / 7 for i in range(7)])
+    assert warm[7] == pytest.approx(0.4) and warm[-1] == pytest.approx(0)
+    cycle = rates({"name": "one_cycle", "warmup_fraction": 0.3})
+    top = cycle.index(max(cycle))
+    assert 0 < cycle[0] < 0.05 and 0.38 < max(cycle) <= 0.4 and top == 10 and cycle[-1] == 0
+    assert cycle[:top] == sorted(cycle[:top]) and cycle[top:] == sorted(cycle[top:], reverse=True)
+
+
+def config(**optimizer: Any) -> TrainConfig:
+    return ranks.config(optimizer=optimizer).train
+
+
+def test_biases_and_norms_can_be_left_out_of_weight_decay() -> None:
+    train = config(name="sgd", lr=0.1, weight_decay=0.5, decay_bias_and_norm=False)
+    model = models.build(train.model, 10, 1, (8, 8))
+    weights, rest = optim.build(model, train).param_groups
+    assert (weights["weight_decay"], rest["weight_decay"]) == (0.5, 0.0)
+    named = {id(p): n for n, p in model.named_parameters()}
+    assert all(named[id(p)].endswith("weight") and p.ndim > 1 for p in weights["params"])
+    assert {named[id(p)].rsplit(".", 1)[-1] for p in rest["params"]} == {"weight", "bias"}  # of the norms, and biases
+    assert len(weights["params"]) + len(rest["params"]) == len(named)
+
+
+@pytest.mark.parametrize("optimizer", [
+    {"name": "sgd", "lr": 0.1, "momentum": 0.9}, {"name": "adam", "lr": 0.01, "weight_decay": 0.1}, {"name": "adamw", "lr": 0.01},
+])  # fmt: skip
+def test_a_bad_gradient_changes_neither_weights_nor_state(optimizer: dict[str, Any]) -> None:
+    model = torch.nn.Linear(3, 2)
+    made = optim.build(model, config(**optimizer))
+    made.grad_scale = None  # type: ignore[attr-defined]
+
+    def step(value: float, bad: float) -> list[torch.Tensor]:
+        for p in model.parameters():
+            p.grad = torch.full_like(p, value)
+        made.found_inf = torch.tensor(bad)  # type: ignore[attr-defined]
+        made.step()
+        state = [v for s in made.state.values() for v in s.values() if isinstance(v, torch.Tensor)]
+        return [t.detach().clone() for t in (*model.parameters(), *state)]
+
+    before = step(1.0, 0.0)
+    assert all(torch.equal(a, b) for a, b in zip(before, step(float("nan"), 1.0), strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(before, step(1.0, 0.0), strict=True))
+
+
+@pytest.mark.parametrize(("model", "data", "parameters"), [
+    ({"name": "lenet"}, (3, 32), 62_006), ({"name": "lenet", "activation": "sigmoid"}, (1, 28), 44_426),
+    ({"name": "mlp", "hidden": []}, (1, 28), 7_850), ({"name": "mlp", "hidden": [256]}, (1, 28), 203_530),
+    ({"name": "resnet"}, (3, 32), 11_173_962), ({"name": "resnet", "width": 16, "blocks": [1, 1, 1]}, (1, 8), 77_754),
+])  # fmt: skip
+def test_parameters_worked_out_by_hand(model: dict[str, Any], data: tuple[int, int], parameters: int) -> None:
+    channels, size = data
+    built = models.build(ranks.config(model=model).train.model, 10, channels, (size, size))
+    assert sum(p.numel() for p in built.parameters()) == parameters
+    assert built(torch.zeros(2, channels, size, size)).shape == (2, 10)
+
+
+def test_initialisers_draw_what_they_say() -> None:
+    torch.manual_seed(0)
+    for init, std in (({"name": "normal", "std": 0.01}, 0.01), ({"name": "xavier_uniform"}, (2 / (256 + 784)) ** 0.5),
+                      ({"name": "kaiming_normal"}, (2 / 256) ** 0.5)):  # fmt: skip
+        train = ranks.config(model={"name": "mlp", "hidden": [256]}, init=init).train
+        first = next(m for m in models.build(train.model, 10, 1, (28, 28), train.init) if isinstance(m, torch.nn.Linear))
+        assert float(first.weight.detach().std()) == pytest.approx(std, rel=0.02) and not first.bias.any()
