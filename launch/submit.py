@@ -105,7 +105,8 @@ def prepare_run(ready: Ready, before: Standing, image: str | None, say: Callable
         outcome = conclude(run, before.attempt, None, None)  # it left no word: judged by the other evidence, once
         outcome.write(run.outcome)
     code = snapshot.look(ready.request.project)
-    keep = run.code_record.exists() and (outcome is None or outcome.verdict in KEEP_CODE)
+    begun = run.code_record.exists() and bool(run.all_attempts())
+    keep = begun and (outcome is None or outcome.verdict in KEEP_CODE)
     if keep:
         if code_differs(run, code):
             say("continues with the code that it was submitted with; yours has changed since (--new trains with yours)")

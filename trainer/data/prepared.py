@@ -83,7 +83,9 @@ def _write(folder: Path, name: str, classes: list[str], splits: dict[str, tuple[
         for kind, array in (("images", images), ("labels", labels)):
             file = folder / f"{split}-{kind}.npy"
             with file.open("wb") as out:
-                np.save(out, array)
+                # np.save's own write says "N requested and M written" of a full disk; this one says that the disk is full
+                np.lib.format.write_array_header_1_0(out, np.lib.format.header_data_from_array_1_0(array))
+                out.write(np.ascontiguousarray(array).data)
                 out.flush()
                 os.fsync(out.fileno())
             files[file.name] = {"size": file.stat().st_size, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
