@@ -23,7 +23,7 @@ from types import FrameType
 from typing import Any
 
 from trainer.config.layout import Attempt, RunDir, read_json, write_json
-from trainer.config.lock import Lock, me
+from trainer.config.lock import LEASE_S, Lock, local_pid, me
 from trainer.config.outcome import EXIT_DONE, EXIT_FAILED, Outcome
 
 POLL_S = 0.05
@@ -101,7 +101,7 @@ def lead(run: RunDir, node: Node, signals: Signals) -> int:
     attempt = run.attempt(node.attempt_id)
     attempt.path.mkdir(parents=True, exist_ok=True)
     lock = Lock(run.lock)
-    if not lock.acquire(attempt=node.attempt_id):
+    if not take(lock, node, signals):
         print(f"{run.run_id} is held by {lock.holder()}", file=sys.stderr)
         return EXIT_FAILED
     try:
@@ -126,6 +126,20 @@ def lead(run: RunDir, node: Node, signals: Signals) -> int:
         # Explicitly: a job that exits in its grace time has ended for Slurm. <array>_<task>, for the array's id would take all.
         subprocess.run(["scontrol", "requeue", node.slurm_job], check=False)
     return outcome.exit_code
+
+
+def take(lock: Lock, node: Node, signals: Signals) -> bool:
+    """Takes the run's lock. One of another machine may belong to a node whose power was cut: its lease is waited for.
+
+    Refused at once where a living process of this machine holds it.
+    """
+    end = time.monotonic() + LEASE_S + 10
+    while not lock.acquire(attempt=node.attempt_id):
+        holder = lock.holder()
+        if signals.received is not None or time.monotonic() > end or (holder and local_pid(holder) is not None):
+            return False
+        time.sleep(0.5)
+    return True
 
 
 def follow(run: RunDir, node: Node, signals: Signals) -> int:

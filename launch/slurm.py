@@ -68,11 +68,14 @@ def submit(run: RunDir, plan: Plan) -> tuple[Attempt, str]:
 
 
 def states(job_ids: list[str]) -> dict[str, str]:
-    """Slurm's state of each job that it still knows: from squeue, and for the others from sacct where there is accounting."""
+    """Slurm's state of each job that is in its queue, from squeue. Raises SlurmError where squeue does not answer."""
     if not job_ids or shutil.which("squeue") is None:
         return {}
-    listing = subprocess.run(["squeue", "-h", "-o", "%A %T"], capture_output=True, text=True, check=False).stdout
-    found = dict(line.split(None, 1) for line in listing.splitlines() if " " in line)
+    argv = ["squeue", "-h", "-o", "%A %T"]
+    listing = subprocess.run(argv, capture_output=True, text=True, check=False)
+    if listing.returncode:  # an empty answer would mean that the jobs are gone, and a submit would start them again
+        raise SlurmError(f"`{shlex.join(argv)}` failed ({listing.returncode}): {listing.stderr.strip()}")
+    found = dict(line.split(None, 1) for line in listing.stdout.splitlines() if " " in line)
     return {job: found[job].strip() for job in job_ids if job in found}
 
 

@@ -119,6 +119,15 @@ def test_a_second_attempt_at_once_is_refused(tmp_path: Path) -> None:
     end(first)
 
 
+def test_the_lease_of_a_machine_that_died_is_waited_for(tmp_path: Path) -> None:
+    run = run_dir(tmp_path, ["sh", "-c", "exit 3"])
+    write_json(run.lock, {**lock.me(), "host": "n1", "boot": "of another machine", "attempt": "slurm-7.0"})
+    soon = time.time() - lock.LEASE_S + 2
+    os.utime(run.lock, (soon, soon))
+    assert end(start(run, "local-2")) == 1
+    assert run.attempt("local-2").record.exists()  # it did run, once the lease was over
+
+
 def take_and_count(path: str, counter: str, go: float) -> None:
     time.sleep(max(0.0, go - time.time()))
     mine = Lock(Path(path))

@@ -157,3 +157,20 @@ def test_a_failing_setup_line_stops_the_job(shell: Shell, cluster: Slurm, tmp_pa
     run = shell.only_run()
     assert cluster.wait(job_id(run), "FAILED")["Restarts"] == "0"
     assert not run.metrics.exists()
+
+
+def test_a_queue_that_does_not_answer_never_looks_empty(shell: Shell, cluster: Slurm, tmp_path: Path) -> None:
+    cluster.run("scontrol", "update", "partition=main", "state=down")
+    try:
+        shell.run("submit", "digits", *SHORT, "--backend", "slurm")
+        broken = tmp_path / "bin" / "squeue"
+        broken.parent.mkdir()
+        broken.write_text("#!/bin/sh\necho 'slurm_load_jobs error: Unable to contact slurm controller' >&2\nexit 1\n")
+        broken.chmod(0o755)
+        path = f"{broken.parent}:{dict(shell.env)['PATH']}"
+        deaf = Shell(shell.runs, env=(*shell.env, ("PATH", path)))
+        for words in (("submit", "digits", *SHORT, "--backend", "slurm"), ("cancel", "digits"), ("status",)):
+            assert "Unable to contact slurm controller" in deaf.run(*words, code=1)
+        shell.run("cancel", "digits")
+    finally:
+        cluster.run("scontrol", "update", "partition=main", "state=up")
