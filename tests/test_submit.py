@@ -55,7 +55,7 @@ def test_a_job_runs_to_its_result_and_a_second_submit_shows_it(undisturbed: tupl
     run, printed = undisturbed
     assert "completed: test accuracy" in printed and str(run.report) in printed
     end = outcome(run)
-    assert (end.status, end.verdict, end.global_step, end.attempt) == ("completed", "completed", 4 * 23, "local-1")
+    assert (end.status, end.verdict, end.global_step, end.attempt) == ("completed", "completed", 8 * 23, "local-1")
     assert end.test_accuracy and end.test_accuracy > 0.9
     assert f"{100 * end.test_accuracy:.2f}" in run.report.read_text()
 
@@ -63,7 +63,7 @@ def test_a_job_runs_to_its_result_and_a_second_submit_shows_it(undisturbed: tupl
     assert f"{run.run_id} is done: completed: test accuracy" in shell.run("submit", "digits", *SHORT)
     assert [a.id for a in run.all_attempts()] == ["local-1"]
     assert "completed" in shell.run("status") and "local-1" in shell.run("status", "digits")
-    assert "step 92/92" in shell.run("logs", "digits")
+    assert "step 184/184" in shell.run("logs", "digits")
     assert "does not run, nothing to cancel: it is completed" in shell.run("cancel", "digits", code=2)
     assert str(run.report) in shell.run("report", run.run_id[:9])
 
@@ -99,7 +99,7 @@ def test_ctrl_c_stops_after_a_checkpoint_and_the_next_submit_continues(shell: Sh
     assert f"batchyard submit {run.run_id} continues it" in printed
     stopped = outcome(run)
     assert (stopped.status, stopped.verdict) == ("stopped", "cancelled")
-    assert stopped.global_step and 10 <= stopped.global_step < 92
+    assert stopped.global_step and 10 <= stopped.global_step < 184
     assert (run.checkpoints / "latest").resolve().name == f"step-{stopped.global_step}.local-1"
     assert not processes_of(run)
     assert "cancelled" in shell.run("status")

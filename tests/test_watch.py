@@ -33,8 +33,8 @@ def test_a_terminal_shows_a_bar_and_every_line(tmp_path: Path, monkeypatch: pyte
     os.close(ours)
     assert process.wait(timeout=60) == 0, shown.decode()
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
-    assert re.search(r"training .*\b\d+/92 steps", text)
-    assert "step 92/92" in text and "completed: test accuracy" in text
+    assert re.search(r"training .*\b\d+/184 steps", text)
+    assert "step 184/184" in text and "completed: test accuracy" in text
 
 
 def test_a_pipe_gets_whole_lines_as_they_come(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
