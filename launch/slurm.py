@@ -12,10 +12,10 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from launch.plan import Plan
-from trainer.config.layout import Attempt, RunDir, read_json, write_json
+from trainer.config.layout import Attempt, RunDir, write_json
 
 if TYPE_CHECKING:
     from submitit.slurm.slurm import SlurmExecutor
@@ -79,12 +79,6 @@ def states(job_ids: list[str]) -> dict[str, str]:
     return {job: found[job].strip() for job in job_ids if job in found}
 
 
-def reason(job_id: str) -> str:
-    """Why a job waits, in Slurm's words."""
-    result = subprocess.run(["squeue", "-h", "-j", job_id, "-o", "%r"], capture_output=True, text=True, check=False)
-    return result.stdout.strip()
-
-
 def cancel(job_id: str, state: str) -> None:
     """Stops the job after a checkpoint where it runs (launch.node gets USR2, finds cancel.json and does not requeue); else at once.
 
@@ -94,9 +88,3 @@ def cancel(job_id: str, state: str) -> None:
     result = subprocess.run(argv, capture_output=True, text=True, check=False)
     if result.returncode:
         raise SlurmError(f"`{shlex.join(argv)}` failed ({result.returncode}): {result.stderr.strip()}")
-
-
-def job_of(run: RunDir) -> dict[str, Any] | None:
-    """What was kept of the newest submit."""
-    found: dict[str, Any] | None = read_json(run.slurm_job)
-    return found
