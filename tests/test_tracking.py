@@ -65,10 +65,13 @@ def steps(rows: list[dict[str, Any]], key: str) -> list[int]:
     return [row["global_step"] for row in rows if key in row]
 
 
-def test_offline_without_a_key(tmp_path: Path, prepared: dict[str, Any], weights: str) -> None:
+def test_offline_without_a_key(
+    tmp_path: Path, prepared: dict[str, Any], weights: str, server: WandbServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("WANDB_API_KEY")
     run = make(tmp_path, prepared)
     assert ranks.train(run, "local-1", 1) == 0, ranks.logs(run)
-    assert "wandb: offline" in log_of(run)
+    assert "wandb: offline" in log_of(run) and server.bodies == []
     assert ended(run).weights_sha256 == weights
     (folder,) = run.wandb.glob("offline-run-*")
     inspect = subprocess.run(
@@ -80,8 +83,9 @@ def test_offline_without_a_key(tmp_path: Path, prepared: dict[str, Any], weights
 
 
 def test_online_with_a_key_from_rank_0_alone_and_nothing_private(
-    tmp_path: Path, prepared: dict[str, Any], server: WandbServer
+    tmp_path: Path, prepared: dict[str, Any], server: WandbServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("PYTHONPROFILEIMPORTTIME", "1")  # each rank's log names what it imports from then on
     run = make(tmp_path, prepared, world_size=2)
     assert ranks.train(run, "local-1", 2) == 0, ranks.logs(run)
     assert list(server.runs) == [run.run_id] and server.unknown == []
@@ -90,7 +94,9 @@ def test_online_with_a_key_from_rank_0_alone_and_nothing_private(
     assert steps(rows, "train/loss") == [r["global_step"] for r in truth if r["kind"] == "train"]
     assert [r["test/accuracy"] for r in rows if "test/accuracy" in r] == [r["accuracy"] for r in truth if r["kind"] == "eval"]
     assert found["config"]["global_batch_size"]["value"] == 100 and found["project"] == "tests"
-    assert found["exit_code"] == 0
+    assert found["exit_code"] == 0 and found["host"] == "batchyard"
+    importers = [rank for rank in (0, 1) if "wandb.sdk" in run.attempt("local-1").rank_log(rank).read_text()]
+    assert importers == [0]
     sent = b"\n".join(server.bodies)
     for private in (KEY, "not-for-others", "SLURM_", str(run.path)):
         assert private.encode() not in sent, private
@@ -98,29 +104,68 @@ def test_online_with_a_key_from_rank_0_alone_and_nothing_private(
     assert len(files) > 8 and not [p for p in files if KEY.encode() in p.read_bytes()]
 
 
-def test_a_continued_run_is_the_same_wandb_run(tmp_path: Path, prepared: dict[str, Any], server: WandbServer) -> None:
+def test_a_continued_run_is_the_same_wandb_run(
+    tmp_path: Path, prepared: dict[str, Any], server: WandbServer, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = make(tmp_path, prepared, stop_after_step=6)
     assert ranks.train(run, "local-1", 1) == 0, ranks.logs(run)
+    assert server.runs[run.run_id]["preempting"] and server.runs[run.run_id]["exit_code"] == 75
     ranks.set_execution(run, stop_after_step=None)
+    # the second attempt finds the key where `wandb login` leaves it
+    monkeypatch.delenv("WANDB_API_KEY")
+    (home / ".netrc").write_text(f"machine {server.url.removeprefix('http://')} login user password {KEY}\n")
     assert ranks.train(run, "local-2", 1) == 0, ranks.logs(run)
-    assert list(server.runs) == [run.run_id]
+    assert list(server.runs) == [run.run_id] and server.runs[run.run_id]["exit_code"] == 0
     assert steps(server.history(run.run_id), "train/loss") == [4, 8, 12, 15]
 
 
-def test_a_server_that_is_down_costs_seconds(
-    tmp_path: Path, prepared: dict[str, Any], weights: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("mode", ["offline", "disabled"])
+def test_the_mode_that_a_person_sets_is_kept(
+    tmp_path: Path, prepared: dict[str, Any], server: WandbServer, monkeypatch: pytest.MonkeyPatch, mode: str
 ) -> None:
-    with WandbServer() as gone:
-        monkeypatch.setenv("WANDB_BASE_URL", gone.url)
-    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    monkeypatch.setenv("WANDB_MODE", mode)
+    run = make(tmp_path, prepared)
+    assert ranks.train(run, "local-1", 1) == 0, ranks.logs(run)
+    assert server.bodies == [] and ("wandb: offline" in log_of(run)) == run.wandb.exists() == (mode == "offline")
+
+
+def test_the_stop_button_cancels_on_all_ranks(tmp_path: Path, prepared: dict[str, Any], server: WandbServer) -> None:
+    server.stop_pressed = True  # wandb looks after 15 s
+    config = ranks.config(ranks=2, epochs=10_000, execution=AUTO)
+    run = ranks.make_run(tmp_path, config, prepared)
+    assert ranks.train(run, "local-1", 2) == 0, ranks.logs(run)
+    assert ended(run).verdict == "cancelled" and ended(run).global_step > 0
+    assert run.cancel.exists() and list(run.checkpoints.glob("step-*"))
+
+
+@pytest.mark.parametrize("fault", ["down", 500, "mute"])
+def test_a_server_that_does_not_answer_costs_seconds(
+    tmp_path: Path, prepared: dict[str, Any], weights: str, server: WandbServer, fault: Any
+) -> None:
+    if fault == "down":
+        server.http.shutdown()
+        server.http.server_close()
+    else:
+        server.fault = fault
     run = make(tmp_path, prepared)
     assert ranks.train(run, "local-1", 1) == 0, ranks.logs(run)
     assert "wandb: no answer from the server" in log_of(run) and "wandb: offline" in log_of(run)
     assert ended(run).weights_sha256 == weights
 
 
+def test_a_server_that_refuses_the_key_leaves_an_offline_run(
+    tmp_path: Path, prepared: dict[str, Any], weights: str, server: WandbServer
+) -> None:
+    server.fault = 401
+    run = make(tmp_path, prepared)
+    assert ranks.train(run, "local-1", 1) == 0, ranks.logs(run)
+    assert "wandb could not start online" in log_of(run) and "wandb: offline" in log_of(run)
+    assert ended(run).weights_sha256 == weights
+
+
+@pytest.mark.parametrize("fault", [500, "gone"])
 def test_a_server_that_breaks_in_mid_run_changes_nothing(
-    tmp_path: Path, prepared: dict[str, Any], weights: str, server: WandbServer, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, prepared: dict[str, Any], weights: str, server: WandbServer, monkeypatch: pytest.MonkeyPatch, fault: Any
 ) -> None:
     monkeypatch.setenv("WANDB_FINISH_TIMEOUT", "5")
     run = make(tmp_path, prepared, log_every_steps=1)
@@ -131,7 +176,7 @@ def test_a_server_that_breaks_in_mid_run_changes_nothing(
     while not run.metrics.exists() or not run.metrics.read_bytes():
         assert time.monotonic() < end and process.poll() is None
         time.sleep(0.01)
-    server.status = 500
+    server.fault = fault
     assert process.wait(timeout=120) == 0, ranks.logs(run)
     assert ended(run).weights_sha256 == weights
     assert len(read_jsonl(run.metrics)) == 16

@@ -9,19 +9,25 @@ import re
 import threading
 from collections import defaultdict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, Literal
 
 ENTITY = {"id": "e", "name": "someone"}
+NEW = {"upserts": 0, "exit_code": None, "preempting": False}
 
 
 class WandbServer:
-    """A context. `runs` holds what arrived, by run id; `bodies` every byte; `status` answers everything with an error code."""
+    """A context. `runs` holds what arrived, by run id; `bodies` every byte.
+
+    `fault` spoils every answer: an HTTP status, "gone" (the connection is closed without a word) or "mute" (no answer comes).
+    """
 
     def __init__(self) -> None:
         self.runs: dict[str, dict[str, Any]] = {}
         self.bodies: list[bytes] = []
         self.unknown: list[str] = []
-        self.status: int | None = None
+        self.fault: int | Literal["gone", "mute"] | None = None
+        self.stop_pressed = False
+        self.closing = threading.Event()
         self.lock = threading.Lock()
         server = self
 
@@ -34,9 +40,15 @@ class WandbServer:
             def answer(self) -> None:
                 body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
                 body = gzip.decompress(body) if self.headers.get("Content-Encoding") == "gzip" else body
+                fault = server.fault
+                if fault == "mute":
+                    server.closing.wait()
+                if isinstance(fault, str):
+                    self.close_connection = True
+                    return
                 with server.lock:
                     server.bodies.append(self.path.encode() + body)
-                    code, reply = (server.status, {}) if server.status else server.reply(self.path, body, self.headers["Host"])
+                    code, reply = (fault, {}) if fault else server.reply(self.path, body, self.headers["Host"])
                 text = json.dumps(reply).encode()
                 self.send_response(code)
                 self.send_header("Content-Length", str(len(text)))
@@ -54,6 +66,7 @@ class WandbServer:
         return self
 
     def __exit__(self, *exception: object) -> None:
+        self.closing.set()
         self.http.shutdown()
         self.http.server_close()
 
@@ -72,12 +85,14 @@ class WandbServer:
             return 200, {"data": answer}
         if found := re.fullmatch(r"/files/[^/]+/[^/]+/([^/]+)/file_stream", path):
             self.stream(self.runs[found[1]], json.loads(body))
+            return 200, {"stopped": self.stop_pressed}
         return 200, {}
 
     def stream(self, run: dict[str, Any], sent: dict[str, Any]) -> None:
         for name, part in (sent.get("files") or {}).items():
             lines, offset = run["files"][name], part.get("offset", 0)
             lines[offset : offset + len(part["content"])] = part["content"]  # a chunk sent again overwrites
+        run["preempting"] = sent.get("preempting") or run["preempting"]
         if sent.get("complete"):
             run["exit_code"] = sent.get("exitcode")
 
@@ -90,7 +105,7 @@ class WandbServer:
             versions = {"cliVersionInfo": {"max_cli_version": "9.9.9"}, "latestLocalVersionInfo": None, "features": []}
             return {"viewer": ENTITY, "serverInfo": versions}
         if name == "UpsertBucket":
-            run = self.runs.setdefault(given["name"], {"config": {}, "files": defaultdict(list), "upserts": 0, "exit_code": None})
+            run = self.runs.setdefault(given["name"], dict(NEW, config={}, files=defaultdict(list)))
             run["upserts"] += 1
             run["config"].update(json.loads(given.get("config") or "{}"))
             run.update({k: v for k, v in given.items() if k not in ("config",) and v is not None})
@@ -99,7 +114,7 @@ class WandbServer:
             bucket = self.bucket(given["name"]) if given.get("name") in self.runs else None
             return {"model": {"id": "p", "name": given.get("project"), "entity": ENTITY, "bucket": bucket}}
         if name == "RunStoppedStatus":
-            return {"project": {"run": {"stopped": False}}}
+            return {"project": {"run": {"stopped": self.stop_pressed}}}
         if name == "CreateRunFiles":
             files = [{"name": f, "uploadUrl": f"http://{host}/blob/{f}"} for f in given["files"]]
             return {"createRunFiles": {"runID": given["run"], "uploadHeaders": [], "files": files}}

@@ -10,7 +10,6 @@ import netrc
 import os
 import signal
 import sys
-import threading
 import time
 from functools import partial
 from pathlib import Path
@@ -58,19 +57,18 @@ class Tracker:
     def finish(self, exit_code: int) -> None:
         self.metrics.close()
         self.timing.close()
-        if self.wandb is not None:
-            try:
+        try:
+            if self.wandb is not None:
                 if exit_code == 75:  # stopped, to be continued: else wandb would show the run as failed
                     self.wandb.mark_preempting()
                 self.wandb.finish(exit_code=exit_code)
-            except Exception as fault:
-                _complain("wandb could not finish", fault)
+        except Exception as fault:
+            _complain("wandb could not finish", fault)
 
     def _send(self, values: dict[str, Any]) -> None:
-        if self.wandb is None:
-            return
         try:
-            self.wandb.log(values)
+            if self.wandb is not None:
+                self.wandb.log(values)
         except Exception as fault:
             _complain("wandb stopped working; metrics.jsonl goes on", fault)
             self.wandb = None
@@ -139,11 +137,7 @@ def _init(wandb: Any, mode: str, config: RunConfig, world: World) -> Any:
 
 
 def _stop(world: World) -> None:
-    """wandb's stop button is a cancel: else Slurm would requeue the run. wandb's own way is SIGINT in rank 0 alone."""
-    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:  # the loop does not listen yet, and wandb calls only once
-        later = threading.Timer(0.1, _stop, (world,))
-        later.daemon = True
-        return later.start()
+    """wandb's stop button: a cancel, else Slurm would requeue the run; comes 15 s after the start or later: the loop listens."""
     write_json(world.run.cancel, {"time": time.time(), "attempt": world.attempt.id})
     os.kill(os.getpid(), signal.SIGTERM)
 
@@ -165,12 +159,11 @@ def _server_answers(settings: Any) -> bool:
 
 
 def _stored_key(url: str) -> bool:
-    """Whether `wandb login` has left a key for the server in netrc."""
+    """Whether netrc has a key for the server. wandb 0.31 moved its own and still takes a key under the old name."""
     try:
         found = netrc.netrc(os.environ.get("NETRC") or Path.home() / ".netrc")
     except (OSError, netrc.NetrcParseError):
         return False
-    # wandb 0.31 moved its server and still takes a key that stands under the old name
     return any(found.authenticators(host) for host in (parse.urlsplit(url).netloc, "api.wandb.ai"))
 
 

@@ -94,7 +94,7 @@ class RunDir:
 
     @property
     def cancel(self) -> Path:
-        """Stands while a cancel stands. Writer: cancel; the next submit removes it."""
+        """Stands while a cancel stands. Writers: cancel, and rank 0 at wandb's stop button; the next submit removes it."""
         return self.path / "cancel.json"
 
     @property
