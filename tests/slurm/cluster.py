@@ -11,7 +11,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
@@ -34,10 +33,7 @@ class ClusterError(RuntimeError):
 class Options:
     """What differs between test clusters. `settings` goes over slurm.conf; an empty value removes a line."""
 
-    nodes: int = 2
     gpus_per_node: int = 2
-    cpus_per_node: int | None = None  # null: 8, more than the machine has; with `constrain` as many as it has
-    mem_per_node_mb: int = 8000
     accounting: bool = True
     proctrack: str = "cgroup"
     constrain: bool = False  # bind to cores, hide other jobs' GPUs, kill a job that goes beyond --mem
@@ -56,18 +52,12 @@ def missing(accounting: bool = True) -> str | None:
     return None if os.geteuid() == 0 else "namespaces and cgroups need root"
 
 
-def read(path: str | Path) -> bytes:
-    """A file of a process that may be gone: then nothing."""
-    try:
-        return Path(path).read_bytes()
-    except OSError:
-        return b""
-
-
 def start_tick(pid: int) -> str | None:
     """The start tick of a process that lives and is no zombie, else None: it tells a pid from its reuse."""
-    words = read(f"/proc/{pid}/stat").decode(errors="replace").rpartition(")")[2].split()
-    return words[19] if words and words[0] != "Z" else None
+    with contextlib.suppress(OSError):
+        words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return None if words[0] == "Z" else words[19]
+    return None
 
 
 # Words of `key=value`, one line each in the file. AuthInfo's cred_expire is also how long a requeued job must wait before
@@ -76,40 +66,33 @@ def start_tick(pid: int) -> str | None:
 SLURM_CONF = """
 ClusterName={cluster} SlurmctldHost={host}({net}.1) SlurmctldPort={port} SlurmUser=root SlurmdUser=root
 AuthType=auth/munge CredType=cred/munge AuthInfo=socket={dir}/run/munge.sock,cred_expire={options.requeue_delay_s}
-StateSaveLocation={dir}/ctld SlurmdSpoolDir={dir}/spool/%n
-SlurmctldPidFile={dir}/run/slurmctld.pid SlurmdPidFile={dir}/run/slurmd.%n.pid
+StateSaveLocation={dir}/ctld SlurmctldPidFile={dir}/run/slurmctld.pid SlurmdPidFile={dir}/run/slurmd.%n.pid
 SlurmctldLogFile={dir}/log/slurmctld.log SlurmdLogFile={dir}/log/slurmd.%n.log LogTimeFormat=iso8601_ms
 ProctrackType=proctrack/{options.proctrack} TaskPlugin={task_plugin} SwitchType=switch/none MpiDefault=none
 JobAcctGatherType=jobacct_gather/linux JobAcctGatherFrequency=task=1 MailProg=/bin/true GresTypes=gpu
-SlurmdParameters=config_overrides SlurmctldParameters=preempt_send_user_signal
-SlurmdTimeout=5 SlurmctldTimeout=10 MessageTimeout=10 TCPTimeout=1 BatchStartTimeout=10 ReturnToService=2
+SlurmdSpoolDir={dir}/spool/%n SlurmdParameters=config_overrides SlurmctldParameters=preempt_send_user_signal
+SlurmdTimeout=5 SlurmctldTimeout=10 MessageTimeout=10 TCPTimeout=1 BatchStartTimeout=10 ReturnToService=2 MaxJobCount=20000
 SelectType=select/cons_tres SelectTypeParameters=CR_Core_Memory DefMemPerCPU=256 SchedulerType=sched/backfill
 SchedulerParameters=batch_sched_delay=0,sched_interval=1,sched_min_interval=0,bf_interval=1,default_queue_depth=1000
-PreemptMode=REQUEUE JobRequeue=1 KillWait=3 KillOnBadExit={options.kill_on_bad_exit:d}
-MinJobAge=3600 MaxArraySize=10001 MaxJobCount=20000
-"""
-WITHOUT_ACCOUNTING = "AccountingStorageType=accounting_storage/none PreemptType=preempt/partition_prio"
+PreemptMode=REQUEUE JobRequeue=1 KillWait=3 KillOnBadExit={options.kill_on_bad_exit:d} MinJobAge=3600 MaxArraySize=10001"""
+WITHOUT_ACCOUNTING = " AccountingStorageType=accounting_storage/none PreemptType=preempt/partition_prio"
 # With munge the password is its socket.
 WITH_ACCOUNTING = """
 AccountingStorageType=accounting_storage/slurmdbd AccountingStorageHost={net}.1 AccountingStoragePort={database_port}
 AccountingStoragePass={dir}/run/munge.sock AccountingStorageTRES=gres/gpu AccountingStorageEnforce=qos
-PreemptType=preempt/qos PriorityType=priority/multifactor PriorityWeightQOS=10000
-"""
+PreemptType=preempt/qos PriorityType=priority/multifactor PriorityWeightQOS=10000"""
 SLURMDBD_CONF = """
 AuthType=auth/munge AuthInfo=socket={dir}/run/munge.sock DbdHost=localhost DbdAddr={net}.1 DbdPort={database_port}
 SlurmUser=root StorageType=accounting_storage/mysql StorageHost=localhost StorageUser=root StorageLoc=slurm_acct_db
-LogFile={dir}/log/slurmdbd.log PidFile={dir}/run/slurmdbd.pid DebugLevel=info
-"""
+LogFile={dir}/log/slurmdbd.log PidFile={dir}/run/slurmdbd.pid DebugLevel=info"""
 REGISTRATION = """
 add cluster {cluster}; add qos low GraceTime={options.grace_s}; modify qos normal set Preempt=low;
-add qos high Priority=100 Preempt=low,normal; modify user root set qos=normal,low,high defaultqos=normal
-"""
+add qos high Priority=100 Preempt=low,normal; modify user root set qos=normal,low,high defaultqos=normal"""
 MY_CNF = """
 [mysqld] user=root datadir={dir}/db socket={dir}/run/mysql.sock pid-file={dir}/run/mariadbd.pid
-log-error={dir}/log/mariadbd.log skip-networking skip-grant-tables skip-name-resolve performance_schema=OFF
+log-error={dir}/log/mariadbd.log skip-networking skip-grant-tables skip-name-resolve performance_schema=OFF key_buffer_size=1M
 innodb_buffer_pool_size=32M innodb_log_file_size=16M innodb_lock_wait_timeout=900 innodb_flush_log_at_trx_commit=0
-innodb_doublewrite=0 innodb_use_native_aio=0 key_buffer_size=1M aria_pagecache_buffer_size=1M max_allowed_packet=16M
-"""
+innodb_doublewrite=0 innodb_use_native_aio=0 aria_pagecache_buffer_size=1M max_allowed_packet=16M"""
 
 
 @dataclass(frozen=True)
@@ -131,27 +114,24 @@ class Layout:
 
     @property
     def nodes(self) -> dict[str, str]:
-        """Name to address."""
-        return {f"{self.values['cluster']}n{i + 1}": f"{self.net}.{11 + i}" for i in range(self.options.nodes)}
+        return {f"{self.values['cluster']}n{i + 1}": f"{self.net}.{11 + i}" for i in range(2)}
 
     def render(self, template: str) -> str:
         return "\n".join(template.format(**self.values).split()) + "\n"
 
     def slurm_conf(self) -> str:
-        options, names = self.options, ",".join(self.nodes)
+        options = self.options
         text = self.render(SLURM_CONF + (WITH_ACCOUNTING if options.accounting else WITHOUT_ACCOUNTING))
         settings = dict(line.split("=", 1) for line in text.splitlines()) | options.settings
         lines = [f"{key}={value}" for key, value in settings.items() if value]
-        # A cpuset cannot name a core that is not there.
-        cpus = options.cpus_per_node or (len(os.sched_getaffinity(0)) if options.constrain else 8)
-        resources = f"CPUs={cpus} RealMemory={options.mem_per_node_mb}"
+        # More CPUs than the machine has; but a cpuset cannot name a core that is not there.
+        cpus = len(os.sched_getaffinity(0)) if options.constrain else 8
+        resources = f"Port={self.values['node_port']} CPUs={cpus} RealMemory=8000"
         resources += f" Gres=gpu:fake:{options.gpus_per_node}" if options.gpus_per_node else ""
-        for name, address in self.nodes.items():
-            lines.append(
-                f"NodeName={name} NodeHostname={name} NodeAddr={address} Port={self.values['node_port']} {resources}"
-            )
-        for name, rest in (("main", "Default=YES PriorityTier=10"), ("scavenge", "PriorityTier=1")):
-            lines.append(f"PartitionName={name} Nodes={names} MaxTime=INFINITE DefaultTime=60 {rest}")
+        lines += [f"NodeName={x} NodeHostname={x} NodeAddr={ip} {resources}" for x, ip in self.nodes.items()]
+        partitions = {"main": "Default=YES PriorityTier=10", "scavenge": "PriorityTier=1"}
+        always = f"Nodes={','.join(self.nodes)} MaxTime=INFINITE DefaultTime=60"
+        lines += [f"PartitionName={name} {always} {rest}" for name, rest in partitions.items()]
         return "\n".join(lines) + "\n"
 
 
@@ -200,13 +180,18 @@ class Processes:
     def kill_all(self) -> None:
         for name in sorted(self.state.get("processes", {}), reverse=True):
             self.kill(name)
-        mark = f"{MARK}={self.dir}\0".encode()
-        # Then those whose starter was killed before it could write them down.
-        while pids := [int(x.parent.name) for x in Path("/proc").glob("[0-9]*/environ") if mark in read(x)]:
+        while pids := self._marked():  # whose starter was killed before it could write them down
             for pid in pids:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
             time.sleep(0.005)
+
+    def _marked(self) -> list[int]:
+        mark, found = f"{MARK}={self.dir}\0".encode(), []
+        for path in Path("/proc").glob("[0-9]*/environ"):
+            with contextlib.suppress(OSError):
+                found += [int(path.parent.name)] * (mark in path.read_bytes())
+        return found
 
     def sh(self, *argv: str, check: bool = True, stdin: str = "") -> str:
         pipe, both = subprocess.PIPE, subprocess.STDOUT
@@ -220,7 +205,7 @@ class Cluster:
     """One cluster in one directory, which it owns and removes."""
 
     def __init__(self, directory: str | Path) -> None:
-        self.dir = Path(directory).absolute()
+        self.dir = Path(directory).resolve()
         self.processes = Processes(self.dir)
 
     @property
@@ -283,34 +268,33 @@ class Cluster:
         cgroup = "CgroupPlugin=cgroup/v1 CgroupAutomount=no" + (limits if layout.options.constrain else "")
         files = {"slurm.conf": layout.slurm_conf(), "gres.conf": gres, "cgroup.conf": layout.render(cgroup)}
         files |= {"slurmdbd.conf": layout.render(SLURMDBD_CONF), "my.cnf": layout.render(MY_CNF)}
-        files |= {"hosts": "".join(f"{address} {name}\n" for name, address in hosts.items())}
-        files |= {"munge.key": secrets.token_hex(64)}
+        files |= {"hosts": "".join(f"{ip} {name}\n" for name, ip in hosts.items()), "munge.key": secrets.token_hex(64)}
         for name, text in files.items():
             (etc / name).write_text(text)
             (etc / name).chmod(0o600 if name in ("munge.key", "slurmdbd.conf") else 0o644)
 
     def _start_services(self, layout: Layout) -> None:
         d, etc, start = self.dir, self.dir / "etc", self.processes.spawn
-        munged = ["munged", "--foreground", f"--key-file={etc}/munge.key", f"--socket={d}/run/munge.sock"]
-        munged += [f"--pid-file={d}/run/munged.pid", f"--log-file={d}/log/munged.log", "--num-threads=4"]
-        munged += [f"--seed-file={d}/run/munge.seed"]
-        start("munged", *munged, *(["--force"] if os.stat("/").st_uid else []))  # in a user namespace / is nobody's
-        if layout.options.accounting:
-            share = Path("/usr/share/mysql")
-            tables = [(share / f"mysql_system_tables{x}.sql").read_text() for x in ("", "_data")]
-            sql = "\n".join(["create database mysql;", "use mysql;", *tables, "create database slurm_acct_db;", ""])
-            mariadbd = ["mariadbd", f"--defaults-file={etc}/my.cnf"]
-            (d / "log/bootstrap.log").write_text(self.processes.sh(*mariadbd, "--bootstrap", stdin=sql))
-            start("mariadbd", *mariadbd)
-            self.wait_for("mariadb", (d / "run/mysql.sock").exists, daemon="mariadbd")
-        self.wait_for("munge", (d / "run/munge.sock").exists, daemon="munged")
-        if layout.options.accounting:
-            self.processes.env["MYSQL_UNIX_PORT"] = str(d / "run/mysql.sock")
-            start("slurmdbd", "slurmdbd", "-D")
-            answers = ["sacctmgr", "-n", "-P", "show", "qos", "format=name"]
-            self.wait_for("slurmdbd", lambda: "normal" in self.processes.sh(*answers, check=False).split(), "slurmdbd")
-            for command in REGISTRATION.format(**layout.values).split(";"):
-                self.processes.sh("sacctmgr", "-i", *command.split())
+        munged = ["munged", "--foreground", "--num-threads=4", f"--key-file={etc}/munge.key"]
+        munged += [f"--socket={d}/run/munge.sock", f"--pid-file={d}/run/munged.pid"]
+        munged += [f"--log-file={d}/log/munged.log", f"--seed-file={d}/run/munge.seed"]
+        force = ["--force"] if os.stat("/").st_uid else []  # in a user namespace / is nobody's
+        start("munged", *munged, *force)
+        self.wait_for("munge", (d / "run/munge.sock").exists, "munged")
+        if not layout.options.accounting:
+            return
+        tables = [Path(f"/usr/share/mysql/mysql_system_tables{x}.sql").read_text() for x in ("", "_data")]
+        sql = "\n".join(["create database mysql;", "use mysql;", *tables, "create database slurm_acct_db;", ""])
+        mariadbd = ["mariadbd", f"--defaults-file={etc}/my.cnf"]
+        (d / "log/bootstrap.log").write_text(self.processes.sh(*mariadbd, "--bootstrap", stdin=sql))
+        start("mariadbd", *mariadbd)
+        self.wait_for("mariadb", (d / "run/mysql.sock").exists, "mariadbd")
+        self.processes.env["MYSQL_UNIX_PORT"] = str(d / "run/mysql.sock")
+        start("slurmdbd", "slurmdbd", "-D")
+        names = ["sacctmgr", "-n", "-P", "show", "qos", "format=name"]
+        self.wait_for("slurmdbd", lambda: "normal" in self.processes.sh(*names, check=False).split(), "slurmdbd")
+        for command in REGISTRATION.format(**layout.values).split(";"):
+            self.processes.sh("sacctmgr", "-i", *command.split())
 
     def start_node(self, node: str) -> None:
         """Returns when slurmd is started, not when Slurm counts the node in again."""
@@ -338,15 +322,15 @@ wait $!
 
     def kill_node(self, node: str) -> None:
         """A power cut: the network first, so that no dying process can say goodbye, then every process at once."""
-        if node not in self.nodes:
-            raise ClusterError(f"no node {node}; there are {self.nodes}")
-        self.processes.sh("ip", "link", "set", f"{node}-veth", "down", check=False)
+        self.processes.sh(
+            "ip", "link", "set", f"{node}-veth", "down"
+        )  # fails where there is no such node, or it is off
         self.processes.kill(f"node-{node}")  # --kill-child takes the whole PID namespace along
 
     def down(self) -> None:
         """Ends every process, then removes bridge, cgroups and the directory. Nothing to do is no error."""
         state = self.processes.state
-        if self.dir.exists() and not state and any(self.dir.iterdir()):
+        if self.dir.exists() and not state and {x.name for x in self.dir.iterdir()} - {"cluster.tmp"}:
             raise ClusterError(f"{self.dir} is not a cluster's directory: not removed")
         pid, tick = state.get("owner") or (None, None)
         if pid not in (None, os.getpid()) and tick and start_tick(pid) == tick:
@@ -373,10 +357,9 @@ wait $!
     def wait_for(self, what: str, condition: Callable[[], Any], daemon: str = "", timeout_s: float = 30) -> None:
         end = time.monotonic() + timeout_s
         while not condition():
-            if daemon and not self.processes.alive(daemon):
-                raise ClusterError(f"{daemon} died while waiting for {what}\n{self.log_tail()}")
-            if time.monotonic() > end:
-                raise ClusterError(f"no {what} within {timeout_s} s; nodes {self.node_states()}\n{self.log_tail()}")
+            if (dead := daemon and not self.processes.alive(daemon)) or time.monotonic() > end:
+                why = f"{daemon} died" if dead else f"{timeout_s} s passed; nodes {self.node_states()}"
+                raise ClusterError(f"while waiting for {what}: {why}\n{self.log_tail()}")
             time.sleep(0.02)
 
     def log_tail(self, lines: int = 15) -> str:
@@ -389,24 +372,17 @@ wait $!
         return "\n".join([*rows, self.processes.sh("sinfo", "-N", check=False) if rows else "down"])
 
 
-def arguments() -> argparse.Namespace:
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("verb", choices=("up", "down", "status", "kill-node", "start-node"))
     parser.add_argument("node", nargs="?", default="", help="for kill-node and start-node")
     parser.add_argument("--dir", required=True)
-    parser.add_argument(
-        "--set", dest="settings", action="append", default=[], metavar="KEY=VALUE", help="over slurm.conf"
-    )
+    parser.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE")
     for option in fields(Options)[:-1]:
-        flag, kind = f"--{option.name.replace('_', '-')}", str(option.type).split()[0]
-        how: dict[str, Any] = {"type": {"int": int}.get(kind, str)}
-        how = {"action": argparse.BooleanOptionalAction} if kind == "bool" else how
-        parser.add_argument(flag, default=option.default, **how)
-    return parser.parse_args()
-
-
-def main() -> int:
-    given = vars(arguments())
+        kind = {"int": int, "bool": bool}.get(str(option.type).split()[0], str)
+        how: dict[str, Any] = {"action": argparse.BooleanOptionalAction} if kind is bool else {"type": kind}
+        parser.add_argument(f"--{option.name.replace('_', '-')}", default=option.default, **how)
+    given = vars(parser.parse_args())
     verb, node, cluster = given.pop("verb"), given.pop("node"), Cluster(given.pop("dir"))
     try:
         if verb == "up":
@@ -415,12 +391,10 @@ def main() -> int:
         elif verb.endswith("-node"):
             (cluster.kill_node if verb == "kill-node" else cluster.start_node)(node)
         else:
-            print(cluster.status() if verb == "status" else cluster.down() or "down")
+            print(getattr(cluster, verb)() or "down")
     except ClusterError as error:
-        print(error, file=sys.stderr)
-        return 1
-    return 0
+        raise SystemExit(str(error)) from None
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -92,7 +92,7 @@ class Slurm:
         return "\n".join([*parts, self.cluster.log_tail(40)])
 
     def kill_node(self, node: str) -> None:
-        """Returns at once: Slurm notices within seconds (SlurmdTimeout 5)."""
+        """Returns at once; Slurm requeues the node's jobs 10 to 35 s later."""
         self.cluster.kill_node(node)
 
     def start_node(self, node: str) -> None:

@@ -116,15 +116,24 @@ def test_a_requeued_job_starts_again_and_counts(cluster: Slurm, tmp_path: Path) 
     until(cluster, job_id, "second attempt", lambda: words(tmp_path / "out") == ["attempt 0", "attempt 1"])
 
 
+def test_accounting_knows_how_a_job_ended(cluster: Slurm, tmp_path: Path) -> None:
+    job_id = cluster.sbatch("-o", str(tmp_path / "log"), "--wrap", "exit 3")
+    cluster.wait(job_id, "FAILED")
+    # The database is up to five seconds behind.
+    ask = ("sacct", "-X", "-n", "-P", "-j", job_id, "-o", "state,exitcode")
+    until(cluster, job_id, "its end in sacct", lambda: cluster.run(*ask) == "FAILED|3:0")
+
+
 def test_high_takes_the_node_of_low_with_grace_and_its_signal(cluster: Slurm, tmp_path: Path) -> None:
     script = tmp_path / "low.sh"
-    script.write_text(f"#!/bin/sh\ntrap 'echo usr2 >> {tmp_path}/out; exit 0' USR2\nsleep 600 & wait\n")
+    script.write_text(
+        f"#!/bin/sh\ntrap 'echo usr2 >> {tmp_path}/out; exit 0' USR2\necho ready >> {tmp_path}/out\nsleep 600 & wait\n"
+    )
     script.chmod(0o755)
     wrap = ("--wrap", f"srun {script}")
     log = ("-o", str(tmp_path / "log-%j"))
     low = cluster.sbatch("--qos=low", "-N2", "--exclusive", "--requeue", "--signal=USR2@1", *log, *wrap)
-    cluster.wait(low, "RUNNING")
-    until(cluster, low, "the step", lambda: f"{low}.0" in cluster.run("squeue", "-h", "-s", "-o", "%i"))
+    until(cluster, low, "both tasks", lambda: words(tmp_path / "out").count("ready") == 2)
     high = cluster.sbatch("--qos=high", "-N2", "--exclusive", *log, "--wrap", "srun true")
     until(cluster, low, "the user's signal", lambda: "usr2" in words(tmp_path / "out"))
     cluster.wait(high, "COMPLETED")
@@ -137,7 +146,7 @@ def test_a_power_cut_requeues_the_job_and_the_node_comes_back(cluster: Slurm, tm
     until(cluster, job_id, "tasks on both nodes", lambda: all((tmp_path / f"{x}.").exists() for x in cluster.nodes))
     lost = cluster.nodes[1]
     cluster.kill_node(lost)
-    cluster.wait(job_id, "PENDING", restarts=1)
+    cluster.wait(job_id, "PENDING", restarts=1, timeout_s=120)
     assert cluster.cluster.node_states()[lost].startswith("down")
     cluster.start_node(lost)
     until(cluster, job_id, "second start", lambda: all((tmp_path / f"{x}.1").exists() for x in cluster.nodes))
