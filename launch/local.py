@@ -3,6 +3,7 @@ its plan's command being `docker run`."""
 
 from __future__ import annotations
 
+import os
 import shlex
 import signal
 import subprocess
@@ -32,12 +33,11 @@ def submit(run: RunDir, plan: Plan) -> tuple[Attempt, subprocess.Popen[bytes]]:
     attempt = run.attempt(f"{plan.backend}-{newest_attempt_number(run) + 1}")
     attempt.path.mkdir(parents=True)
     argv = [sys.executable, "-P", "-m", "launch.node", str(run.path), "--attempt", attempt.id]
-    environment = {"PYTHONPATH": str(run.code)}
     by_hand = f"PYTHONPATH={shlex.quote(str(run.code))} {shlex.join(argv)}"
     made_by = f"# made by `batchyard submit`; runs this command:\n# {_comment(plan)}"
     attempt.script.write_text(f"#!/bin/sh\n{made_by}\nexec env {by_hand}\n")
     process = subprocess.Popen(
-        [*argv, "--die-with-parent"], env=site.environment(**environment), cwd=run.path, stdin=subprocess.DEVNULL,
+        [*argv, "--die-with-parent"], env=site.environment(PYTHONPATH=str(run.code)), cwd=run.path, stdin=subprocess.DEVNULL,
         start_new_session=True,  # a Ctrl-C at the terminal is ours to handle
     )
     end = time.monotonic() + START_S
@@ -75,10 +75,9 @@ class Foreground:
         finally:
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                 signal.signal(number, signal.SIG_DFL)
-        if self.process.returncode == EXIT_DONE or self.attempt.outcome.exists():
-            return conclude(self.run, self.attempt, self.process.returncode, None)
-        outcome = conclude(self.run, self.attempt, self.process.returncode, None)  # the node process itself was killed
-        if Lock(self.run.lock).holder() is None:
+        killed = self.process.returncode != EXIT_DONE and not self.attempt.outcome.exists()  # launch.node itself
+        outcome = conclude(self.run, self.attempt, self.process.returncode, None)
+        if killed and Lock(self.run.lock).holder() is None:
             outcome.write(self.run.outcome)
         return outcome
 
@@ -102,8 +101,6 @@ def write_cancel(run: RunDir, attempt_id: str | None) -> None:
 
 def cancel(pid: int) -> None:
     """Tells the process that runs an attempt on this machine to stop after a checkpoint."""
-    import os
-
     os.kill(pid, signal.SIGTERM)
 
 
