@@ -14,9 +14,9 @@ from typing import Any, Literal, get_args
 from pydantic import Field
 
 from launch import yaml_tree
-from launch.spec import validate
+from launch.mistakes import validate
 from launch.yaml_tree import Place, Problem, SpecError
-from trainer.config.run import Strict
+from trainer.config.strict import Strict
 
 BackendName = Literal["local", "docker", "slurm"]
 BACKENDS: tuple[BackendName, ...] = get_args(BackendName)

@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 
 from tests import ranks
-from trainer.config.run import CIFAR10Data, SyntheticData, TrainConfig
+from trainer.config.data import CIFAR10Data, SyntheticData
+from trainer.config.run import TrainConfig
 from trainer.data import DATASETS, cifar10, raw
 from trainer.data.prepared import load, prepare
 

@@ -73,7 +73,7 @@ def test_another_model_replaces_the_settings_of_the_old_one(tmp_path: Path) -> N
 
 
 def test_lists_replace_and_set_takes_yaml() -> None:
-    found = load(RIGHT, "train.model.hidden=[3, 4]", "train.schedule={name: cosine, warmup_epochs: 2}")
+    found = load(RIGHT, "train.model.hidden=[3, 4]", "train.schedule={name: cosine, warmup_epochs: 0.5}")
     assert found.train.model.model_dump()["hidden"] == [3, 4]
     assert found.train.schedule.name == "cosine"
 

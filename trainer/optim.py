@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from trainer.config.run import AdamOptimizer, AdamWOptimizer, OptimizerConfig, ScheduleConfig, SGDOptimizer, TrainConfig
+from trainer.config.optim import AdamOptimizer, AdamWOptimizer, OptimizerConfig, ScheduleConfig, SGDOptimizer
+from trainer.config.run import TrainConfig
 
 Groups = list[dict[str, Any]]
 
@@ -47,19 +48,20 @@ def parameter_groups(model: nn.Module, config: OptimizerConfig) -> Groups:
 def learning_rate(base: float, schedule: ScheduleConfig, step: int, steps_per_epoch: int, total_steps: int) -> float:
     """The rate of step `step` (0 is the first) of `total_steps`.
 
-    cosine: linear from base / warmup_steps to base, then base / 2 * (1 + cos(pi * t)), t from 0 to 1 at the last step
-    (Loshchilov & Hutter, arXiv:1608.03983, equation 5 without restarts). step: base * gamma ** (epoch // every_epochs).
+    Warm-up, of all but one_cycle: linear from base / warmup_steps to base; then constant: base. step: base * gamma ** (epoch //
+    every_epochs), epochs counted from the run's start. cosine: base / 2 * (1 + cos(pi * t)), t from 0 to 1 at the last step
+    (Loshchilov & Hutter, arXiv:1608.03983, equation 5 without restarts).
     one_cycle: linear from about 0 to base at warmup_fraction, linear to 0 at the last step.
     """
-    if schedule.name == "constant":
-        return base
-    if schedule.name == "step":
-        return base * schedule.gamma ** (step // (steps_per_epoch * schedule.every_epochs))
     if schedule.name == "one_cycle":
         peak = schedule.warmup_fraction * (total_steps - 1)
         return base * ((step + 1) / (peak + 1) if step < peak else (total_steps - 1 - step) / (total_steps - 1 - peak))
     warmup_steps = round(schedule.warmup_epochs * steps_per_epoch)
     if step < warmup_steps:
         return base * (step + 1) / warmup_steps
+    if schedule.name == "constant":
+        return base
+    if schedule.name == "step":
+        return base * schedule.gamma ** (step // (steps_per_epoch * schedule.every_epochs))
     progress = (step - warmup_steps) / max(1, total_steps - 1 - warmup_steps)
     return base / 2 * (1 + math.cos(math.pi * progress))

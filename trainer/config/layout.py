@@ -143,6 +143,29 @@ class RunDir:
         return self.path / "report.html"
 
     @property
+    def figures(self) -> Path:
+        """What a person looks at, as data for the report. Writer: the trainer's rank 0 (trainer.figures)."""
+        return self.path / "figures"
+
+    def evaluation(self, split: str) -> Path:
+        """The newest evaluation of a split: {split, global_step, classes, samples, correct, confusion}. Writer: trainer.figures.
+
+        samples, correct: of each class. confusion: rows are the truth; null where there are more than 100 classes.
+        """
+        return self.figures / f"evaluation-{split}.json"
+
+    @property
+    def samples(self) -> Path:
+        """Train pictures as the model is given them: {pictures: [{png, truth}]}; png: base64. Writer: trainer.figures."""
+        return self.figures / "samples.json"
+
+    @property
+    def misclassified(self) -> Path:
+        """The most confident mistakes of the newest test evaluation: {split, global_step, pictures: [{png, truth, predicted,
+        probability, sample}]}. Writer: trainer.figures."""
+        return self.figures / "misclassified.json"
+
+    @property
     def wandb(self) -> Path:
         """wandb's own files. Writer: the trainer's rank 0."""
         return self.path / "wandb"

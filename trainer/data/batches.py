@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from trainer import randomness
-from trainer.config.run import ImageData
+from trainer.config.data import ImageData
 from trainer.data.prepared import Prepared
 
 AUGMENT_SAMPLES = 512  # smaller pieces pay more for the calls than for the pictures (at batch 4 several times more)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from trainer.config.run import CIFAR10Data
+from trainer.config.data import CIFAR10Data
 from trainer.data import raw
 
 VERSION = 1

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from trainer.config.run import DigitsData
+from trainer.config.data import DigitsData
 
 VERSION = 1  # raised when `convert` gives other bytes
 CLASSES = [str(digit) for digit in range(10)]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from trainer.config.run import FashionMNISTData
+from trainer.config.data import FashionMNISTData
 from trainer.data import raw
 
 VERSION = 1

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from trainer.config.data import DataConfig
 from trainer.config.layout import RunDir, read_json
 from trainer.config.lock import Lock
-from trainer.config.run import DataConfig
 from trainer.data import DATASETS
 from trainer.data.raw import DataError
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from trainer.config.run import SyntheticData
+from trainer.config.data import SyntheticData
 
 VERSION = 1
 

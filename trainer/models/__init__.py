@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from trainer.config.run import InitConfig, ModelConfig
+from trainer.config.model import InitConfig, ModelConfig
 from trainer.models import lenet, mlp, resnet
 
 MODELS = {"lenet": lenet.build, "mlp": mlp.build, "resnet": resnet.build}

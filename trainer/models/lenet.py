@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from trainer.config.run import LeNetModel
+from trainer.config.model import LeNetModel
 
 ACTIVATIONS = {"relu": nn.ReLU, "sigmoid": nn.Sigmoid}
 

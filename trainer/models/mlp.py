@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from trainer.config.run import MLPModel
+from trainer.config.model import MLPModel
 
 
 def build(config: MLPModel, num_classes: int, in_channels: int, in_size: tuple[int, int]) -> nn.Module:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from trainer.config.run import ResNetModel
+from trainer.config.model import ResNetModel
 
 
 class BasicBlock(nn.Module):

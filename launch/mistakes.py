@@ -1,0 +1,189 @@
+"""What a person reads who wrote something wrong: pydantic's errors with their places in the file and what to try."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import types
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+
+from launch.yaml_tree import Path_, Problem, Tree
+
+M = TypeVar("M", bound=BaseModel)
+
+# Words that people bring from other tools, and ours.
+SYNONYMS = {
+    "learning_rate": "lr", "wd": "weight_decay", "l2": "weight_decay",
+    "batch_size": "global_batch_size", "bs": "global_batch_size",
+    "num_epochs": "epochs", "max_epochs": "epochs", "gpus": "gpus_per_node", "num_gpus": "gpus_per_node", "num_nodes": "nodes",
+    "cpus": "cpus_per_task", "num_cpus": "cpus_per_task", "memory_gb": "mem_gb", "memory": "mem_gb", "mem": "mem_gb",
+    "time": "timeout_min", "time_min": "timeout_min", "walltime": "timeout_min",
+    "nproc": "nproc_per_node", "ranks": "nproc_per_node",
+    "tasks_per_node": "nproc_per_node", "optim": "optimizer", "scheduler": "schedule", "dataset": "data", "network": "model",
+    "threads": "threads_per_rank", "wandb": "tracking", "docker": "container", "dtype": "precision", "warmup": "warmup_epochs",
+    "patience": "patience_evaluations", "ema": "ema_decay", "num_workers": "workers",
+    "amp": "precision", "val": "validation", "val_fraction": "validation", "val_folder": "validation_folder",
+}  # fmt: skip
+
+
+def validate(model: type[M], tree: Tree, also_known: tuple[str, ...] = ()) -> tuple[M | None, list[Problem]]:
+    """The model made from the tree, and what is wrong with the tree. also_known: keys at the top that are taken out before."""
+    try:
+        return model.model_validate(tree.value), []
+    except ValidationError as error:
+        problems = [_problem(model, tree, dict(e), also_known) for e in error.errors()]
+    misspelt = {(*p.path[:-1], m[1]) for p in problems if (m := _SUGGESTED.match(p.message))}
+    # a required key that was misspelt is one mistake, not two
+    return None, [p for p in problems if not (p.message.startswith("is missing") and p.path in misspelt)]
+
+
+_SUGGESTED = re.compile(r"unknown key; did you mean '(\w+)'\?")
+
+
+def _problem(model: type[BaseModel], tree: Tree, error: dict[str, Any], also_known: tuple[str, ...]) -> Problem:
+    kind, context = error["type"], error.get("ctx", {})
+    path, parent = _walk(model, tree.value, error["loc"])
+    found = f"found {show(error['input'])}; "
+    if kind == "extra_forbidden":
+        return Problem(tree.place(path, of_key=True), path, _unknown_key(path, parent, model, also_known))
+    if kind == "missing":
+        wanted = _describe(parent.model_fields[str(path[-1])]) if parent else ""
+        return Problem(tree.place(path[:-1], of_key=True), path, f"is missing{wanted}")
+    if kind in ("union_tag_invalid", "union_tag_not_found"):
+        tags = re.findall(r"'([^']+)'", str(context.get("expected_tags", ""))) or _tags(model, path)
+        path = (*path, "name")
+        if kind == "union_tag_not_found":
+            return Problem(tree.place(path[:-1], of_key=True), path, f"is missing; one of: {', '.join(tags)}")
+        tag = str(context["tag"])
+        return Problem(tree.place(path), path, f"found {show(tag)}; expected one of: {', '.join(tags)}{_near(tag, tags)}")
+    if kind == "literal_error":
+        expected = re.findall(r"'([^']+)'", context["expected"])
+        near = _near(str(error["input"]), expected)
+        return Problem(tree.place(path), path, f"{found}expected {'one of: ' if len(expected) > 1 else ''}"
+                       + (", ".join(expected) or context["expected"]) + near)
+    if kind == "value_error":
+        return Problem(tree.place(path, of_key=True), path, str(context["error"]))
+    if kind in ("too_short", "too_long"):
+        found = ""
+    return Problem(tree.place(path), path, found + _EXPECTED.get(kind, error["msg"]).format(**context))
+
+
+_EXPECTED = {
+    "int_type": "expected a whole number", "int_from_float": "expected a whole number", "float_type": "expected a number",
+    "bool_type": "expected true or false", "string_type": "expected a text (quote it if it is one)",
+    "list_type": "expected a list, as in [1, 2]", "dict_type": "expected a mapping", "model_type": "expected a mapping of settings",
+    "model_attributes_type": "expected a mapping of settings", "greater_than": "expected more than {gt}",
+    "greater_than_equal": "expected {ge} or more", "less_than": "expected less than {lt}",
+    "less_than_equal": "expected {le} or less", "finite_number": "expected a finite number",
+    "too_short": "found {actual_length} item(s); expected at least {min_length}",
+    "too_long": "found {actual_length} item(s); expected at most {max_length}",
+    "string_too_short": "expected a text that is not empty",
+}  # fmt: skip
+
+
+def _walk(model: type[BaseModel], value: Any, loc: tuple[str | int, ...]) -> tuple[Path_, type[BaseModel] | None]:
+    """pydantic's location without the tags of unions, and the model that holds its last key."""
+    path: list[str | int] = []
+    current: Any = model
+    holder: type[BaseModel] | None = model
+    for step in loc:
+        members = {_tag(m): m for m in _models(current)}
+        if len(members) > 1 and step in members and step != "name":
+            current = members[str(step)]
+            continue
+        path.append(step)
+        single = next(iter(_models(current)), None)
+        holder = single
+        if single is not None and step in single.model_fields:
+            current = single.model_fields[str(step)]
+            current = Annotated[current.annotation, *current.metadata] if current.metadata else current.annotation
+        elif isinstance(step, int):
+            current = (get_args(current) or (None,))[0]
+    return tuple(path), holder
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    if get_origin(annotation) is Annotated:
+        return _models(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, types.UnionType):
+        return [m for a in get_args(annotation) for m in _models(a)]
+    return []
+
+
+def _tag(model: type[BaseModel]) -> str | None:
+    name = model.model_fields.get("name")
+    return str(get_args(name.annotation)[0]) if name and get_origin(name.annotation) is Literal else None
+
+
+def _tags(model: type[BaseModel], path: Path_) -> list[str]:
+    current: Any = model
+    for step in path:
+        single = next(iter(_models(current)), None)
+        current = single.model_fields[str(step)].annotation if single else None
+    return [tag for m in _models(current) if (tag := _tag(m))]
+
+
+def _unknown_key(path: Path_, parent: type[BaseModel] | None, root: type[BaseModel], also_known: tuple[str, ...]) -> str:
+    key = str(path[-1])
+    known = sorted(parent.model_fields, key=lambda name: name != "name") if parent else []  # `name` chooses: it stands first
+    if parent is root:
+        known += also_known
+    near = SYNONYMS.get(key)
+    if near not in known:
+        words = known + [word for word, ours in SYNONYMS.items() if ours in known]
+        close = difflib.get_close_matches(key, words, 1)
+        near = SYNONYMS.get(close[0], close[0]) if close else None
+    hint = f"; did you mean '{near}'?" if near else _elsewhere(key, ".".join(map(str, path)), root)
+    return f"unknown key{hint} known: {', '.join(known)}"
+
+
+def _elsewhere(key: str, path: str, root: type[BaseModel]) -> str:
+    """Where a key does exist: in another part of the spec, or in the same place under another `name`."""
+
+    def search(annotation: Any, path: str) -> list[tuple[str, str | None]]:
+        found = []
+        for model in _models(annotation):
+            for name, info in model.model_fields.items():
+                here = f"{path}.{name}" if path else name
+                if name == SYNONYMS.get(key, key) and path:
+                    found.append((here, _tag(model)))
+                found += search(info.annotation, here)
+        return found
+
+    places = search(root, "")
+    for place, tag in places:
+        if place == path:
+            return f"; it is a setting of {tag};"
+    return f"; did you mean '{places[0][0]}'?" if places else ";"
+
+
+def _near(word: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(word, known, 1)
+    return f"; did you mean '{close[0]}'?" if close else ""
+
+
+def _describe(field: Any) -> str:
+    models = _models(field.annotation)
+    if models:
+        tags = [tag for m in models if (tag := _tag(m))]
+        return f"; expected a mapping with name: {' or '.join(tags)}" if tags else "; expected a mapping"
+    if get_origin(field.annotation) is Literal:
+        return f"; one of: {', '.join(map(str, get_args(field.annotation)))}"
+    return f"; {field.description}" if field.description else ""
+
+
+def show(value: Any) -> str:
+    """A value as the person wrote it, in a few words."""
+    if isinstance(value, BaseModel | dict):
+        return "a mapping"
+    if isinstance(value, list):
+        return "a list"
+    if value is None:
+        return "nothing (null)"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return f"{value!r}" if isinstance(value, str) else str(value)

@@ -1,0 +1,104 @@
+"""Settings that do not go together, found before anything runs. Works on the parts that are right by themselves, so that a person
+reads every mistake at once. Imports trainer.config alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from trainer.config.data import ImageData, ImageFolderData
+from trainer.config.model import LeNetModel, MLPModel
+from trainer.config.optim import OneCycleSchedule, Optimizer, StepSchedule
+
+Conflict = tuple[tuple[str, ...], str]  # (the key's path below `train`, what is wrong and what to try)
+
+
+def conflicts(train: Mapping[str, Any]) -> list[Conflict]:
+    """train: the fields of a TrainConfig by name; a field that is missing, or was wrong by itself, is left out."""
+    return [*_batches(train), *_data(train), *_model(train), *_optimizer(train), *_schedule(train), *_validation(train)]
+
+
+def _batches(train: Mapping[str, Any]) -> Iterator[Conflict]:
+    micro, whole = train.get("micro_batch_size"), train.get("global_batch_size")
+    if micro and whole and micro > whole:
+        yield ("micro_batch_size",), f"{micro} is more than global_batch_size {whole}: a rank would never hold so many"
+
+
+def _data(train: Mapping[str, Any]) -> Iterator[Conflict]:
+    data = train.get("data")
+    if not isinstance(data, ImageData):
+        return
+    pictures = data.pictures()
+    for name, given in (("mean", data.mean), ("std", data.std)):
+        if given is not None and len(given) != pictures.channels:
+            yield ("data", name), f"has {len(given)} number(s); the pictures of {_name(data)} have {pictures.channels} channel(s)"
+    if isinstance(data, ImageFolderData):
+        yield from _image_folder(data)
+
+
+def _image_folder(data: ImageFolderData) -> Iterator[Conflict]:
+    chosen = data.model_fields_set
+    if data.fractions is not None:
+        if abs(sum(data.fractions) - 1) > 1e-6:
+            yield ("data", "fractions"), f"add up to {sum(data.fractions):g}; expected 1"
+        for name in ("train_folder", "test_folder", "validation_folder"):
+            if name in chosen:
+                yield ("data", name), "fractions split one folder: leave out either"
+    elif "split_seed" in chosen:
+        yield ("data", "split_seed"), "is the seed of a split by `fractions`; there are none"
+    sources = [
+        name for name, is_one in (
+            ("validation", data.validation is not None), ("validation_folder", data.validation_folder is not None),
+            ("fractions", len(data.fractions or []) == 3),
+        ) if is_one
+    ]  # fmt: skip
+    if len(sources) > 1:
+        yield ("data", sources[0]), f"and {' and '.join(sources[1:])} each name validation pictures: leave one"
+    if data.resize is not None and data.resize < data.size:
+        yield ("data", "resize"), f"{data.resize} is less than size {data.size}, which is cut out of it"
+    if data.random_resized_crop is not None and data.random_crop_padding:
+        yield ("data", "random_crop_padding"), "random_resized_crop is a random crop already: leave out either"
+
+
+def _model(train: Mapping[str, Any]) -> Iterator[Conflict]:
+    model, data = train.get("model"), train.get("data")
+    if isinstance(model, MLPModel) and not model.hidden and model.dropout:
+        yield ("model", "dropout"), "comes after each hidden layer, and hidden: [] has none"
+    if isinstance(model, LeNetModel) and isinstance(data, ImageData):
+        pictures = data.pictures()
+        if min(pictures.height, pictures.width) < 16:
+            yield ("model", "name"), (
+                f"lenet takes pictures of at least 16x16 pixels, {_name(data)} has {pictures.height}x{pictures.width}; "
+                "try resnet or mlp"
+            )
+
+
+def _optimizer(train: Mapping[str, Any]) -> Iterator[Conflict]:
+    optimizer = train.get("optimizer")
+    if isinstance(optimizer, Optimizer) and not optimizer.decay_bias_and_norm and not getattr(optimizer, "weight_decay", 0):
+        yield ("optimizer", "decay_bias_and_norm"), "false has no effect without a weight_decay above 0"
+
+
+def _schedule(train: Mapping[str, Any]) -> Iterator[Conflict]:
+    schedule, epochs = train.get("schedule"), train.get("epochs")
+    if schedule is None or epochs is None:
+        return
+    if not isinstance(schedule, OneCycleSchedule) and schedule.warmup_epochs > epochs:
+        yield ("schedule", "warmup_epochs"), f"{schedule.warmup_epochs:g} is more than epochs {epochs}: lr would never be reached"
+    if isinstance(schedule, StepSchedule) and schedule.every_epochs > epochs:
+        yield ("schedule", "every_epochs"), f"{schedule.every_epochs} is more than epochs {epochs}: the rate would never step"
+
+
+def _validation(train: Mapping[str, Any]) -> Iterator[Conflict]:
+    data = train.get("data")
+    if not isinstance(data, ImageData) or data.has_validation():
+        return
+    hint = "needs a validation split, as in train.data.validation: 0.1; nothing is ever chosen on the test set"
+    if train.get("early_stopping") is not None:
+        yield ("early_stopping",), hint
+    if train.get("best_metric") == "loss":
+        yield ("best_metric",), hint
+
+
+def _name(data: ImageData) -> str:
+    return str(getattr(data, "name", "this data"))

@@ -1,0 +1,63 @@
+"""`train.model` and `train.init`: one model a family, and the initialisers."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from trainer.config.strict import Strict
+
+
+class ResNetModel(Strict):
+    """A ResNet of basic blocks with a 3x3 stem (trainer/models/resnet.py)."""
+
+    name: Literal["resnet"]
+    width: int = Field(64, ge=1, description="channels of the first stage; each further stage doubles them")
+    blocks: list[Annotated[int, Field(ge=1)]] = Field([2, 2, 2, 2], min_length=1, description="basic blocks per stage")
+    dropout: float = Field(0.0, ge=0, lt=1, description="before the last layer")
+
+
+class MLPModel(Strict):
+    """Linear layers with ReLU between them (trainer/models/mlp.py)."""
+
+    name: Literal["mlp"]
+    hidden: list[Annotated[int, Field(ge=1)]] = Field(description="width of each hidden layer; [] is softmax regression")
+    dropout: float = Field(0.0, ge=0, lt=1, description="after each hidden layer")
+
+
+class LeNetModel(Strict):
+    """Two 5x5 convolutions with pooling and three linear layers (trainer/models/lenet.py)."""
+
+    name: Literal["lenet"]
+    channels: list[Annotated[int, Field(ge=1)]] = Field([6, 16], min_length=2, max_length=2, description="of the convolutions")
+    activation: Literal["relu", "sigmoid"] = "relu"
+
+
+class DefaultInit(Strict):
+    """torch's own initialisation of each layer."""
+
+    name: Literal["default"]
+
+
+class NormalInit(Strict):
+    """Weights of linear layers and convolutions from N(0, std); their biases zero."""
+
+    name: Literal["normal"]
+    std: float = Field(gt=0)
+
+
+class XavierInit(Strict):
+    """Weights uniform by Glorot & Bengio (2010); biases zero."""
+
+    name: Literal["xavier_uniform"]
+
+
+class KaimingInit(Strict):
+    """Weights normal by He et al. (arXiv:1502.01852), fan-out, for ReLU; biases zero."""
+
+    name: Literal["kaiming_normal"]
+
+
+ModelConfig = Annotated[ResNetModel | MLPModel | LeNetModel, Field(discriminator="name")]
+InitConfig = Annotated[DefaultInit | NormalInit | XavierInit | KaimingInit, Field(discriminator="name")]
