@@ -9,7 +9,8 @@ from trainer import distributed
 from trainer.config.layout import RunDir
 from trainer.config.run import RunConfig
 from trainer.data.prepared import load
-from trainer.train import Trainer, gradients
+from trainer.state import Trainer
+from trainer.train import gradients
 
 run, out, steps = RunDir(Path(sys.argv[1])), Path(sys.argv[2]), [int(s) for s in sys.argv[3].split(",")]
 config = RunConfig.model_validate_json(run.config.read_text())
@@ -19,7 +20,7 @@ trainer.model.train()
 saved = {}
 for step in steps:
     trainer.optimizer.zero_grad(set_to_none=False)
-    gradients(trainer.model, trainer.batches.at(step), step, config.train, world, trainer.sums)
+    gradients(trainer.model, trainer.batches.at(step), step, config.train, world, trainer.guard, trainer.sums)
     bare = distributed.unwrap(trainer.model)
     saved[step] = {name: p.grad.clone() for name, p in bare.named_parameters()}
     saved[step]["sums"] = distributed.total(trainer.sums, world).clone()

@@ -43,9 +43,11 @@ def to_cpu(value: Any) -> Any:
 
 
 def save(
-    run: RunDir, attempt: Attempt, step: int, *, weights: dict[str, Tensor], trainer: dict[str, Any], manifest: dict[str, Any]
+    run: RunDir, attempt: Attempt, step: int, *, weights: dict[str, Tensor], trainer: dict[str, Any], manifest: dict[str, Any],
+    best: bool = False,
 ) -> Path:
-    """Publishes a checkpoint by one rename; afterwards `latest` points to it and all but the newest KEEP are gone.
+    """Publishes a checkpoint by one rename; afterwards `latest` (and `best`) points to it and all but the newest KEEP and the best
+    are gone.
 
     weights and trainer: tensors, numbers, strings, and dicts and lists of them (what `weights_only` loads).
     manifest: added to the written one. Raises OSError where the disk does not take it; then nothing has changed.
@@ -67,13 +69,16 @@ def save(
         shutil.rmtree(final)
     temporary.rename(final)
     _fsync_directory(run.checkpoints)
-    link = run.checkpoints / ".latest.tmp"
-    link.unlink(missing_ok=True)
-    link.symlink_to(final.name)
-    link.replace(run.checkpoints / "latest")
+    for name in ("latest", "best") if best else ("latest",):
+        link = run.checkpoints / f".{name}.tmp"
+        link.unlink(missing_ok=True)
+        link.symlink_to(final.name)
+        link.replace(run.checkpoints / name)
     _fsync_directory(run.checkpoints)
+    kept = (run.checkpoints / "best").resolve()
     for old in list_newest_first(run)[KEEP:]:
-        shutil.rmtree(old)
+        if old.resolve() != kept:
+            shutil.rmtree(old)
     return final
 
 

@@ -13,14 +13,32 @@ from trainer.data.batches import Batches
 from trainer.data.prepared import Split
 from trainer.distributed import World
 
+TOP5_FROM_CLASSES = 11  # with ten classes or fewer, half of all guesses would be right
+MOST_MISTAKES = 16
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A wrongly classified picture. sample: its number in the split; probability: of the predicted class, by softmax."""
+
+    sample: int
+    predicted: int
+    probability: float
+
 
 @dataclass(frozen=True)
 class Evaluation:
-    """loss: mean over samples. confusion: int64 [classes, classes], rows are the truth."""
+    """loss: mean over samples. confusion: int64 [classes, classes], rows are the truth. mistakes: the most confident first.
+
+    accuracy_top5: None where there are ten classes or fewer.
+    """
 
     loss: float
     accuracy: float
+    accuracy_top5: float | None
     confusion: Tensor
+    mistakes: list[Mistake]
 
 
 @torch.no_grad()
@@ -32,24 +50,41 @@ def evaluate(
     bare = distributed.unwrap(model)
     training = bare.training
     bare.eval()
-    samples = len(split.labels)
+    samples, device = len(split), world.device
     begin, end = samples * world.rank // world.size, samples * (world.rank + 1) // world.size
-    loss_sum = torch.zeros((), dtype=torch.float64, device=world.device)
-    confusion = torch.zeros(num_classes * num_classes, dtype=torch.int64, device=world.device)
+    sums = torch.zeros(2, dtype=torch.float64, device=device)  # loss, right among the first five
+    confusion = torch.zeros(num_classes * num_classes, dtype=torch.int64, device=device)
+    mistakes = torch.full((MOST_MISTAKES, 3), -1.0, dtype=torch.float64, device=device)  # probability, sample, predicted
     for start in range(begin, end, batch_size):
-        stop = min(start + batch_size, end)
-        labels = torch.from_numpy(split.labels[start:stop]).to(world.device)
-        images = batches.normalise(torch.from_numpy(split.images[start:stop]).to(world.device))
-        with torch.autocast(world.device.type, torch.bfloat16, enabled=precision == "bf16"):
-            logits = bare(images)
-        loss_sum += functional.cross_entropy(logits.float(), labels, reduction="sum")
-        confusion += torch.bincount(labels * num_classes + logits.argmax(1), minlength=num_classes * num_classes)
+        pixels, truth = split.read(start, min(start + batch_size, end))
+        labels = torch.from_numpy(truth).to(device)
+        images = batches.normalise(torch.from_numpy(pixels).to(device))
+        with torch.autocast(device.type, DTYPES[precision], enabled=precision != "fp32"):
+            logits = bare(images).float()
+        probability, predicted = logits.softmax(1).max(1)
+        sums[0] += functional.cross_entropy(logits, labels, reduction="sum")
+        if num_classes >= TOP5_FROM_CLASSES:
+            sums[1] += (logits.topk(5, dim=1).indices == labels[:, None]).sum()
+        confusion += torch.bincount(labels * num_classes + predicted, minlength=num_classes * num_classes)
+        number = torch.arange(start, start + len(labels), device=device)
+        right = predicted == labels
+        rows = torch.stack((torch.where(right, -1.0, probability).double(), number.double(), predicted.double()), dim=1)
+        mistakes = most_confident(torch.cat((mistakes, rows)))
     bare.train(training)
     confusion = distributed.total(confusion, world).view(num_classes, num_classes)
     seen = int(confusion.sum())
     assert seen == samples, f"evaluated {seen} of {samples} samples"
+    loss_sum, top5 = distributed.total(sums, world).tolist()
+    worst = most_confident(torch.cat(distributed.gather(mistakes, world)))
     return Evaluation(
-        loss=float(distributed.total(loss_sum, world)) / samples,
+        loss=loss_sum / samples,
         accuracy=int(confusion.diagonal().sum()) / samples,
+        accuracy_top5=top5 / samples if num_classes >= TOP5_FROM_CLASSES else None,
         confusion=confusion,
+        mistakes=[Mistake(int(sample), int(guess), p) for p, sample, guess in worst.tolist() if p >= 0],
     )
+
+
+def most_confident(rows: Tensor) -> Tensor:
+    """The MOST_MISTAKES rows with the highest probability (column 0)."""
+    return rows[rows[:, 0].topk(MOST_MISTAKES).indices]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from trainer.config.optim import AdamOptimizer, AdamWOptimizer, OptimizerConfig, ScheduleConfig, SGDOptimizer
 from trainer.config.run import TrainConfig
@@ -65,3 +66,28 @@ def learning_rate(base: float, schedule: ScheduleConfig, step: int, steps_per_ep
         return base * schedule.gamma ** (step // (steps_per_epoch * schedule.every_epochs))
     progress = (step - warmup_steps) / max(1, total_steps - 1 - warmup_steps)
     return base / 2 * (1 + math.cos(math.pi * progress))
+
+
+class Average:
+    """The exponential moving average of a model's weights and buffers: `model` is a second model that holds it.
+
+    average += (1 - d) * (now - average), d = min(decay, (1 + n) / (10 + n)) after n updates, so that the first steps are not held
+    back by the weights that the run began with (TensorFlow's ExponentialMovingAverage with num_updates).
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.model = copy.deepcopy(model).requires_grad_(False).eval()
+        now, mine = list(model.state_dict().values()), list(self.model.state_dict().values())
+        self.pairs = [(a, b) for a, b in zip(mine, now, strict=True) if a.is_floating_point()]
+        self.counters = [(a, b) for a, b in zip(mine, now, strict=True) if not a.is_floating_point()]  # batches seen
+
+    @torch.no_grad()
+    def update(self, step: int, refused: Tensor) -> None:
+        """After update number `step` (1 is the first). refused: float [], 1 where the update was refused; stays on the device."""
+        weight = (1 - refused) * (1 - min(self.decay, step / (9 + step)))
+        difference = torch._foreach_sub([now for _, now in self.pairs], [mine for mine, _ in self.pairs])
+        torch._foreach_mul_(difference, weight)
+        torch._foreach_add_([mine for mine, _ in self.pairs], difference)
+        for mine, now in self.counters:
+            mine.copy_(now)

@@ -134,7 +134,7 @@ class RunDir:
 
     @property
     def checkpoints(self) -> Path:
-        """`step-<n>.<attempt>/` and the symlink `latest`. Writer: the trainer's rank 0."""
+        """`step-<n>.<attempt>/` and the symlinks `latest` and `best`. Writer: the trainer's rank 0."""
         return self.path / "checkpoints"
 
     @property

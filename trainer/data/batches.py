@@ -48,14 +48,12 @@ class Batches:
         split = data.splits["train"]
         self.images = torch.from_numpy(split.images).to(device)  # uint8; on a CPU the mapped pages, shared between ranks
         self.labels = torch.from_numpy(split.labels).to(device)
+        self.chosen = None if split.chosen is None else torch.from_numpy(split.chosen).to(device)
+        self.samples = len(split)
         self.config, self.seed, self.device = config, seed, device
         self.rank, self.world_size = rank, world_size
         self.global_batch_size, self.micro_batch_size = global_batch_size, micro_batch_size
-        self.steps_per_epoch = -(-len(self.labels) // global_batch_size)
-        channels = split.images.shape[1]
-        for name, given in (("mean", config.mean), ("std", config.std)):
-            if given is not None and len(given) != channels:
-                raise ValueError(f"train.data.{name} has {len(given)} number(s), the pictures have {channels} channel(s)")
+        self.steps_per_epoch = -(-self.samples // global_batch_size)
         mean, std = (config.mean, config.std) if config.mean and config.std else (data.mean, data.std)
         self.mean = torch.tensor(mean, device=device).view(1, -1, 1, 1)
         self.std = torch.tensor(std, device=device).view(1, -1, 1, 1)
@@ -74,7 +72,9 @@ class Batches:
     def _make(self, first: int) -> dict[int, list[MicroBatch]]:
         epoch, offset = divmod(first, self.steps_per_epoch)
         if epoch != self.epoch:
-            self.epoch, self.order = epoch, randomness.order(self.seed, epoch, len(self.labels)).to(self.device)
+            self.epoch, self.order = epoch, randomness.order(self.seed, epoch, self.samples).to(self.device)
+            if self.chosen is not None:
+                self.order = self.chosen[self.order]
         steps = range(first, first + min(self.steps_at_once, self.steps_per_epoch - offset))
         plan = [(step, *piece) for step in steps for piece in self._pieces(step)]
         index = torch.cat([self.order[start:stop] for _, _, start, stop, _ in plan])
@@ -90,7 +90,7 @@ class Batches:
     def _pieces(self, step: int) -> list[tuple[int | None, int, int, int]]:
         """(chunk, start, stop, global_samples) of each of this rank's rounds; start and stop are places in the epoch's order."""
         begin = step % self.steps_per_epoch * self.global_batch_size
-        samples = min(self.global_batch_size, len(self.labels) - begin)
+        samples = min(self.global_batch_size, self.samples - begin)
         chunks = cut(samples, self.micro_batch_size)
         pieces: list[tuple[int | None, int, int, int]] = []
         for round_ in range(-(-len(chunks) // self.world_size)):
@@ -121,3 +121,7 @@ class Batches:
     def normalise(self, images: Tensor) -> Tensor:
         """uint8 over 0..255 -> (pixel / 255 - mean) / std, float32, in the run's memory format."""
         return ((images.float() / 255 - self.mean) / self.std).contiguous(memory_format=self.format)
+
+    def for_the_eye(self, images: Tensor) -> Tensor:
+        """What `normalise` made, as uint8 over 0..255 again, on the CPU."""
+        return ((images * self.std + self.mean) * 255).round().clamp(0, 255).to("cpu", torch.uint8)

@@ -24,15 +24,36 @@ WAIT_S = 600.0
 
 @dataclass(frozen=True)
 class Split:
-    """images: uint8 [N, C, H, W]. labels: int64 [N]."""
+    """The pictures of a split. images: uint8 [N, C, H, W], labels: int64 [N], both mapped; chosen: int64, which of the N belong
+    to the split, ascending; None: all."""
 
     images: np.ndarray
     labels: np.ndarray
+    chosen: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels if self.chosen is None else self.chosen)
+
+    def read(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+        """Pictures and labels number start..stop of the split."""
+        where: slice | np.ndarray = slice(start, stop) if self.chosen is None else self.chosen[start:stop]
+        return self.images[where], self.labels[where]
+
+
+def hold_out(split: Split, fraction: float) -> tuple[Split, Split]:
+    """(train, validation): round(fraction * N) pictures, at least one on either side, drawn by a fixed seed: the same ones
+    whatever the run's seed, so that the points of a sweep are compared on the same pictures."""
+    samples = len(split)
+    count = min(max(1, round(fraction * samples)), samples - 1)
+    permutation = np.random.RandomState(0).permutation(samples)  # RandomState's stream is frozen by numpy's policy
+    rest, held = np.sort(permutation[count:]), np.sort(permutation[:count])
+    return Split(split.images, split.labels, rest), Split(split.images, split.labels, held)
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A mapped data set. mean and std: one number a channel, of the train pictures over 0..1."""
+    """A mapped data set. mean and std: one number a channel, of the train pictures over 0..1. splits: train, test, and val where
+    there is one."""
 
     path: Path
     classes: list[str]
@@ -111,8 +132,8 @@ def _write(folder: Path, name: str, classes: list[str], splits: dict[str, tuple[
     return manifest
 
 
-def load(run: RunDir) -> Prepared:
-    """Maps the arrays that submit prepared for `run`.
+def load(run: RunDir, validation: float | None = None) -> Prepared:
+    """Maps the arrays that submit prepared for `run`. validation: the part of the train pictures that is held out.
 
     Raises FileNotFoundError, naming the folder, where they are gone or a file has another size; ValueError where they changed.
     """
@@ -133,4 +154,6 @@ def load(run: RunDir) -> Prepared:
         # mmap_mode "c" (copy on write): ranks share the pages, and torch warns of a read-only map
         images, labels = (np.load(path / f"{split}-{kind}.npy", mmap_mode="c") for kind in ("images", "labels"))
         splits[split] = Split(images, labels)
+    if validation is not None:
+        splits["train"], splits["val"] = hold_out(splits["train"], validation)
     return Prepared(path, manifest["classes"], manifest["mean"], manifest["std"], manifest["sha256"], splits)

@@ -1,0 +1,99 @@
+"""Keeps what is not finite out of the weights: decided on the device, without a wait, so that no step costs a synchronisation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+# torch.amp.GradScaler's own: dynamic loss scaling (Micikevicius et al., arXiv:1710.03740, section 3.2)
+FIRST_SCALE, GROWTH, BACKOFF, GROWTH_INTERVAL = 2.0**16, 2.0, 0.5, 2000
+LEAST_SCALE = 2.0**-10  # 26 updates in a row were not finite: no scale will help
+
+
+class Guard:
+    """Turns an update whose gradient is not finite into a no-op for weights, optimizer state and BatchNorm's buffers.
+
+    fp32 and bf16: that update and every later one, so that the state stays as it was before the first bad step, whose number is
+    `good_steps` + 1 after the guard was made. fp16: that update alone, and the loss scale is halved; the run counts as spoilt
+    once the scale is below LEAST_SCALE. The flag is read (`spoilt`) at log and checkpoint steps only; it is the same on every
+    rank, since it comes from the reduced gradient.
+    """
+
+    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, precision: str, device: torch.device) -> None:
+        self.optimizer = optimizer
+        self.parameters = [p for p in model.parameters() if p.requires_grad]
+        self.not_finite = torch.zeros((), device=device)
+        self.bad = self.not_finite  # of the last update: 1 where it was refused
+        self.good_steps = torch.zeros((), dtype=torch.float64, device=device)
+        self.scale = torch.tensor(FIRST_SCALE, device=device) if precision == "fp16" else None
+        self.growth_tracker = torch.zeros((), dtype=torch.int32, device=device)
+        self.buffers = flatten_buffers(model)
+        self.kept = self.buffers.clone()
+        optimizer.grad_scale = None  # beside found_inf: what the fused kernels look for
+
+    def scaled(self, loss: Tensor) -> Tensor:
+        """What to call backward on."""
+        return loss if self.scale is None else loss * self.scale
+
+    def gradient_norm(self) -> Tensor:
+        """The 2-norm of the reduced gradient, float32 []; takes fp16's loss scale out of the gradients first.
+
+        Afterwards `optimizer.step()` does nothing where the norm is not finite, and `settle` puts the buffers back.
+        """
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        if self.scale is not None:
+            torch._foreach_div_(gradients, self.scale)
+        norm = torch.nn.utils.get_total_norm(gradients)
+        bad = (~torch.isfinite(norm)).float()
+        if self.scale is None:
+            torch.maximum(self.not_finite, bad, out=self.not_finite)
+            bad = self.not_finite
+        else:
+            torch._amp_update_scale_(self.scale, self.growth_tracker, bad, GROWTH, BACKOFF, GROWTH_INTERVAL)
+            torch.maximum(self.not_finite, (self.scale < LEAST_SCALE).float(), out=self.not_finite)
+        self.bad = bad
+        self.optimizer.found_inf = bad  # read by the fused kernels, as GradScaler sets it
+        return norm
+
+    def settle(self) -> None:
+        """After the update: a bad step's forward pass has spoilt BatchNorm's buffers, which become what they were before it."""
+        self.good_steps += 1 - self.not_finite
+        if len(self.buffers):
+            torch.where(self.bad > 0, self.kept, self.buffers, out=self.buffers)
+            self.kept.copy_(self.buffers)
+
+    def spoilt(self) -> bool:
+        """Whether an update has been refused for good. Waits for the device."""
+        return bool(self.not_finite.item())
+
+    def state_dict(self) -> dict[str, Any]:
+        return {} if self.scale is None else {"scale": self.scale, "growth_tracker": self.growth_tracker}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes up the loss scale again; call it after the model's weights and buffers are loaded."""
+        if self.scale is not None:
+            self.scale.copy_(state["scale"])
+            self.growth_tracker.copy_(state["growth_tracker"])
+        self.keep_buffers()
+
+    def keep_buffers(self) -> None:
+        """Takes the buffers as they are for good ones."""
+        self.kept.copy_(self.buffers)
+
+
+def flatten_buffers(model: nn.Module) -> Tensor:
+    """Makes the model's floating-point buffers views of one float32 tensor, which it returns: one kernel then serves them all."""
+    owners = [
+        (module, name, buffer) for module in model.modules() for name, buffer in module.named_buffers(recurse=False)
+        if buffer.is_floating_point()
+    ]  # fmt: skip
+    if not owners:
+        return torch.zeros(0)
+    flat = torch.cat([b.detach().float().reshape(-1) for _, _, b in owners])
+    position = 0
+    for module, name, buffer in owners:
+        module._buffers[name] = flat[position : position + buffer.numel()].view(buffer.shape)
+        position += buffer.numel()
+    return flat

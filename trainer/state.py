@@ -1,0 +1,292 @@
+"""What the training loop works on: the model and all state of a run, and how they are restored, evaluated, logged and saved."""
+
+from __future__ import annotations
+
+import resource
+import time
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trainer import checkpoint, distributed, figures, models, optim, randomness
+from trainer.config.outcome import Outcome
+from trainer.config.run import RunConfig
+from trainer.data.batches import Batches
+from trainer.data.prepared import Prepared
+from trainer.distributed import World
+from trainer.evaluate import Evaluation, evaluate
+from trainer.guard import Guard
+from trainer.tracking import Tracker
+
+
+class Clock:
+    """Times since the last log line, on the host; nothing here waits for the device."""
+
+    def __init__(self) -> None:
+        self.started = time.perf_counter()
+        self.restart()
+
+    def restart(self) -> None:
+        self.begun, self.wait_s, self.steps = time.perf_counter(), 0.0, 0
+
+    def waited(self, since: float) -> None:
+        self.wait_s += time.perf_counter() - since
+        self.steps += 1
+
+
+class Trainer:
+    """What the loop works on: the model and all state of a run, and how they are logged, saved and restored."""
+
+    def __init__(self, config: RunConfig, world: World, data: Prepared) -> None:
+        self.config, self.world, self.data = config, world, data
+        train = config.train
+        images = data.splits["train"].images
+        randomness.seed_everything(train.seed)
+        bare = models.build(train.model, len(data.classes), images.shape[1], images.shape[2:], train.init).to(world.device)
+        if train.channels_last:
+            bare = bare.to(memory_format=torch.channels_last)
+        self.optimizer = optim.build(bare, train)
+        self.guard = Guard(bare, self.optimizer, train.precision, world.device)
+        self.average = optim.Average(bare, train.ema_decay) if train.ema_decay else None
+        self.initial = {k: v.clone() for k, v in bare.state_dict().items()}
+        if train.compile:
+            bare.compile()  # in place: the names of the weights stay what they are
+        self.model = distributed.wrap(bare, world)
+        self.batches = Batches(
+            data, train.data, seed=train.seed, global_batch_size=train.global_batch_size,
+            micro_batch_size=config.micro_batch_size(), rank=world.rank, world_size=world.size, device=world.device,
+            channels_last=train.channels_last,
+        )
+        self.total_steps = train.epochs * self.batches.steps_per_epoch
+        self.step = 0
+        self.test_accuracy: float | None = None
+        self.best: dict[str, Any] | None = None  # of the validation split: where and how good
+        self.evaluations_since_best = 0
+        self.sums = torch.zeros(3, dtype=torch.float64, device=world.device)  # loss, correct, samples since the last row
+        self.clock = Clock()
+        self.tracker: Tracker | None = None
+        self.first_step = 0
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that the last step belongs to; 1 is the first."""
+        return -(-self.step // self.batches.steps_per_epoch)
+
+    def restore(self) -> None:
+        """Continues from the newest whole checkpoint, or starts from the initial weights; all ranks from the same one."""
+        self._warm_up()
+        found, complaints = checkpoint.load_newest(self.world.run)
+        if self.world.size > 1:
+            torch.distributed.barrier()  # every rank has read before rank 0 moves anything
+        if self.world.rank == 0:
+            checkpoint.quarantine(self.world.run, complaints)
+            for complaint in complaints:
+                say(f"checkpoint passed over and moved aside: {complaint}")
+        if found:
+            self._load(found)
+        else:
+            self._load_weights(self.initial, self.initial if self.average else None)
+            self.guard.keep_buffers()
+        self.first_step = self.step
+        if self.world.rank == 0:
+            self.tracker = Tracker(self.config, self.world, found.manifest["metrics_bytes"] if found else 0)
+            say(
+                f"{self.config.run_id} {self.world.attempt.id}: {self.world.size} rank(s) on {self.world.device.type}, "
+                f"step {self.step} of {self.total_steps}" + (f", continued from {found.path.name}" if found else "")
+            )
+            if not found:
+                figures.write_samples(self.world.run, self.data, self.batches, self.batches.at(0))
+
+    def _warm_up(self) -> None:
+        """Two throw-away passes: DDP rebuilds its buckets after the first, and would sum a continued run's first step in
+        another order than the undisturbed run did. The state is loaded afterwards."""
+        images = torch.zeros((2, *self.data.splits["train"].images.shape[1:]), device=self.world.device)
+        for _ in range(2 if self.world.size > 1 else 0):
+            self.model(images).sum().backward()
+        self.optimizer.zero_grad(set_to_none=False)
+
+    def _load(self, found: checkpoint.Checkpoint) -> None:
+        manifest = found.manifest
+        for what, now in (("digest", self.config.train.digest()), ("data_sha256", self.data.sha256)):
+            if manifest[what] != now:
+                raise ValueError(f"{found.path.name} was written with another {what}: {manifest[what]}, now {now}")
+        state = found.trainer
+        self._load_weights(found.weights if self.average is None else state["model"], found.weights if self.average else None)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.guard.load_state_dict(state["guard"])
+        self.step, self.test_accuracy = state["global_step"], state["test_accuracy"]
+        self.best, self.evaluations_since_best = state["best"], state["evaluations_since_best"]
+        sums = state["sums"]  # one a rank, so that the next row adds them in the same order
+        if len(sums) == self.world.size:
+            self.sums.copy_(sums[self.world.rank])
+        else:
+            if self.world.rank == 0:
+                self.sums.copy_(torch.stack(sums).sum(0))
+                say(f"written by {len(sums)} rank(s), continued by {self.world.size}: no longer bit-exact")
+
+    def _load_weights(self, weights: dict[str, Tensor], average: dict[str, Tensor] | None) -> None:
+        distributed.unwrap(self.model).load_state_dict(weights)
+        if self.average is not None and average is not None:
+            self.average.model.load_state_dict(average)
+
+    def result(self) -> torch.nn.Module:
+        """The model that is evaluated and kept: the average of the weights where there is one."""
+        return self.average.model if self.average else distributed.unwrap(self.model)
+
+    def update_average(self) -> None:
+        """After an update that was refused, the average stays as it is."""
+        if self.average is not None:
+            self.average.update(self.step, self.guard.bad)
+
+    def save(self, *, best: bool = False) -> None:
+        """Publishes a checkpoint of this step, to be found as the best one too. Collective."""
+        sums = distributed.gather(self.sums, self.world)
+        if self.world.rank == 0:
+            checkpoint.save(
+                self.world.run,
+                self.world.attempt,
+                self.step,
+                weights=self.result().state_dict(),
+                trainer={
+                    "model": distributed.unwrap(self.model).state_dict() if self.average else None,
+                    "optimizer": self.optimizer.state_dict(),
+                    "guard": self.guard.state_dict(),
+                    "global_step": self.step,
+                    "test_accuracy": self.test_accuracy,
+                    "best": self.best,
+                    "evaluations_since_best": self.evaluations_since_best,
+                    "sums": sums,
+                },
+                manifest={
+                    "digest": self.config.train.digest(),
+                    "data_sha256": self.data.sha256,
+                    "world_size": self.world.size,
+                    "metrics_bytes": self.tracker.synced_bytes(),
+                    "versions": {"torch": torch.__version__},
+                },
+                best=best,
+            )
+
+    def log_train(self, lr: float, grad_norm: Tensor) -> None:
+        """A row of means since the last row, and its times. Collective. Waits for the device, as only log steps do."""
+        loss, correct, samples = distributed.total(self.sums, self.world).tolist()
+        self.sums.zero_()
+        if self.world.rank == 0:
+            place = {"global_step": self.step, "epoch": self.epoch}
+            row = {"loss": loss / samples, "accuracy": correct / samples, "lr": lr, "grad_norm": float(grad_norm)}
+            self.tracker.log({"kind": "train", **place, **row, "samples": int(samples)})
+            timing = self._timing(samples)
+            self.tracker.log_timing({**place, **timing})
+            left = (self.total_steps - self.step) * timing["step_time_s"]
+            say(
+                f"epoch {self.epoch}/{self.config.train.epochs}  step {self.step}/{self.total_steps}  "
+                f"loss {row['loss']:.4f}  accuracy {row['accuracy']:.4f}  lr {lr:.4g}  "
+                f"{timing['images_per_s']:,.0f} images/s  {left:.0f} s left"
+            )
+        self.clock.restart()
+
+    def _timing(self, samples: float) -> dict[str, float]:
+        seconds = time.perf_counter() - self.clock.begun
+        steps = max(1, self.clock.steps)
+        on_gpu = self.world.device.type == "cuda"
+        peak = torch.cuda.max_memory_allocated() if on_gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        return {
+            "images_per_s": samples / seconds,
+            "step_time_s": seconds / steps,
+            "data_wait_s": self.clock.wait_s / steps,
+            "peak_memory_mb": peak / 2**20,
+            "elapsed_s": time.perf_counter() - self.clock.started,
+        }
+
+    def log_evaluation(self) -> bool:
+        """Evaluates on the validation split, where there is one, and on the test split. Collective.
+
+        Returns whether this is the best evaluation so far, which only a validation split can say.
+        """
+        results = {split: self._evaluate(split) for split in ("val", "test") if split in self.data.splits}
+        self.test_accuracy = results["test"].accuracy
+        if self.world.rank == 0:
+            for split, result in results.items():
+                self._log_evaluation(split, result)
+        self.clock.restart()
+        return "val" in results and self._is_best(results["val"])
+
+    def _evaluate(self, split: str) -> Evaluation:
+        return evaluate(
+            self.result() if self.average else self.model, self.data.splits[split], self.batches, self.world,
+            num_classes=len(self.data.classes), batch_size=max(64, self.config.micro_batch_size()),
+            precision=self.config.train.precision,
+        )  # fmt: skip
+
+    def _log_evaluation(self, split: str, result: Evaluation) -> None:
+        top5 = {} if result.accuracy_top5 is None else {"accuracy_top5": result.accuracy_top5}
+        place = {"split": split, "global_step": self.step, "epoch": self.epoch}
+        self.tracker.log({"kind": "eval", **place, "loss": result.loss, "accuracy": result.accuracy, **top5})
+        figures.write_evaluation(self.world.run, self.data, split, result, self.step, self.epoch)
+        say(
+            f"epoch {self.epoch}/{self.config.train.epochs}  {split} loss {result.loss:.4f}  accuracy {result.accuracy:.4f}"
+            + (f"  top-5 {result.accuracy_top5:.4f}" if top5 else "")
+        )
+
+    def _is_best(self, result: Evaluation) -> bool:
+        metric, stopping = self.config.train.best_metric, self.config.train.early_stopping
+        value = result.accuracy if metric == "accuracy" else result.loss
+        margin = stopping.min_delta if stopping else 0.0
+        gain = 0.0 if self.best is None else (value - self.best["value"]) * (1 if metric == "accuracy" else -1)
+        if self.best is not None and not gain > margin:
+            self.evaluations_since_best += 1
+            return False
+        self.evaluations_since_best = 0
+        place = {"split": "val", "metric": metric, "value": value, "global_step": self.step}
+        self.best = {**place, "test_accuracy": self.test_accuracy}
+        return True
+
+    def is_over(self) -> bool:
+        """Whether all steps are done, or no validation has been better for as long as `early_stopping` waits."""
+        return self.step >= self.total_steps or self.stopped_early()
+
+    def stopped_early(self) -> bool:
+        stopping = self.config.train.early_stopping
+        return stopping is not None and self.evaluations_since_best >= stopping.patience_evaluations
+
+    def found_not_finite(self) -> Outcome | None:
+        """The outcome of a run whose loss or gradient is not finite; the flag is the same on every rank."""
+        if not self.guard.spoilt():
+            return None
+        step = self.first_step + int(self.guard.good_steps.item()) + 1
+        return self._outcome(
+            "failed", "nan", global_step=step, cause=f"the gradient of step {step} is not finite; no checkpoint holds it",
+            hint="lower train.optimizer.lr or lengthen the warm-up, and look at the rows of metrics.jsonl before that step",
+        )
+
+    def stopped(self) -> Outcome:
+        """Stopped after a checkpoint, to be continued; why, as far as the run directory and the clock tell."""
+        if self.world.run.cancel.exists():
+            return self._outcome("stopped", "cancelled", cause="cancelled by a person")
+        late = self.world.deadline is not None and time.time() > self.world.deadline - 180
+        verdict = "timeout" if late else "preempted"
+        return self._outcome("stopped", verdict, cause="the time limit is near" if late else "asked to stop")
+
+    def completed(self) -> Outcome:
+        return self._outcome("completed", "completed", weights_sha256=checkpoint.weights_sha256(self.result().state_dict()))
+
+    def _outcome(self, status: Any, verdict: Any, **details: Any) -> Outcome:
+        extra: dict[str, Any] = {"best": self.best} if self.best else {}
+        if self.stopped_early():
+            extra["early_stopped"] = True
+        known = {"global_step": self.step, "test_accuracy": self.test_accuracy, "extra": extra, **details}
+        return Outcome(status, verdict, self.world.attempt.id, f"trainer rank {self.world.rank}", **known)
+
+    def finish(self, outcome: Outcome) -> None:
+        """Rank 0 publishes the outcome, after which the attempt has ended whatever becomes of its processes."""
+        if self.world.rank == 0:
+            outcome.write(self.world.attempt.outcome)
+            say(f"{outcome.status} ({outcome.verdict}) at step {outcome.global_step}" + (
+                f", test accuracy {outcome.test_accuracy:.4f}" if outcome.test_accuracy is not None else ""))
+            self.tracker.finish(outcome.exit_code)
+
+
+def say(line: str) -> None:
+    """One line in this rank's log."""
+    print(line, flush=True)
