@@ -117,12 +117,26 @@ def test_every_setting_together_continues_to_the_same_bits(tmp_path: Path, prepa
     settings = {
         "precision": "bf16", "channels_last": True, "label_smoothing": 0.1, "clip_grad_norm": 0.5, "micro_batch_size": 40,
         "optimizer": {"name": "adamw", "lr": 0.01, "decay_bias_and_norm": False}, "schedule": {"name": "one_cycle"},
-        "data": {**ranks.DIGITS, "random_horizontal_flip": True}, "init": {"name": "kaiming_normal"}, "evaluate_every_epochs": 2,
+        "data": {**ranks.DIGITS, "random_horizontal_flip": True, "validation": 0.1}, "init": {"name": "kaiming_normal"},
+        "ema_decay": 0.9, "best_metric": "loss", "early_stopping": {"patience_evaluations": 3},
     }  # fmt: skip
     whole = undisturbed(tmp_path, prepared, 2, **settings)
-    run = ranks.make_run(tmp_path / "stopped", ranks.config(ranks=2, execution={"stop_after_step": 7}, **settings), prepared)
-    assert ranks.train(run, "local-1", 2) == 0, ranks.logs(run)
-    ranks.set_execution(run, stop_after_step=None)
-    assert ranks.train(run, "local-2", 2) == 0, ranks.logs(run)
+    run = ranks.make_run(tmp_path / "stopped", ranks.config(ranks=2, **settings), prepared)
+    for attempt, stop in (("local-1", 18), ("local-2", None)):  # 13 steps an epoch: after an evaluation, within the second epoch
+        ranks.set_execution(run, stop_after_step=stop)
+        assert ranks.train(run, attempt, 2) == 0, ranks.logs(run)
+    expected, found = outcome(whole, "local-1"), outcome(run, "local-2")
+    assert found.weights_sha256 == expected.weights_sha256
+    assert found.extra == expected.extra and found.extra["best"]["metric"] == "loss"
+    assert run.metrics.read_bytes() == whole.metrics.read_bytes()
+
+
+def test_the_loss_scale_of_fp16_is_continued(tmp_path: Path, prepared: dict[str, Any]) -> None:
+    model = {"name": "mlp", "hidden": [32]}
+    whole = undisturbed(tmp_path, prepared, 1, precision="fp16", model=model)
+    run = ranks.make_run(tmp_path / "stopped", ranks.config(precision="fp16", model=model), prepared)
+    for attempt, stop in (("local-1", 4), ("local-2", None)):
+        ranks.set_execution(run, stop_after_step=stop)
+        assert ranks.train(run, attempt, 1) == 0, ranks.logs(run)
     assert outcome(run, "local-2").weights_sha256 == outcome(whole, "local-1").weights_sha256
     assert run.metrics.read_bytes() == whole.metrics.read_bytes()
