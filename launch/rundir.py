@@ -106,16 +106,13 @@ def newest_attempt_number(run: RunDir) -> int:
 
 
 def progress(run: RunDir) -> dict[str, Any]:
-    """The newest rows: step, total (None where unknown), loss, accuracy, images_per_s."""
+    """The newest rows: step, total, loss, test_accuracy; each None where there is no row yet."""
     rows = read_jsonl(run.metrics)
     nothing: dict[str, Any] = {}
     train = next((r for r in reversed(rows) if r.get("kind") == "train"), nothing)
     test = next((r for r in reversed(rows) if r.get("kind") == "eval"), nothing)
-    data, config = read_json(run.data_record), read_json(run.config)
-    total = None
-    if data and config:
-        samples, batch = data["samples"]["train"], config["train"]["global_batch_size"]
-        total = -(-samples // batch) * config["train"]["epochs"]
+    timing = read_jsonl(run.timing)
+    total = timing[-1].get("total_steps") if timing else None
     return {"step": train.get("global_step"), "total": total, "loss": train.get("loss"), "test_accuracy": test.get("accuracy")}
 
 

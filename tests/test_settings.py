@@ -84,6 +84,13 @@ def test_early_stopping_ends_the_run_and_the_best_checkpoint_is_kept(tmp_path: P
     assert (run.checkpoints / "latest").resolve().name == f"step-{outcome.global_step}.local-1"
 
 
+def test_max_steps_ends_within_an_epoch_with_an_evaluation(tmp_path: Path, prepared: dict[str, Any]) -> None:
+    run, outcome = completed(tmp_path, prepared, epochs=3, max_steps=20, model=MLP)  # 15 steps an epoch
+    assert outcome.global_step == 20 and [row["global_step"] for row in evaluations(run, "test")] == [15, 20]
+    assert read_jsonl(run.metrics)[-2]["lr"] == pytest.approx(0, abs=1e-12)  # the cosine ends where the run does
+    assert read_jsonl(run.timing)[-1]["total_steps"] == 20
+
+
 def test_without_a_validation_split_there_is_no_best(tmp_path: Path, prepared: dict[str, Any]) -> None:
     run, outcome = completed(tmp_path, prepared, epochs=1, model=MLP)
     assert outcome.extra == {} and not (run.checkpoints / "best").exists() and not evaluations(run, "val")

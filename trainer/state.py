@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+import sys
 import time
 from typing import Any
 
@@ -58,7 +59,7 @@ class Trainer:
             micro_batch_size=config.micro_batch_size(), rank=world.rank, world_size=world.size, device=world.device,
             channels_last=train.channels_last,
         )
-        self.total_steps = train.epochs * self.batches.steps_per_epoch
+        self.total_steps = min(train.epochs * self.batches.steps_per_epoch, train.max_steps or sys.maxsize)
         self.step = 0
         self.test_accuracy: float | None = None
         self.best: dict[str, Any] | None = None  # of the validation split: where and how good
@@ -177,7 +178,7 @@ class Trainer:
             row = {"loss": loss / samples, "accuracy": correct / samples, "lr": lr, "grad_norm": float(grad_norm)}
             self.tracker.log({"kind": "train", **place, **row, "samples": int(samples)})
             timing = self._timing(samples)
-            self.tracker.log_timing({**place, **timing})
+            self.tracker.log_timing({**place, "total_steps": self.total_steps, **timing})
             left = (self.total_steps - self.step) * timing["step_time_s"]
             say(
                 f"epoch {self.epoch}/{self.config.train.epochs}  step {self.step}/{self.total_steps}  "

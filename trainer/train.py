@@ -67,7 +67,7 @@ def train(t: Trainer) -> Outcome:
         t.step += 1
         t.update_average()
 
-        end_of_epoch, is_best = t.step % batches.steps_per_epoch == 0, False
+        end_of_epoch, is_best = t.step % batches.steps_per_epoch == 0 or t.step == t.total_steps, False
         if t.step % how.log_every_steps == 0 or end_of_epoch:
             t.log_train(lr, grad_norm)
         if end_of_epoch and (t.epoch % config.evaluate_every_epochs == 0 or t.step == t.total_steps):

@@ -27,6 +27,7 @@ class TrainConfig(Strict):
     recipe: Literal[1] = Field(1, description="raised when the meaning of a default changes, so that ids change too")
     seed: int = Field(0, ge=0, lt=2**31)
     epochs: int = Field(ge=1)
+    max_steps: int | None = Field(None, ge=1, description="ends the run within an epoch too; null: after all epochs")
     global_batch_size: int = Field(ge=1, description="samples per optimizer step, over all ranks")
     micro_batch_size: int | None = Field(
         None, ge=1, description="the most that a rank holds at once; null: global_batch_size / ranks, rounded up"
