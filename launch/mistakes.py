@@ -26,6 +26,11 @@ SYNONYMS = {
     "patience": "patience_evaluations", "ema": "ema_decay", "num_workers": "workers",
     "amp": "precision", "val": "validation", "val_fraction": "validation", "val_folder": "validation_folder",
 }  # fmt: skip
+OTHER_VALUES = {
+    "float16": "fp16", "half": "fp16", "bfloat16": "bf16", "float32": "fp32", "single": "fp32", "fp64": "fp32", "float64": "fp32",
+    "cifar": "cifar10",
+    "fashionmnist": "fashion_mnist", "onecycle": "one_cycle", "multistep": "step", "none": "constant",
+}  # fmt: skip
 
 
 def validate(model: type[M], tree: Tree, also_known: tuple[str, ...] = ()) -> tuple[M | None, list[Problem]]:
@@ -67,16 +72,23 @@ def _problem(model: type[BaseModel], tree: Tree, error: dict[str, Any], also_kno
         return Problem(tree.place(path, of_key=True), path, str(context["error"]))
     if kind in ("too_short", "too_long"):
         found = ""
-    return Problem(tree.place(path), path, found + _EXPECTED.get(kind, error["msg"]).format(**context))
+    expected = _EXPECTED.get(kind, error["msg"]).format(**context)
+    if kind.startswith("model_") and (tags := _tags(model, path)):  # `optimizer: adam`
+        guess = str(error["input"])
+        expected += f", as in {{name: {guess if guess in tags else tags[0]}}}"
+    field = parent.model_fields.get(str(path[-1])) if parent else None
+    if kind in ("int_type", "int_from_float", "float_type") and field and field.description:
+        expected += f" ({field.description})"  # its unit, say
+    return Problem(tree.place(path), path, found + expected)
 
 
 _EXPECTED = {
     "int_type": "expected a whole number", "int_from_float": "expected a whole number", "float_type": "expected a number",
     "bool_type": "expected true or false", "string_type": "expected a text (quote it if it is one)",
     "list_type": "expected a list, as in [1, 2]", "dict_type": "expected a mapping", "model_type": "expected a mapping of settings",
-    "model_attributes_type": "expected a mapping of settings", "greater_than": "expected more than {gt}",
-    "greater_than_equal": "expected {ge} or more", "less_than": "expected less than {lt}",
-    "less_than_equal": "expected {le} or less", "finite_number": "expected a finite number",
+    "model_attributes_type": "expected a mapping of settings", "greater_than": "expected more than {gt:g}",
+    "greater_than_equal": "expected {ge:g} or more", "less_than": "expected less than {lt:g}",
+    "less_than_equal": "expected {le:g} or less", "finite_number": "expected a finite number",
     "too_short": "found {actual_length} item(s); expected at least {min_length}",
     "too_long": "found {actual_length} item(s); expected at most {max_length}",
     "string_too_short": "expected a text that is not empty",
@@ -134,15 +146,18 @@ def _unknown_key(path: Path_, parent: type[BaseModel] | None, root: type[BaseMod
         known += also_known
     near = SYNONYMS.get(key)
     if near not in known:
+        elsewhere = _elsewhere(key, ".".join(map(str, path)), root)
         words = known + [word for word, ours in SYNONYMS.items() if ours in known]
-        close = difflib.get_close_matches(key, words, 1)
+        close = difflib.get_close_matches(key.lower(), words, 1) if not elsewhere else []
         near = SYNONYMS.get(close[0], close[0]) if close else None
-    hint = f"; did you mean '{near}'?" if near else _elsewhere(key, ".".join(map(str, path)), root)
+        hint = f"; did you mean '{near}'?" if near else elsewhere or ";"
+    else:
+        hint = f"; did you mean '{near}'?"
     return f"unknown key{hint} known: {', '.join(known)}"
 
 
 def _elsewhere(key: str, path: str, root: type[BaseModel]) -> str:
-    """Where a key does exist: in another part of the spec, or in the same place under another `name`."""
+    """Where just this key does exist: in another part of the spec, or in the same place under another `name`."""
 
     def search(annotation: Any, path: str) -> list[tuple[str, str | None]]:
         found = []
@@ -158,11 +173,12 @@ def _elsewhere(key: str, path: str, root: type[BaseModel]) -> str:
     for place, tag in places:
         if place == path:
             return f"; it is a setting of {tag};"
-    return f"; did you mean '{places[0][0]}'?" if places else ";"
+    return f"; did you mean '{places[0][0]}'?" if places else ""
 
 
 def _near(word: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(word, known, 1)
+    lower = OTHER_VALUES.get(word.lower(), word.lower())
+    close = difflib.get_close_matches(lower, known, 1) or sorted((k for k in known if k in lower or lower in k), key=len)[-1:]
     return f"; did you mean '{close[0]}'?" if close else ""
 
 

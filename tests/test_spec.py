@@ -14,7 +14,8 @@ from launch import spec, yaml_tree
 from launch.spec import Job, JobSpec
 from launch.yaml_tree import SpecError
 
-CASES = Path(__file__).parent / "cases"
+PROJECT = Path(__file__).resolve().parents[1]
+CASES = PROJECT / "tests" / "cases"
 RIGHT = CASES / "five_right.yaml"
 
 
@@ -22,7 +23,7 @@ def load(path: Path, *settings: str, without_gpu: bool = False) -> JobSpec:
     return spec.load(Job(path.stem, path), settings, without_gpu=without_gpu)
 
 
-@pytest.mark.parametrize("case", sorted(p.stem for p in CASES.glob("*.txt")))
+@pytest.mark.parametrize("case", sorted(p.stem for p in CASES.glob("*.txt") if p.stem != "misspelt_by_set"))
 def test_a_mistake_is_told_exactly(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(CASES)
     with pytest.raises(SpecError) as caught:
@@ -89,6 +90,31 @@ def test_a_wrong_set_is_told_as_typed(option: str, line: str) -> None:
     with pytest.raises(SpecError) as caught:
         load(RIGHT, option)
     assert str(caught.value).startswith(line)
+
+
+MISSPELT = [  # four ways or more for each of eleven common settings
+    "train.optimizer.learning_rate=0.1", "train.lr=0.1", "train.optimizer.lr=1e-3x", "train.optimizer.lr=-0.1",
+    "train.epoch=3", "train.num_epochs=3", "train.epochs=3.5", "epochs=3",
+    "train.batch_size=64", "train.batchsize=64", "train.global_batch_size=0", "train.global_batch=64",
+    "train.optimizer.name=SGD", "train.optimizer=adam", "train.optim.name=sgd", "train.optimizer.name=rmsprop",
+    "train.model.name=resnet18", "train.model.name=ResNet", "train.model=mlp", "train.network.name=resnet",
+    "train.data.name=cifar-10", "train.data.name=CIFAR10", "train.dataset.name=digits", "train.data.path=/x",
+    "train.scheduler.name=cosine", "train.schedule.name=onecycle", "train.schedule.name=cosine_annealing",
+    "train.schedule.warmup=2",
+    "train.optimizer.wd=1e-4", "train.weight_decay=1e-4", "train.optimizer.weight_decay=5e4-", "train.optimizer.weightdecay=0.1",
+    "resources.gpus=8", "resources.gpu=8", "gpus_per_node=8", "resources.gpus_per_node=all",
+    "resources.time=2h", "resources.timeout_min=2h", "resources.walltime=60", "timeout_min=60",
+    "train.precision=float16", "train.precision=16", "train.amp=true", "execution.precision=bf16",
+]  # fmt: skip
+
+
+def test_common_settings_misspelt_are_told_as_a_person_needs_it() -> None:
+    lines = []
+    for option in MISSPELT:
+        with pytest.raises(SpecError) as caught:
+            load(PROJECT / "jobs" / "digits.yaml", option)
+        lines += str(caught.value).splitlines()
+    assert lines == (CASES / "misspelt_by_set.txt").read_text().splitlines()
 
 
 def test_the_digest_ignores_defaults_order_and_execution() -> None:
