@@ -197,7 +197,7 @@ class HostCopies:
 class HashedFile:
     """A file for torch.save that is hashed as it is written.
 
-    torch.save reports an error of the disk as another one, or ends the process: so it is kept, and the rest is swallowed.
+    torch.save may hide an error of the disk behind its own (`RuntimeError: unexpected pos`): so it is kept, the rest swallowed.
     """
 
     def __init__(self, file: BinaryIO) -> None:

@@ -82,8 +82,8 @@ def say(line: str) -> None:
 
 
 def kill_point(run: RunDir, point: str, step: int) -> None:
-    """For tests: the process kills itself here where BATCHYARD_KILL_AT says `<point>@<step>`, once in the life of the run."""
-    if os.environ.get("BATCHYARD_KILL_AT") == f"{point}@{step}" and not run.killed(point).exists():
+    """For tests: kills this process where BATCHYARD_FAULT is `kill:<point>:<step>`, each point once in the life of the run."""
+    if os.environ.get("BATCHYARD_FAULT") == f"kill:{point}:{step}" and not run.killed(point).exists():
         run.killed(point).touch()
         os.kill(os.getpid(), signal.SIGKILL)
 

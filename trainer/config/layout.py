@@ -142,7 +142,7 @@ class RunDir:
         return self.path / f"{which}.safetensors"
 
     def killed(self, point: str) -> Path:
-        """Stands once a test has killed the trainer at that point (BATCHYARD_KILL_AT). Writer: trainer.distributed."""
+        """Stands once a test has killed the trainer at that point (BATCHYARD_FAULT). Writer: trainer.distributed."""
         return self.path / f".killed-{point}"
 
     @property
