@@ -15,6 +15,7 @@ SOURCES = sorted(p.relative_to(PROJECT).as_posix() for top in ("trainer", "launc
 OWNERS = {  # what may be used only there
     "wandb": ("trainer/tracking.py",),
     "submitit": ("launch/slurm.py",),
+    "safetensors": ("trainer/export.py",),
     "os.environ": ("trainer/distributed.py", "trainer/tracking.py", "launch/site.py", "launch/node.py"),
 }
 STANDARD_LIBRARY_ONLY = ("launch/node.py", "trainer/config/lock.py", "trainer/config/layout.py", "trainer/config/outcome.py")

@@ -7,9 +7,10 @@ import os
 import signal
 import time
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from types import FrameType
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -74,6 +75,19 @@ def attempt_from_environment(run: RunDir) -> Attempt:
     return run.attempt(os.environ.get("BATCHYARD_ATTEMPT", "manual-1"))
 
 
+def say(line: str) -> None:
+    """One line in this rank's log. A full disk stops nothing: the line waits in the stream for the next one."""
+    with suppress(OSError):
+        print(line, flush=True)
+
+
+def kill_point(run: RunDir, point: str, step: int) -> None:
+    """For tests: kills this process where BATCHYARD_FAULT is `kill:<point>:<step>`, each point once in the life of the run."""
+    if os.environ.get("BATCHYARD_FAULT") == f"kill:{point}:{step}" and not run.killed(point).exists():
+        run.killed(point).touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
 def wrap(model: nn.Module, world: World) -> nn.Module:
     """DDP over the ranks; the model itself where there is no process group, as with one rank.
 
@@ -113,6 +127,14 @@ def gather(values: Tensor, world: World) -> list[Tensor]:
     gathered = [torch.empty_like(values) for _ in range(world.size)]
     dist.all_gather(gathered, values)
     return gathered
+
+
+def from_rank_0(value: Any, world: World) -> Any:
+    """Rank 0's `value` (anything that can be pickled) on every rank. Collective."""
+    box = [value]
+    if world.size > 1:
+        dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
+    return box[0]
 
 
 def total(values: Tensor, world: World) -> Tensor:

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from trainer import checkpoint, distributed, figures, models, optim, randomness
+from trainer.checkpoint_writer import Writer
 from trainer.config.outcome import Outcome
 from trainer.config.run import RunConfig
 from trainer.data.batches import Batches
 from trainer.data.prepared import Prepared
-from trainer.distributed import World
+from trainer.distributed import World, say
 from trainer.evaluate import Evaluation, evaluate
 from trainer.guard import Guard
 from trainer.tracking import Tracker
@@ -67,6 +68,7 @@ class Trainer:
         self.sums = torch.zeros(3, dtype=torch.float64, device=world.device)  # loss, correct, samples since the last row
         self.clock = Clock()
         self.tracker: Tracker | None = None
+        self.writer = Writer(world.run, world.attempt) if world.rank == 0 else None
         self.first_step = 0
 
     @property
@@ -77,13 +79,14 @@ class Trainer:
     def restore(self) -> None:
         """Continues from the newest whole checkpoint, or starts from the initial weights; all ranks from the same one."""
         self._warm_up()
-        found, complaints = checkpoint.load_newest(self.world.run)
-        if self.world.size > 1:
-            torch.distributed.barrier()  # every rank has read before rank 0 moves anything
-        if self.world.rank == 0:
-            checkpoint.quarantine(self.world.run, complaints)
-            for complaint in complaints:
-                say(f"checkpoint passed over and moved aside: {complaint}")
+        found = None
+        if self.world.rank == 0:  # it decides for all
+            found, complaints = checkpoint.load_newest(self.world.run)
+            for line in checkpoint.tidy(self.world.run, found, complaints):
+                say(line)
+        chosen = distributed.from_rank_0(found.path.name if found else None, self.world)
+        if chosen and self.world.rank:
+            found = checkpoint.load(self.world.run.checkpoints / chosen)
         if found:
             self._load(found)
         else:
@@ -140,13 +143,11 @@ class Trainer:
         if self.average is not None:
             self.average.update(self.step, self.guard.bad)
 
-    def save(self, *, best: bool = False) -> None:
-        """Publishes a checkpoint of this step, to be found as the best one too. Collective."""
+    def save(self, *, best: bool = False, last: bool = False) -> None:
+        """Begins a checkpoint of this step, to be found as the best one too; `finish` waits for it. Collective."""
         sums = distributed.gather(self.sums, self.world)
         if self.world.rank == 0:
-            checkpoint.save(
-                self.world.run,
-                self.world.attempt,
+            self.writer.save(
                 self.step,
                 weights=self.result().state_dict(),
                 trainer={
@@ -163,10 +164,11 @@ class Trainer:
                     "digest": self.config.train.digest(),
                     "data_sha256": self.data.sha256,
                     "world_size": self.world.size,
-                    "metrics_bytes": self.tracker.synced_bytes(),
+                    "metrics_bytes": self.tracker.metrics.length(),
                     "versions": {"torch": torch.__version__},
                 },
                 best=best,
+                last=last,
             )
 
     def log_train(self, lr: float, grad_norm: Tensor) -> None:
@@ -282,12 +284,10 @@ class Trainer:
     def finish(self, outcome: Outcome) -> None:
         """Rank 0 publishes the outcome, after which the attempt has ended whatever becomes of its processes."""
         if self.world.rank == 0:
+            self.writer.wait()  # an outcome promises that its checkpoint is on the disk
+            if self.writer.problem:
+                outcome = outcome.without_checkpoint(self.writer.problem)
             outcome.write(self.world.attempt.outcome)
             say(f"{outcome.status} ({outcome.verdict}) at step {outcome.global_step}" + (
                 f", test accuracy {outcome.test_accuracy:.4f}" if outcome.test_accuracy is not None else ""))
             self.tracker.finish(outcome.exit_code)
-
-
-def say(line: str) -> None:
-    """One line in this rank's log."""
-    print(line, flush=True)

@@ -5,6 +5,7 @@ The only module that imports wandb. Rank 0 alone uses it.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import netrc
 import os
@@ -30,29 +31,20 @@ class Tracker:
         """metrics_bytes: length of metrics.jsonl at the checkpoint that the run continues from; 0 for a new run."""
         self.run, self.attempt = world.run, world.attempt
         _cut(self.run.metrics, metrics_bytes, self.attempt.discarded)
-        self.metrics = self.run.metrics.open("a")
-        self.timing = self.run.timing.open("a")
+        self.metrics, self.timing = Rows(self.run.metrics), Rows(self.run.timing)
         self.wandb = _start_wandb(config, world)
 
     def log(self, row: dict[str, Any]) -> None:
         """A row of metrics.jsonl: only what the config decides, no times."""
-        self.metrics.write(json.dumps(row) + "\n")
-        self.metrics.flush()
+        self.metrics.append(row)
         prefix = row["kind"] if row["kind"] == "train" else row["split"]
         numbers = {f"{prefix}/{k}": v for k, v in row.items() if isinstance(v, float)}
         self._send({"global_step": row["global_step"], "epoch": row["epoch"], **numbers})
 
     def log_timing(self, row: dict[str, Any]) -> None:
         """A row of timing.jsonl."""
-        self.timing.write(json.dumps({"attempt": self.attempt.id, **row}) + "\n")
-        self.timing.flush()
+        self.timing.append({"attempt": self.attempt.id, **row})
         self._send({k if k in ("global_step", "epoch") else f"timing/{k}": v for k, v in row.items()})
-
-    def synced_bytes(self) -> int:
-        """Length of metrics.jsonl in bytes, after it has reached the disk: what a checkpoint's manifest records."""
-        self.metrics.flush()
-        os.fsync(self.metrics.fileno())
-        return self.metrics.tell()
 
     def finish(self, exit_code: int) -> None:
         self.metrics.close()
@@ -72,6 +64,38 @@ class Tracker:
         except Exception as fault:
             _complain("wandb stopped working; metrics.jsonl goes on", fault)
             self.wandb = None
+
+
+class Rows:
+    """A .jsonl file that grows. Rows that a full disk does not take wait in memory for the next one."""
+
+    def __init__(self, path: Path) -> None:
+        self.file = path.open("ab", buffering=0)
+        self.waiting = b""
+
+    def append(self, row: dict[str, Any]) -> None:
+        fell_behind = bool(self.waiting)
+        self.waiting += json.dumps(row).encode() + b"\n"
+        if (fault := self._write()) and not fell_behind:
+            _complain(f"{self.file.name} takes no more rows; they wait in memory", fault)
+
+    def length(self) -> int:
+        """Bytes of all rows, those that still wait among them: what a checkpoint's manifest records."""
+        self._write()
+        return self.file.tell() + len(self.waiting)
+
+    def _write(self) -> OSError | None:
+        try:
+            while self.waiting:
+                self.waiting = self.waiting[self.file.write(self.waiting) :]
+        except OSError as fault:
+            return fault
+        return None
+
+    def close(self) -> None:
+        if fault := self._write():
+            _complain(f"the last {len(self.waiting)} bytes of {self.file.name} are lost", fault)
+        self.file.close()
 
 
 def _cut(path: Path, length: int, discarded: Path) -> None:
@@ -168,4 +192,5 @@ def _stored_key(url: str) -> bool:
 
 
 def _complain(what: str, fault: Exception) -> None:
-    print(f"{what}: {type(fault).__name__}: {fault}", file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):
+        print(f"{what}: {type(fault).__name__}: {fault}", file=sys.stderr, flush=True)

@@ -78,7 +78,7 @@ def train(t: Trainer) -> Outcome:
         if stop or due or is_best or t.is_over():
             if outcome := t.found_not_finite():
                 return outcome
-            t.save(best=is_best)
+            t.save(best=is_best, last=stop or t.is_over())
         if stop and not t.is_over():
             return t.stopped()
     return t.completed()

@@ -21,6 +21,7 @@ VERBS = {
     "logs": ("runs", "what a run printed"),
     "cancel": ("runs", "stop a run after a checkpoint"),
     "report": ("runs", "make a run's report page"),
+    "export": ("export", "a run's weights as safetensors"),
 }
 
 

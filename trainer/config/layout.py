@@ -137,6 +137,14 @@ class RunDir:
         """`step-<n>.<attempt>/` and the symlinks `latest` and `best`. Writer: the trainer's rank 0."""
         return self.path / "checkpoints"
 
+    def exported(self, which: str) -> Path:
+        """The weights of the `latest` or `best` checkpoint for other programs. Writer: trainer.export."""
+        return self.path / f"{which}.safetensors"
+
+    def killed(self, point: str) -> Path:
+        """Stands once a test has killed the trainer at that point (BATCHYARD_FAULT). Writer: trainer.distributed."""
+        return self.path / f".killed-{point}"
+
     @property
     def report(self) -> Path:
         """The report page. Writer: launch.report."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -51,6 +51,18 @@ class Outcome:
 
     def write(self, path: Path) -> None:
         write_json(path, asdict(self))
+
+    def without_checkpoint(self, problem: str) -> Outcome:
+        """This end, where the last checkpoint could not be written, and why. Without its weights no run is completed."""
+        extra = {**self.extra, "checkpoint_problem": problem}
+        hint = "make room, then submit again: it continues from the newest whole checkpoint"
+        if self.status == "completed":
+            cause = f"the last checkpoint could not be written: {problem}"
+            lost = replace(self, status="failed", verdict="infrastructure", weights_sha256=None)
+            return replace(lost, cause=cause, hint=hint, extra=extra)
+        if self.status == "stopped":
+            return replace(self, cause=f"{self.cause}; its checkpoint was not written: {problem}", hint=hint, extra=extra)
+        return replace(self, extra=extra)
 
     @classmethod
     def read(cls, path: Path) -> Outcome | None:
