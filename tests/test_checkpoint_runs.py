@@ -89,7 +89,7 @@ def test_killed_at_every_point_of_a_save_and_continued_to_the_same_bits(
     for number, point in enumerate(POINTS, start=1):
         step = 4 * number  # each attempt gets one checkpoint further
         assert attempt(run, number, BATCHYARD_FAULT=f"kill:{point}:{step}") == -signal.SIGKILL, ranks.logs(run)
-        assert run.killed(point).exists()
+        assert run.killed(point, step).exists()
         found, complaints = load_newest(run)
         assert complaints == [], "a kill left something that looks like a checkpoint"
         published = step if point in ("latest", "prune") else step - 4

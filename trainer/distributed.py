@@ -82,9 +82,9 @@ def say(line: str) -> None:
 
 
 def kill_point(run: RunDir, point: str, step: int) -> None:
-    """For tests: kills this process where BATCHYARD_FAULT is `kill:<point>:<step>`, each point once in the life of the run."""
-    if os.environ.get("BATCHYARD_FAULT") == f"kill:{point}:{step}" and not run.killed(point).exists():
-        run.killed(point).touch()
+    """For tests and drills: kills this process where BATCHYARD_FAULT is `kill:<point>:<step>`, once in the life of the run."""
+    if os.environ.get("BATCHYARD_FAULT") == f"kill:{point}:{step}" and not run.killed(point, step).exists():
+        run.killed(point, step).touch()
         os.kill(os.getpid(), signal.SIGKILL)
 
 

@@ -141,9 +141,9 @@ class RunDir:
         """The weights of the `latest` or `best` checkpoint for other programs. Writer: trainer.export."""
         return self.path / f"{which}.safetensors"
 
-    def killed(self, point: str) -> Path:
-        """Stands once a test has killed the trainer at that point (BATCHYARD_FAULT). Writer: trainer.distributed."""
-        return self.path / f".killed-{point}"
+    def killed(self, point: str, step: int) -> Path:
+        """Stands once a test or a drill has killed the trainer at that point of that step. Writer: trainer.distributed."""
+        return self.path / f".killed-{point}-{step}"
 
     @property
     def report(self) -> Path:

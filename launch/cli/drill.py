@@ -1,0 +1,69 @@
+"""drill: kill a job many times, continue it each time, and compare it with an undisturbed run."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from pathlib import Path
+
+import click
+
+from launch import drill, site, spec
+from launch.cli import options
+from trainer.config.outcome import EXIT_DONE, EXIT_FAILED, EXIT_WRONG
+
+
+@click.command("drill")
+@click.option("--kills", type=click.IntRange(min=1), default=10, show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the kills: which, and at which steps.")
+@click.option("--nproc", type=click.IntRange(min=1), help="Ranks; else the job's.")
+@click.option("--steps", type=click.IntRange(min=2), default=400, show_default=True, help="The most steps that the job is run for.")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Override a setting, as in train.epochs=3.")
+@click.option("--data-dir", type=click.Path(path_type=Path), help="Where the raw data sets lie.")
+@options.for_runs
+@click.argument("job")
+def drill_(
+    job: str, kills: int, seed: int, nproc: int | None, steps: int, settings: tuple[str, ...], data_dir: Path | None,
+    site_file: Path | None, runs_dir: Path | None,
+) -> None:
+    """Run JOB once in peace and once killed again and again, and compare the weights and metrics.jsonl, bit for bit.
+
+    Kills a rank, torchrun, everything; asks to stop; kills within a checkpoint's writing. Exit code 1 where anything differs.
+    """
+    _, runs = options.runs_folder(site_file, runs_dir)
+    name = spec.find(job, site.project()).name
+    given = [f"train.max_steps={steps}", *([f"resources.nproc_per_node={nproc}"] if nproc else []), *settings]
+    arguments = [part for setting in given for part in ("--set", setting)] + ["--backend", "local"]
+    arguments += ["--site", str(site_file)] if site_file else []
+    arguments += ["--data-dir", str(data_dir)] if data_dir else []
+    folder = runs / f"{name}.drill"
+    click.echo(f"{name}: an undisturbed run, then {kills} kills (seed {seed}) in {site.shown(folder)}")
+    click.echo(f"{'':4}{'kill':40}{'asked at':>9}{'reached':>9}  attempt    seconds")
+    number = 0
+
+    def tell(killed: drill.Killed) -> None:
+        nonlocal number
+        number += 1
+        place = f"{killed.kill.step:9}{killed.reached:9}"
+        click.echo(f"{number:3} {killed.kill!s:40}{place}  {killed.attempt:10} {killed.seconds:7.1f}")
+
+    try:
+        result = drill.Drill(job, arguments, folder, kills, seed).carry_out(tell)
+    except drill.DrillError as error:
+        click.echo(f"batchyard: {error}", err=True)
+        sys.exit(EXIT_WRONG)
+    _conclude(result)
+    sys.exit(EXIT_DONE if result.equal else EXIT_FAILED)
+
+
+def _conclude(result: drill.Result) -> None:
+    counts = Counter(killed.kill.kind for killed in result.kills)
+    click.echo("kills: " + ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items())))
+    before, after = result.weights
+    same = "the same" if before == after else f"DIFFERENT, now {after}"
+    click.echo(f"weights_sha256: {before}, {same}")
+    click.echo(f"metrics.jsonl: {result.rows} rows, " + ("the same bytes" if result.first_difference is None else "DIFFERENT"))
+    if result.first_difference:
+        click.echo(f"first difference: {result.first_difference}")
+    click.echo(f"checkpoints that could not be read: {', '.join(result.spoilt) or 'none'}")
+    click.echo(f"processes left: {'; '.join(result.left_alive) or 'none'}")

@@ -1,0 +1,50 @@
+"""drill: what it plans, what it calls a difference, and five real kills that change nothing."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+from launch import drill
+from tests.cli import Shell
+
+
+def test_each_kind_of_kill_as_often_as_the_others_and_in_order() -> None:
+    kills = drill.plan(50, 7, 345, 4, 3)
+    assert kills == drill.plan(50, 7, 345, 4, 3) != drill.plan(50, 8, 345, 4, 3)
+    assert set(Counter(k.kind for k in kills).values()) == {10}
+    assert all(0 < k.step < 345 and 0 <= k.rank < 4 for k in kills)
+    assert all(k.step % 3 == 0 and k.point in drill.POINTS for k in kills if k.kind == "checkpoint")
+    asked = [k.step for k in kills if k.kind != "checkpoint"]
+    assert asked == sorted(asked)
+
+
+def test_the_first_difference_is_named(tmp_path: Path) -> None:
+    rows = [{"kind": "train", "global_step": i, "loss": 1 / i} for i in range(1, 5)]
+    one, other = tmp_path / "one", tmp_path / "other"
+    for path in (one, other):
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert drill.difference(one, other) is None
+    rows[2]["loss"] = 0.25
+    other.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert drill.difference(one, other) == f"row 3 (global_step 3): loss {1 / 3} against 0.25"
+    other.write_text("".join(json.dumps(row) + "\n" for row in rows[:2]))
+    assert str(drill.difference(one, other)).startswith("row 3 (global_step 3): kind train against None, ")
+    other.unlink()
+    assert "row 1" in str(drill.difference(one, other))
+
+
+def test_another_hash_is_no_pass() -> None:
+    right = drill.Result([], ("a", "a"), 3, None, [], [])
+    assert right.equal
+    for change in ({"weights": ("a", "b")}, {"weights": (None, None)}, {"first_difference": "row 1"}, {"spoilt": ["bad-step-3"]},
+                   {"left_alive": ["12 python -m trainer"]}):  # fmt: skip
+        assert not drill.Result(**{**right.__dict__, **change}).equal  # type: ignore[arg-type]
+
+
+def test_five_kills_change_nothing(tmp_path: Path) -> None:
+    printed = Shell(tmp_path).run("drill", "digits", "--kills", "5", "--seed", "1", "--steps", "60", timeout_s=600)
+    assert "kills: 1 TERM, 1 checkpoint, 1 session, 1 torchrun, 1 worker" in printed
+    assert "the same\n" in printed and "the same bytes" in printed, printed
+    assert "could not be read: none" in printed and "processes left: none" in printed
