@@ -48,6 +48,7 @@ class Facts:
     config: Row
     code: Row
     job_text: str
+    figures: dict[str, Any]  # file name -> its content, of those that are there; None where it is not JSON
     read_at: float
 
     @property
@@ -61,6 +62,11 @@ class Facts:
         """The newest row of the test set that has an accuracy."""
         rows = [r for r in self.evals if r.get("split") == "test" and finite(r.get("accuracy")) is not None]
         return rows[-1] if rows else {}
+
+    @property
+    def extra(self) -> Row:
+        """What the outcome says beside the words that every outcome has."""
+        return as_row(self.outcome.get("extra"))
 
     def newest(self, key: str) -> Any:
         """The value of the newest attempt record that has one."""
@@ -108,8 +114,13 @@ def read(run: RunDir) -> Facts:
         config=as_row(read_json(run.config)),
         code=as_row(read_json(run.code_record)),
         job_text=run.job.read_text(errors="replace") if run.job.is_file() else "",
+        figures={path.name: read_json(path) for path in _figures(run) if path.exists()},
         read_at=time.time(),
     )
+
+
+def _figures(run: RunDir) -> list[Path]:
+    return [run.evaluation("val"), run.evaluation("test"), run.samples, run.misclassified]
 
 
 def _attempt(attempt: Attempt, timing: list[Row]) -> AttemptFacts:

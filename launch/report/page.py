@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
-from collections.abc import Iterable
 from html import escape
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from launch.report import chart, facts, words
+from launch.report.evaluation import by_class
 from launch.report.facts import AttemptFacts, Facts, Row
+from launch.report.markup import Html, fact_table, flat, section, table, text
+from launch.report.pictures import pictures
 from launch.report.style import CSS
 from launch.report.words import NONE, finite, number, percent, shown
 from trainer.config.layout import RunDir
 
 STATES = {"completed": ("good", "✓"), "stopped": ("warn", "❚❚"), "failed": ("bad", "✕"), "running": ("info", "●")}
-# The browser itself refuses whatever this page would load.
-POLICY = "default-src 'none'; style-src 'unsafe-inline'"
+# The browser itself refuses whatever this page would load; its pictures stand in it.
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 MOST_EVALUATIONS = 200  # rows of the table; the chart shows all
 MOST_MARKS = 5  # attempts named below the charts; the charts mark all
-
-
-class Html(str):
-    """Text that is HTML already. Every other string is escaped where it enters the page (`text`)."""
 
 
 def write(run: RunDir) -> Path:
@@ -40,58 +37,17 @@ def write(run: RunDir) -> Path:
 
 def render(run: Facts) -> Html:
     """The whole page."""
-    sections = (_numbers, _curves, _speed, _attempts, _job, _code)
+    sections = (_numbers, _curves, by_class, pictures, _speed, _attempts, _job, _code)
     title = text(f"{run.job} · {run.run_id}")
     return Html(
         f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{title}</title>\n'
         f'<meta http-equiv="Content-Security-Policy" content="{escape(POLICY)}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<style>{CSS}</style>\n</head>\n<body>\n{_header(run)}\n<main>\n"
-        + "\n".join(section(run) for section in sections)
+        + "\n".join(part for section in sections if (part := section(run)))
         + f"\n</main>\n<footer>Written {words.moment(run.read_at)} UTC from {text(run.path)}. "
         "This file loads nothing and can be sent as it is.</footer>\n</body>\n</html>\n"
     )
-
-
-def text(value: Any) -> Html:
-    """A value of a file as HTML: escaped, unless it is HTML; None is a dash."""
-    if isinstance(value, Html):
-        return value
-    if value is None:
-        return Html(NONE)
-    return Html(escape(value if isinstance(value, str) else str(value)))
-
-
-def table(heads: list[tuple[str, str]], rows: Iterable[list[Any]], name: str) -> Html:
-    """A table that scrolls sideways where it is too wide. `heads`: (heading, CSS class of its column)."""
-    head = "".join(f'<th scope="col" class="{style}">{text(word)}</th>' for word, style in heads)
-    body = []
-    for first, *rest in rows:
-        cells = "".join(f'<td class="{s}">{text(v)}</td>' for v, (_, s) in zip(rest, heads[1:], strict=True))
-        body.append(f'<tr><th scope="row" class="{heads[0][1]}">{text(first)}</th>{cells}</tr>')
-    return Html(
-        f'<div class="scroll" role="region" aria-label="{escape(name)}" tabindex="0"><table>'
-        f"<thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
-    )
-
-
-def fact_table(rows: Iterable[tuple[str, Any]]) -> Html:
-    """Two columns: a name and its value."""
-    # Where there is little room, a long name breaks after its dots and underscores.
-    named = ((text(k).replace(".", ".<wbr>").replace("_", "_<wbr>"), v) for k, v in rows)
-    body = "".join(f'<tr><th scope="row">{k}</th><td>{text(v)}</td></tr>' for k, v in named)
-    return Html(f'<table class="facts"><tbody>{body}</tbody></table>')
-
-
-def flat(value: Any, name: str = "") -> list[tuple[str, str]]:
-    """Nested maps as (dotted name, value); what is no map, as JSON, but words without their quotes."""
-    if isinstance(value, dict) and value:
-        return [row for k, v in value.items() for row in flat(v, f"{name}.{k}" if name else str(k))]
-    return [(name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))]
-
-
-def section(title: str, *parts: str) -> Html:
-    return Html(f"<section><h2>{text(title)}</h2>{''.join(parts)}</section>")
 
 
 def _state(outcome: Row, running: bool, started: bool) -> tuple[str, Html, str]:
@@ -112,6 +68,8 @@ def _state(outcome: Row, running: bool, started: bool) -> tuple[str, Html, str]:
 
 def _header(run: Facts) -> str:
     tone, state, sentence = _state(run.outcome, run.running, bool(run.attempts))
+    if run.outcome.get("verdict") == "completed" and run.extra.get("early_stopped") is True:
+        sentence = "Early stopping ended it: the validation was no better for as long as the job waits."
     rank = run.outcome.get("rank")
     lines = [("Cause", run.outcome.get("cause")), ("Rank", rank), ("To try", run.outcome.get("hint"))]
     told = "".join(f"<dt>{name}</dt><dd>{text(value)}</dd>" for name, value in lines if value is not None)
@@ -146,6 +104,7 @@ def _numbers(run: Facts) -> str:
     backends = list(dict.fromkeys(str(a.record["backend"]) for a in run.attempts if a.record.get("backend")))
     ranks, device = execution.get("ranks"), execution.get("device")
     cells: list[tuple[str, Any, str]] = [
+        *_chosen(run),
         ("Steps", shown(run.global_step(), "{:,.0f}".format), ""),
         ("Epochs", shown(epoch), f"of {epochs}" if epochs else ""),
         ("Wall time", words.seconds(sum(known)) if known else NONE, f"{whole}over {words.plural(len(lasted), 'attempt')}"),
@@ -156,30 +115,53 @@ def _numbers(run: Facts) -> str:
         ("Backend", ", ".join(backends) or None, f"device {device}" if device else ""),
     ]
     items = "".join(
-        f'<div><dt>{name}</dt><dd><b>{text(value)}</b><span class="soft">{text(note)}</span></dd></div>'
+        f'<div><dt>{text(name)}</dt><dd><b>{text(value)}</b><span class="soft">{text(note)}</span></dd></div>'
         for name, value, note in cells
         if value not in (None, NONE)
     )
-    return section("Key numbers", f'<dl class="numbers">{items}</dl>' if items else '<p class="soft">None yet.</p>')
+    return section("Key numbers", f'<dl class="numbers">{items}</dl>' if items else '<p class="soft">None yet.</p>', _skipped(run))
+
+
+def _chosen(run: Facts) -> list[tuple[str, Any, str]]:
+    """Top-5 of the newest test evaluation, and the best evaluation of the validation split, with the test set's word there."""
+    last, best = run.last_eval(), facts.as_row(run.extra.get("best"))
+    top5 = shown(last.get("accuracy_top5"), percent)
+    as_text = number if best.get("metric") == "loss" else percent
+    step, tested = shown(best.get("global_step"), "{:,.0f}".format), shown(best.get("test_accuracy"), percent)
+    where = f"at step {step}; test {tested}" if tested != NONE else f"at step {step}"
+    return [
+        ("Top-5", top5, f"test set, at step {last['global_step']:,}" if last else ""),
+        (f"Best ({best.get('split')} {best.get('metric')})", shown(best.get("value"), as_text), where),
+    ]
+
+
+def _skipped(run: Facts) -> str:
+    """How many pictures the run left out, where it left out any."""
+    count = finite(run.extra.get("skipped_pictures"))
+    said = f"Left out, since they could not be read: {words.plural(round(count), 'picture')}." if count else ""
+    return f'<p class="note">{said}</p>' if said else ""
 
 
 def points(rows: list[Row], key: str) -> list[chart.Point]:
     """(global_step, value) of the rows that have a number there, NaN and infinities too, by step."""
-    found = [(float(r["global_step"]), r[key]) for r in rows if isinstance(r.get(key), int | float)]
+    found = [(float(r["global_step"]), words.as_float(r[key])) for r in rows if isinstance(r.get(key), int | float)]
     return sorted(found, key=lambda point: point[0])
 
 
 def _curves(run: Facts) -> str:
     splits = [s for s in ("val", "test") if any(r.get("split") == s for r in run.evals)]
 
-    def both(key: str) -> list[chart.Series]:
-        evals = [chart.Series(s, points([r for r in run.evals if r.get("split") == s], key), s) for s in splits]
-        return [chart.Series("train", points(run.train, key), "train"), *evals]
+    def evals(split: str, key: str) -> list[chart.Point]:
+        return points([r for r in run.evals if r.get("split") == split], key)
 
+    def both(key: str) -> list[chart.Series]:
+        return [chart.Series("train", points(run.train, key), "train"), *(chart.Series(s, evals(s, key), s) for s in splits)]
+
+    top5 = [chart.Series(f"{s} top-5", evals(s, "accuracy_top5"), f"{s} top5") for s in splits]
     marks = [(step, f"{attempt} from about step {step:,.0f}") for step, attempt in run.continues()]
     plots = [
         chart.Chart("Loss", both("loss"), marks, may_log=True),
-        chart.Chart("Accuracy", both("accuracy"), marks, percent=True),
+        chart.Chart("Accuracy", [*both("accuracy"), *top5], marks, percent=True),
         chart.Chart("Learning rate", [chart.Series("learning rate", points(run.train, "lr"))], marks),
         chart.Chart("Gradient norm", [chart.Series("gradient norm", points(run.train, "grad_norm"))], marks, may_log=True),
     ]
@@ -202,10 +184,13 @@ def _evaluations(run: Facts) -> str:
         return ""
     rows = [
         [f"{r['global_step']:,}", r.get("epoch"), r.get("split"), shown(r.get("loss"), lambda v: number(v, 4)),
-         shown(r.get("accuracy"), percent)]
+         shown(r.get("accuracy"), percent), shown(r.get("accuracy_top5"), percent)]
         for r in run.evals[-MOST_EVALUATIONS:]
     ]  # fmt: skip
-    heads = [("Step", "figure"), ("Epoch", "figure"), ("Split", "short"), ("Loss", "figure"), ("Accuracy", "figure")]
+    heads = [("Step", "figure"), ("Epoch", "figure"), ("Split", "short"), ("Loss", "figure"), ("Accuracy", "figure"),
+             ("Top-5", "figure")]  # fmt: skip
+    if all(row[-1] == NONE for row in rows):
+        heads, rows = heads[:-1], [row[:-1] for row in rows]
     count = f"the last {len(rows)} of {len(run.evals):,}" if len(rows) < len(run.evals) else f"{len(rows)}"
     return f"<details><summary>Evaluations ({count})</summary>{table(heads, rows, 'Evaluations')}</details>"
 

@@ -4,23 +4,24 @@
 LIGHT = """
 --back: #ffffff; --panel: #f6f7f9; --text: #16191d; --soft: #59616c; --rule: #dfe3e8; --grid: #e9ecf0;
 --train: #1d63c4; --test: #b4490f; --val: #0f766e; --plain: #4b4fb8; --odd: #b42318;
---good: #14703a; --warn: #8a5800; --bad: #b42318; --info: #1d63c4;
+--good: #14703a; --warn: #8a5800; --bad: #b42318; --info: #1d63c4; --deepest: 70%;
 """
 DARK = """
 --back: #14171b; --panel: #1c2026; --text: #e8eaed; --soft: #a2abb7; --rule: #30363e; --grid: #252a31;
 --train: #79b0ff; --test: #ffa766; --val: #4fd1bd; --plain: #b3b5ff; --odd: #ff8a80;
---good: #5fd38d; --warn: #e8b84a; --bad: #ff8a80; --info: #79b0ff;
+--good: #5fd38d; --warn: #e8b84a; --bad: #ff8a80; --info: #79b0ff; --deepest: 48%;
 """
 
 RULES = """
 * { box-sizing: border-box; }
 html { color-scheme: light dark; -webkit-text-size-adjust: 100%; }
 body { margin: 0 auto; max-width: 72rem; padding: 2.5rem 2rem 3rem; background: var(--back); color: var(--text);
+  overflow-wrap: break-word;
   font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", "Liberation Sans", sans-serif; }
-h1, h2, h3, p, dl, dd, ul, figure, pre { margin: 0; }
+h1, h2, h3, h4, p, dl, dd, ul, figure, pre { margin: 0; }
 h1 { font-size: 2rem; line-height: 1.2; letter-spacing: -.015em; overflow-wrap: anywhere; }
 h2 { font-size: 1.125rem; margin-bottom: 1rem; }
-h3 { font-size: .9375rem; }
+h3, h4 { font-size: .9375rem; }
 code, pre, .id { font-family: ui-monospace, SFMono-Regular, Menlo, Consolas, "Liberation Mono", monospace;
   font-size: .875em; overflow-wrap: anywhere; }
 header { display: flex; flex-wrap: wrap; justify-content: space-between; align-items: flex-end; gap: 1.25rem 3rem; }
@@ -60,8 +61,8 @@ circle { fill: var(--line); stroke: var(--back); }
 .odd { fill: none; stroke: var(--odd); stroke-width: 1.5; }
 .mark { stroke: var(--soft); stroke-dasharray: 2 3; fill: none; }
 .train { --line: var(--train); } .test { --line: var(--test); } .val { --line: var(--val); }
-.plain, .spark { --line: var(--plain); }
-.note { margin-top: .25rem; } .charts + .note { margin-top: 1rem; }
+.plain, .spark { --line: var(--plain); } .top5 .line { stroke-dasharray: 5 4; }
+.note { margin-top: .25rem; } .charts + .note, .numbers + .note { margin-top: 1.25rem; }
 .spark { width: 7.5rem; height: 1.625rem; vertical-align: middle; } .spark .line { stroke-width: 1.25; }
 /* A shade at the side where a table goes on: the covers scroll with it, the shades stay. */
 .scroll { overflow-x: auto; background:
@@ -80,6 +81,39 @@ td.wide .soft { display: block; }
 .facts th { width: 40%; color: var(--soft); }
 .facts th, .facts td { padding-top: .3125rem; padding-bottom: .3125rem; }
 .facts td { overflow-wrap: anywhere; }
+.under { margin: .125rem 0 .875rem; } section > details > .under { margin-top: 0; }
+h4 + .scroll { margin: .25rem 0 1.25rem; }
+.name { width: 25%; min-width: 7rem; overflow-wrap: anywhere; } .share { width: 32%; min-width: 10rem; padding-left: 1.25rem; }
+.rate { display: flex; align-items: center; gap: .875rem; } .rate > :first-child { flex: 0 0 3.25rem; text-align: right; }
+.bar { flex: 1; height: .5rem; background: var(--grid); border-radius: .25rem; overflow: hidden; }
+.bar span { display: block; height: 100%; background: var(--train); }
+.confusion { margin-top: 1.75rem; } .confusion .note { margin-top: .75rem; }
+.right { --tone: var(--train); } .wrong { --tone: var(--test); }
+/* The text keeps its colour: even the deepest cell leaves it a contrast of 4.5:1. */
+.heat.right, .heat.wrong { background: color-mix(in srgb, var(--tone) calc(var(--share) * var(--deepest)), var(--back)); }
+.heat.none { color: var(--soft); }
+.legend .heat { width: .875rem; height: .875rem; border-radius: .1875rem; }
+.matrix { --names: 9rem; min-width: calc(var(--columns) * var(--column) + var(--names));
+  max-width: calc(var(--columns) * 6rem + var(--names)); font-size: .8125rem;
+  table-layout: fixed; border-collapse: separate; border-spacing: 2px; }
+.matrix th, .matrix td { border: 0; padding: .375rem 0; text-align: center; vertical-align: middle; }
+.matrix .truth { width: var(--names); padding-right: .75rem; text-align: left; }
+.matrix thead th { vertical-align: bottom; } .matrix td { border-radius: .1875rem; }
+.matrix th span { display: block; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
+.matrix .predicted { padding-left: .375rem; text-align: left; }
+.matrix .on-end span { writing-mode: vertical-rl; transform: rotate(180deg); max-height: 8rem; margin: 0 auto; }
+.matrix tbody th { position: sticky; left: 0; background: var(--back); }
+.cells { display: block; width: 100%; min-width: 42rem; height: auto; }
+.cells text { font-size: 8px; fill: var(--soft); text-anchor: end; dominant-baseline: central; }
+.cells .column { text-anchor: start; }
+.cells rect { width: 10px; height: 10px; fill: var(--tone); } .ground { fill: var(--panel); }
+.gallery + * { margin-top: 2rem; } .gallery h3:has(+ .pictures) { margin-bottom: .75rem; }
+.pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(7.25rem, 1fr)); gap: 1.25rem 1rem; }
+.pictures img { display: block; object-fit: contain; object-position: left bottom; border-radius: .25rem; }
+.pictures figcaption { display: block; margin: .375rem 0 0; font-size: .8125rem; line-height: 1.35; color: var(--soft);
+  overflow-wrap: anywhere; }
+.pictures b { font-weight: 600; color: var(--text); } .pictures span { display: block; }
+.pixels { image-rendering: pixelated; }
 .pair { display: grid; grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 2rem 2.5rem; align-items: start; }
 .pair h3 { margin-bottom: .5rem; }
 pre { padding: .875rem 1.125rem; background: var(--panel); border-radius: .5rem; white-space: pre-wrap; line-height: 1.55; }
@@ -93,8 +127,12 @@ footer { margin-top: 2.5rem; padding-top: 1rem; border-top: 1px solid var(--rule
   .numbers { grid-template-columns: repeat(2, minmax(0, 1fr)); }
   .plot text { font-size: 14px; } /* the picture is scaled down: these are about 11 px */
   td.wide { min-width: 13rem; }
+  .pictures { grid-template-columns: repeat(auto-fill, minmax(6rem, 1fr)); }
+  .matrix { --names: 6.5rem; --column: var(--narrow) !important; }
+  .matrix thead span { writing-mode: vertical-rl; transform: rotate(180deg); max-height: 8rem; margin: 0 auto; }
 }
-@media print { body { max-width: none; padding: 0; } figure, tr { break-inside: avoid; } }
+@media print { body { max-width: none; padding: 0; } figure, tr { break-inside: avoid; }
+  .heat, .bar, .bar span { print-color-adjust: exact; } }
 """
 
 CSS = f":root {{{LIGHT}}}\n@media (prefers-color-scheme: dark) {{ :root {{{DARK}}} }}{RULES}"

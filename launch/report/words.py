@@ -33,6 +33,14 @@ def finite(value: Any) -> float | None:
     return float(value)
 
 
+def as_float(value: int | float) -> float:
+    """The value; an integer that is too large for a float is an infinity."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
+
+
 def number(value: float, digits: int = 3) -> str:
     """A short decimal: 12,345 0.0213 1.2e-05 with `digits` significant digits, whole numbers in full."""
     if not math.isfinite(value):

@@ -204,7 +204,7 @@ def read_json(path: Path) -> Any:
     """The file's content, or None where it does not exist or is not whole JSON (a reader never fails on a writer)."""
     try:
         return json.loads(path.read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):  # the last: nested deeper than any file of ours
         return None
 
 
