@@ -29,26 +29,35 @@ class Html(str):
 
 
 def write(run: RunDir) -> Path:
-    """Writes `run.report` from what is there, in one step: a reader sees the old page or the new one. Returns its path."""
-    page = render(facts.read(run))
-    temporary = run.report.with_name(f".{run.report.name}.{os.getpid()}.tmp")
+    """Writes `run.report` from what is there. Returns its path."""
+    return save(run.report, render(facts.read(run)))
+
+
+def save(path: Path, page: Html) -> Path:
+    """Writes a page in one step: a reader sees the old one or the new one. Returns its path."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     # A lone surrogate, legal in JSON, has no UTF-8: it becomes a question mark.
     temporary.write_text(page, encoding="utf-8", errors="replace")
-    temporary.replace(run.report)
-    return run.report
+    temporary.replace(path)
+    return path
 
 
 def render(run: Facts) -> Html:
     """The whole page."""
     sections = (_numbers, _curves, _speed, _attempts, _job, _code)
     title = text(f"{run.job} · {run.run_id}")
+    return document(title, _header(run), [section(run) for section in sections], run.path, run.read_at)
+
+
+def document(title: Html, header: str, sections: list[str], path: Path, read_at: float) -> Html:
+    """A page around its sections."""
     return Html(
         f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{title}</title>\n'
         f'<meta http-equiv="Content-Security-Policy" content="{escape(POLICY)}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<style>{CSS}</style>\n</head>\n<body>\n{_header(run)}\n<main>\n"
-        + "\n".join(section(run) for section in sections)
-        + f"\n</main>\n<footer>Written {words.moment(run.read_at)} UTC from {text(run.path)}. "
+        f"<style>{CSS}</style>\n</head>\n<body>\n{header}\n<main>\n"
+        + "\n".join(sections)
+        + f"\n</main>\n<footer>Written {words.moment(read_at)} UTC from {text(path)}. "
         "This file loads nothing and can be sent as it is.</footer>\n</body>\n</html>\n"
     )
 
@@ -62,13 +71,13 @@ def text(value: Any) -> Html:
     return Html(escape(value if isinstance(value, str) else str(value)))
 
 
-def table(heads: list[tuple[str, str]], rows: Iterable[list[Any]], name: str) -> Html:
-    """A table that scrolls sideways where it is too wide. `heads`: (heading, CSS class of its column)."""
+def table(heads: list[tuple[str, str]], rows: Iterable[list[Any]], name: str, best: int | None = None) -> Html:
+    """A table that scrolls sideways where it is too wide. `heads`: (heading, CSS class of its column); best: the row to mark."""
     head = "".join(f'<th scope="col" class="{style}">{text(word)}</th>' for word, style in heads)
     body = []
-    for first, *rest in rows:
+    for i, (first, *rest) in enumerate(rows):
         cells = "".join(f'<td class="{s}">{text(v)}</td>' for v, (_, s) in zip(rest, heads[1:], strict=True))
-        body.append(f'<tr><th scope="row" class="{heads[0][1]}">{text(first)}</th>{cells}</tr>')
+        body.append(f'<tr{" class=best" if i == best else ""}><th scope="row" class="{heads[0][1]}">{text(first)}</th>{cells}</tr>')
     return Html(
         f'<div class="scroll" role="region" aria-label="{escape(name)}" tabindex="0"><table>'
         f"<thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
