@@ -41,11 +41,14 @@ def submit(run: RunDir, plan: Plan) -> tuple[Attempt, subprocess.Popen[bytes]]:
         start_new_session=True,  # a Ctrl-C at the terminal is ours to handle
     )
     end = time.monotonic() + START_S
-    while not attempt.record.exists() and process.poll() is None:
-        if time.monotonic() > end:
-            process.kill()
-            raise StartError(f"{shlex.join(argv)} did not start within {START_S:.0f} s")
-        time.sleep(0.02)
+    try:
+        while not attempt.record.exists() and process.poll() is None:
+            if time.monotonic() > end:
+                raise StartError(f"{shlex.join(argv)} did not start within {START_S:.0f} s")
+            time.sleep(0.02)
+    except BaseException:  # Ctrl-C too: nobody would be in front of it
+        process.kill()
+        raise
     if not attempt.record.exists() and process.returncode:
         raise StartError(f"{shlex.join(argv)} ended with {process.returncode} before it started anything")
     return attempt, process
@@ -56,16 +59,21 @@ def _comment(plan: Plan) -> str:
 
 
 class Foreground:
-    """In front of a run: Ctrl-C cancels it after a checkpoint, a second one at once; TERM and HUP stop it after a checkpoint."""
+    """In front of a run: Ctrl-C cancels it after a checkpoint, a second one at once; TERM and HUP stop it after a checkpoint.
 
-    def __init__(self, run: RunDir, attempt: Attempt, process: subprocess.Popen[bytes], follower: Follower) -> None:
+    asked_to_stop: whether one of them came; then no other run shall begin.
+    """
+
+    SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+    def __init__(self) -> None:
+        self.asked_to_stop = False
+
+    def wait(self, run: RunDir, attempt: Attempt, process: subprocess.Popen[bytes], follower: Follower) -> Outcome:
+        """Shows the run until it ends; returns how."""
         self.run, self.attempt, self.process, self.follower = run, attempt, process, follower
         self.interrupts = 0
-
-    def wait(self) -> Outcome:
-        """Shows the run until it ends; returns how."""
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, self._handle)
+        before = [signal.signal(number, self._handle) for number in self.SIGNALS]
         try:
             with self.follower:
                 while self.process.poll() is None:
@@ -73,8 +81,8 @@ class Foreground:
                     time.sleep(0.1)
                 self.follower.show()
         finally:
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-                signal.signal(number, signal.SIG_DFL)
+            for number, handler in zip(self.SIGNALS, before, strict=True):
+                signal.signal(number, handler)
         killed = self.process.returncode != EXIT_DONE and not self.attempt.outcome.exists()  # launch.node itself
         outcome = conclude(self.run, self.attempt, self.process.returncode, None)
         if killed and Lock(self.run.lock).holder() is None:
@@ -82,6 +90,7 @@ class Foreground:
         return outcome
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        self.asked_to_stop = True
         if number != signal.SIGINT:
             self.process.terminate()
             return

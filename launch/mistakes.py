@@ -25,6 +25,7 @@ SYNONYMS = {
     "threads": "threads_per_rank", "wandb": "tracking", "docker": "container", "dtype": "precision", "warmup": "warmup_epochs",
     "patience": "patience_evaluations", "ema": "ema_decay", "num_workers": "workers",
     "amp": "precision", "val": "validation", "val_fraction": "validation", "val_folder": "validation_folder",
+    "min": "low", "max": "high",
 }  # fmt: skip
 OTHER_VALUES = {
     "float16": "fp16", "half": "fp16", "bfloat16": "bf16", "float32": "fp32", "single": "fp32", "fp64": "fp32", "float64": "fp32",
@@ -111,9 +112,19 @@ def _walk(model: type[BaseModel], value: Any, loc: tuple[str | int, ...]) -> tup
         if single is not None and step in single.model_fields:
             current = single.model_fields[str(step)]
             current = Annotated[current.annotation, *current.metadata] if current.metadata else current.annotation
-        elif isinstance(step, int):
-            current = (get_args(current) or (None,))[0]
+        else:
+            current = _inside(current, step)
     return tuple(path), holder
+
+
+def _inside(annotation: Any, step: str | int) -> Any:
+    """What the items of a list are, or the values of a map with free keys."""
+    if get_origin(annotation) is Annotated:
+        return _inside(get_args(annotation)[0], step)
+    if get_origin(annotation) in (Union, types.UnionType):
+        return next((found for a in get_args(annotation) if (found := _inside(a, step)) is not None), None)
+    kind = list if isinstance(step, int) else dict
+    return get_args(annotation)[-1] if get_origin(annotation) is kind else None
 
 
 def _models(annotation: Any) -> list[type[BaseModel]]:

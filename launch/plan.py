@@ -107,8 +107,13 @@ def _refuse(strict: bool, message: str) -> None:
         raise SpecError([Problem(Place("--strict-resources"), (), message)])
 
 
-def run_config(name: str, run_id: str, job: JobSpec, placement: Placement, fixed: RunExecution | None) -> RunConfig:
-    """config.json. fixed: the execution of the run's first submit, whose ranks and threads stay for its whole life."""
+def run_config(
+    name: str, run_id: str, job: JobSpec, placement: Placement, fixed: RunExecution | None, sweep: str | None = None
+) -> RunConfig:
+    """config.json. fixed: the execution of the run's first submit, whose ranks and threads stay for its whole life.
+
+    sweep: the id of the sweep that the run is a point of.
+    """
     wants = job.resources
     per_rank = max(1, (placement.cpus or wants.ranks_per_node()) // placement.nproc_per_node)
     kept = {
@@ -116,7 +121,7 @@ def run_config(name: str, run_id: str, job: JobSpec, placement: Placement, fixed
         "threads_per_rank": fixed.threads_per_rank if fixed else job.execution.threads_per_rank or per_rank,
     }
     execution = RunExecution(**{**job.execution.model_dump(), **kept, "device": placement.device, "tracking": job.tracking})
-    return RunConfig(job=name, run_id=run_id, train=job.train, execution=execution)
+    return RunConfig(job=name, run_id=run_id, sweep=sweep, train=job.train, execution=execution)
 
 
 def build(

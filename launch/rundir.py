@@ -43,14 +43,19 @@ def find(name: str, runs: Path) -> RunDir:
     if "/" not in name and exact.config.exists():
         return exact
     known = all_runs(runs)
-    of_job = [r for r in known if re.fullmatch(rf"{re.escape(name)}-[0-9a-f]{{8}}(\.\d+)?", r.run_id)]
-    if of_job:
-        return max(of_job, key=lambda r: r.config.stat().st_mtime)
+    if newest := newest_of_job(name, known):
+        return newest
     matching = [r for r in known if r.run_id.startswith(name)]
     if len(matching) == 1:
         return matching[0]
     ids = ", ".join(r.run_id for r in (matching or known)[-8:]) or "none yet: batchyard submit JOB makes one"
     raise NoSuchRun(f"{'several runs begin with' if matching else 'no run is called'} '{name}' in {runs}: {ids}")
+
+
+def newest_of_job(job: str, known: list[RunDir]) -> RunDir | None:
+    """The run of that job which was submitted last."""
+    of_job = [r for r in known if re.fullmatch(rf"{re.escape(job)}-[0-9a-f]{{8}}(\.\d+)?", r.run_id)]
+    return max(of_job, key=lambda r: r.config.stat().st_mtime, default=None)
 
 
 def run_for(run_id: str, runs: Path, *, new: bool) -> RunDir:

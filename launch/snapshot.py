@@ -7,7 +7,7 @@ import shutil
 import stat
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -58,20 +58,31 @@ def look(project: Path) -> Code:
 
 def freeze(code: Code, run: RunDir, image: str | None) -> None:
     """Copies the code to `run.code` and records where it came from. What was there before is replaced as a whole."""
-    fresh = run.code.with_name(".code.tmp")
+    _copy(code, run.code)
+    record: dict[str, Any] = {
+        "commit": code.commit, "dirty": code.dirty, "files": len(code.files), "sha256": code.sha256,
+        "versions": {"python": sys.version.split()[0], **_versions()}, "image": image,
+    }  # fmt: skip
+    write_json(run.code_record, record)
+
+
+def keep(code: Code, folder: Path) -> Code:
+    """The same code from a copy in `folder`, which nobody edits while the points of a sweep are frozen from it."""
+    if not folder.exists():
+        _copy(code, folder)
+    return replace(code, root=folder)
+
+
+def _copy(code: Code, folder: Path) -> None:
+    fresh = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(fresh, ignore_errors=True)
     for file in code.files:
         target = fresh / file
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(code.root / file, target)
         target.chmod(0o555 if (code.root / file).stat().st_mode & stat.S_IXUSR else 0o444)
-    shutil.rmtree(run.code, ignore_errors=True)
-    fresh.rename(run.code)
-    record: dict[str, Any] = {
-        "commit": code.commit, "dirty": code.dirty, "files": len(code.files), "sha256": code.sha256,
-        "versions": {"python": sys.version.split()[0], **_versions()}, "image": image,
-    }  # fmt: skip
-    write_json(run.code_record, record)
+    shutil.rmtree(folder, ignore_errors=True)
+    fresh.rename(folder)
 
 
 def _versions() -> dict[str, str]:

@@ -11,14 +11,17 @@ from typing import Annotated, Any
 
 from pydantic import Field, TypeAdapter, ValidationError
 
+from launch import sweep as sweeping
 from launch import yaml_tree
 from launch.mistakes import show, validate
+from launch.sweep import Point, Sweep
 from launch.yaml_tree import Place, Problem, SpecError, Tree
 from trainer.config.conflicts import conflicts
 from trainer.config.run import Execution, Tracking, TrainConfig
 from trainer.config.strict import Strict
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,60}$")  # legal for docker, Slurm and wandb
+ALSO_KNOWN = ("extends", "fallback")
 
 
 class Resources(Strict):
@@ -50,6 +53,7 @@ class JobSpec(Strict):
     resources: Resources = Resources()
     container: Container = Container()
     tracking: Tracking = Tracking()
+    sweep: Sweep | None = None
 
 
 @dataclass(frozen=True)
@@ -81,10 +85,29 @@ def find_all(project: Path) -> list[Job]:
     return [Job(p.stem, p) for p in sorted((project / "jobs").glob("*.yaml"))]
 
 
-def load(job: Job, settings: tuple[str, ...] = (), *, without_gpu: bool) -> JobSpec:
-    """`extends` < the file < `fallback` (where the chosen place has no GPU) < `--set`. Raises SpecError with every mistake.
+@dataclass(frozen=True)
+class Loaded:
+    """A job: one spec, or one for each point of its sweep. written: all of it as data, the sweep too."""
 
-    The spec is checked with and without its fallback, so that a mistake in it is found wherever the job is checked.
+    written: dict[str, Any]
+    points: list[Point]  # of a job without a sweep: one, without axes
+    specs: list[JobSpec]
+
+    @property
+    def is_sweep(self) -> bool:
+        return bool(self.points[0].axes)
+
+
+def load(job: Job, settings: tuple[str, ...] = (), *, without_gpu: bool) -> JobSpec:
+    """The spec of a job; of a sweep, its first point's. Raises SpecError with every mistake, those of all points too."""
+    return load_points(job, settings, without_gpu=without_gpu).specs[0]
+
+
+def load_points(job: Job, settings: tuple[str, ...] = (), *, without_gpu: bool) -> Loaded:
+    """`extends` < the file < `fallback` (where the chosen place has no GPU) < a sweep's axis < `--set`.
+
+    The spec is checked with and without its fallback, so that a mistake in it is found wherever the job is checked. Raises
+    SpecError with every mistake.
     """
     tree = _with_bases(job.path, ())
     overlays, problems = [], []
@@ -93,28 +116,84 @@ def load(job: Job, settings: tuple[str, ...] = (), *, without_gpu: bool) -> JobS
             overlays.append(yaml_tree.setting(option))
         except SpecError as error:
             problems += error.problems
-    fallback = Tree(tree.value.pop("fallback", None))
-    for own, theirs in ((fallback.keys, tree.keys), (fallback.values, tree.values)):
-        own.update({path[1:]: place for path, place in theirs.items() if path[:1] == ("fallback",)})
-    variants = [tree]
-    if isinstance(fallback.value, dict):
-        variants.append(yaml_tree.merge(tree, fallback))
-    elif ("fallback",) in tree.keys and fallback.value is not None:
-        problems.append(Problem(tree.place(("fallback",)), ("fallback",), f"found {show(fallback.value)}; expected a mapping"))
-    specs: list[JobSpec | None] = []
+    fallback, found = _fallback(tree)
+    problems += found
+    variants = [tree] if fallback is None else [tree, yaml_tree.merge(tree, fallback)]
+    loaded = []
     for variant in variants:
         for overlay in overlays:
             variant = yaml_tree.merge(variant, overlay)
-        spec, found = validate(JobSpec, variant, ("extends", "fallback"))
-        found += _conflicts(spec, variant)
-        specs.append(spec)
-        problems += [p for p in found if p not in problems]
+        made, found = _check(variant, settings)
+        loaded.append(made)
+        problems += found
     if problems:
         problems = list(dict.fromkeys(problems))
         raise SpecError(sorted(problems, key=lambda p: (p.place.source, p.place.line or 0, p.place.column or 0)))
-    chosen = specs[-1] if without_gpu else specs[0]
-    assert chosen is not None
-    return chosen
+    return loaded[-1] if without_gpu else loaded[0]
+
+
+def _fallback(tree: Tree) -> tuple[Tree | None, list[Problem]]:
+    """Takes `fallback` out of the tree: what to lay on it, None where there is nothing, and what is wrong with it."""
+    fallback = Tree(tree.value.pop("fallback", None))
+    for own, theirs in ((fallback.keys, tree.keys), (fallback.values, tree.values)):
+        own.update({path[1:]: place for path, place in theirs.items() if path[:1] == ("fallback",)})
+    if isinstance(fallback.value, dict):
+        if "sweep" not in fallback.value:
+            return fallback, []
+        del fallback.value["sweep"]
+        path, message = ("fallback", "sweep"), "a sweep's points are the same wherever they run: write it beside `train`"
+        return fallback, [Problem(tree.place(path, of_key=True), path, message)]
+    if ("fallback",) in tree.keys and fallback.value is not None:
+        return None, [Problem(tree.place(("fallback",)), ("fallback",), f"found {show(fallback.value)}; expected a mapping")]
+    return None, []
+
+
+def _check(variant: Tree, settings: tuple[str, ...]) -> tuple[Loaded, list[Problem]]:
+    """The specs that a merged job holds, one a point, and what is wrong with it."""
+    spec, found = validate(JobSpec, variant, ALSO_KNOWN)
+    plain = Tree({k: v for k, v in variant.value.items() if k != "sweep"}, variant.keys, variant.values)
+    written = variant.value.get("sweep")
+    in_sweep = [p for p in found if p.path[:1] == ("sweep",)]
+    if written is None or in_sweep:  # without a right sweep no axis can be laid on: what it would give is not missing
+        axes = _axes_as_written(written)
+        found = [p for p in found if not (p.message.startswith("is missing") and ".".join(map(str, p.path)) in axes)]
+        return Loaded(variant.value, [Point()], [spec] if spec else []), found + _conflicts(spec, plain)
+    sweep = Sweep.model_validate(written)
+    of_axes = sweeping.axis_problems(sweep, variant)
+    problems = [*of_axes.values(), *_set_on_axes(sweep, settings)]
+    if sweep.size() > sweeping.MOST_POINTS:
+        message = f"makes {sweep.size():,} points; at most {sweeping.MOST_POINTS:,}"
+        return Loaded(variant.value, [], []), [*problems, Problem(variant.place(("sweep",), of_key=True), ("sweep",), message)]
+    points = sweeping.points(sweep, without=of_axes)
+    specs, at_points = [], []
+    for point in points:
+        tree = yaml_tree.merge(plain, sweeping.overlay(point, variant))
+        spec, found = validate(JobSpec, tree, ALSO_KNOWN)
+        at_points.append((point, found + _conflicts(spec, tree)))
+        specs += [spec] if spec else []
+    problems += sweeping.attribute(at_points, variant)
+    if not problems:
+        problems = sweeping.duplicates([(p, s.train.digest()) for p, s in zip(points, specs, strict=True)], variant)
+    return Loaded(variant.value, points, specs), problems
+
+
+def _axes_as_written(sweep: Any) -> set[str]:
+    """The names of the axes of a sweep that may be wrong in any way."""
+    parts = [sweep.get("grid"), sweep.get("random")] if isinstance(sweep, dict) else []
+    parts += [part.get("ranges") for part in parts if isinstance(part, dict)]
+    return {str(name) for part in parts if isinstance(part, dict) for name in part}
+
+
+def _set_on_axes(sweep: Sweep, settings: tuple[str, ...]) -> list[Problem]:
+    """`--set` on what the sweep varies: it would make all points one."""
+    problems = []
+    for option in settings:
+        name = option.partition("=")[0]
+        for axis, path in sweep.axes().items():
+            if f"{axis}.".startswith(f"{name}.") or name.startswith(f"{axis}."):
+                message = f"is an axis of the sweep ({'.'.join(map(str, path[:-1]))}): change its values, or --set sweep=null"
+                problems.append(Problem(Place(f"--set {option}"), (axis,), message))
+    return problems
 
 
 def _conflicts(spec: JobSpec | None, tree: Tree) -> list[Problem]:

@@ -19,8 +19,9 @@ from launch import plan as planning
 from launch.node import conclude
 from launch.plan import Placement, Plan
 from launch.rundir import Standing
-from launch.site import BackendName, Folders, Site
-from launch.spec import Job, JobSpec
+from launch.site import BackendName, Folders, Machine, Site
+from launch.snapshot import Code
+from launch.spec import Job, JobSpec, Loaded
 from trainer.config.layout import RunDir, write_json
 from trainer.config.lock import Lock
 from trainer.config.outcome import EXIT_WRONG, Outcome
@@ -47,7 +48,8 @@ class Request:
     settings: tuple[str, ...] = ()
     new: bool = False
     strict: bool = False
-    run_id: str | None = None  # an existing run to go on with
+    run_id: str | None = None  # the run's id where it is known: an existing run to go on with, a point of a sweep
+    sweep: str | None = None  # the id of an existing sweep to go on with, or of the one that the run is a point of
 
 
 @dataclass(frozen=True)
@@ -62,11 +64,15 @@ class Ready:
     plan: Plan
 
 
-def resolve(request: Request) -> Ready:
-    """Spec, placement, configuration and plan. Writes nothing. Raises SpecError and SubmitError."""
+def load(request: Request) -> tuple[Loaded, Machine]:
+    """The job as it is on the chosen place, and this machine. Raises SpecError."""
     machine = site.machine()
     without_gpu = not planning.has_gpu(request.backend, request.site, machine)
-    job = spec.load(request.job, request.settings, without_gpu=without_gpu)
+    return spec.load_points(request.job, request.settings, without_gpu=without_gpu), machine
+
+
+def resolve(request: Request, job: JobSpec, machine: Machine) -> Ready:
+    """Placement, configuration and plan of one run. Writes nothing. Raises SpecError and SubmitError."""
     placement = planning.place(job, request.site, machine, request.backend, strict=request.strict)
     job, placement = planning.fit_precision(job, placement, machine, request.backend)
     run_id = request.run_id or f"{request.job.name}-{job.train.digest()[:8]}"
@@ -74,7 +80,8 @@ def resolve(request: Request) -> Ready:
     before = rundir.read_config(run)
     if before and canonical(before.train) != canonical(job.train):
         raise SubmitError(f"{run.path} holds a run of another configuration:\n{_difference(before, job)}\n--new starts another run")
-    config = planning.run_config(request.job.name, run.run_id, job, placement, before.execution if before else None)
+    fixed, sweep = (before.execution, request.sweep or before.sweep) if before else (None, request.sweep)
+    config = planning.run_config(request.job.name, run.run_id, job, placement, fixed, sweep)
     plan = planning.build(
         job, config, placement, run, request.site, request.folders, request.backend, site.python(request.site),
         (os.getuid(), os.getgid()),
@@ -82,29 +89,28 @@ def resolve(request: Request) -> Ready:
     return Ready(request, job, placement, run, config, plan)
 
 
-def take(run: RunDir) -> Lock:
-    """The lock under which one submit of a run decides; waits for another to be done. Raises SubmitError."""
-    run.path.mkdir(parents=True, exist_ok=True)
-    lock = Lock(run.submit_lock)
+def take(path: Path, name: str) -> Lock:
+    """The lock under which one submit of a run (or a sweep) decides; waits for another to be done. Raises SubmitError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = Lock(path)
     end = time.monotonic() + LOCK_WAIT_S
     while not lock.acquire():
         if time.monotonic() > end:
-            raise SubmitError(f"another submit of {run.run_id} has not ended within {LOCK_WAIT_S:.0f} s: {lock.holder()}")
+            raise SubmitError(f"another submit of {name} has not ended within {LOCK_WAIT_S:.0f} s: {lock.holder()}")
         time.sleep(0.05)
     return lock
 
 
-def prepare_run(ready: Ready, before: Standing, image: str | None, say: Callable[[str], None]) -> None:
+def prepare_run(ready: Ready, before: Standing, code: Code, image: str | None, say: Callable[[str], None]) -> None:
     """Writes the run directory: configuration, plan, data and code. image: name and digest, for the record.
 
-    Raises SubmitError and SnapshotError.
+    Raises SubmitError.
     """
     run = ready.run
     outcome = before.outcome
     if before.state == "dead" and before.attempt and not before.attempt.outcome.exists():
         outcome = conclude(run, before.attempt, None, None)  # it left no word: judged by the other evidence, once
         outcome.write(run.outcome)
-    code = snapshot.look(ready.request.project)
     begun = run.code_record.exists() and bool(run.all_attempts())
     keep = begun and (outcome is None or outcome.verdict in KEEP_CODE)
     if keep:
@@ -121,7 +127,7 @@ def prepare_run(ready: Ready, before: Standing, image: str | None, say: Callable
     prepare_data(ready)
 
 
-def code_differs(run: RunDir, code: snapshot.Code) -> bool:
+def code_differs(run: RunDir, code: Code) -> bool:
     try:
         return bool(json.loads(run.code_record.read_text())["sha256"] != code.sha256)
     except (OSError, ValueError, KeyError):

@@ -196,7 +196,8 @@ def setting(option: str) -> Tree:
     """`--set train.optimizer.lr=0.1` as a tree; the value is YAML. Raises SpecError."""
     place = Place(f"--set {option}")
     key, equals, text = option.partition("=")
-    parts = key.split(".")
+    top, axis = re.fullmatch(r"(sweep\.grid\.)?(.*)", key, re.DOTALL).groups()  # type: ignore[union-attr]
+    parts = ["sweep", "grid", axis] if top else key.split(".")  # a sweep's axes keep their dots
     if not equals or not all(parts):
         raise SpecError([Problem(place, (), "expected KEY.KEY=VALUE, as in train.optimizer.lr=0.1")])
     try:

@@ -15,7 +15,7 @@ import pytest
 
 from tests import ranks
 from tests.wandb_server import WandbServer
-from trainer.config.layout import RunDir, read_jsonl
+from trainer.config.layout import RunDir, read_json, read_jsonl, write_json
 from trainer.config.outcome import Outcome
 from trainer.data.prepared import prepare
 
@@ -94,7 +94,7 @@ def test_online_with_a_key_from_rank_0_alone_and_nothing_private(
     assert steps(rows, "train/loss") == [r["global_step"] for r in truth if r["kind"] == "train"]
     assert [r["test/accuracy"] for r in rows if "test/accuracy" in r] == [r["accuracy"] for r in truth if r["kind"] == "eval"]
     assert found["config"]["global_batch_size"]["value"] == 100 and found["project"] == "tests"
-    assert found["exit_code"] == 0 and found["host"] == "batchyard"
+    assert found["exit_code"] == 0 and found["host"] == "batchyard" and found["groupName"] == "t"
     importers = [rank for rank in (0, 1) if "wandb.sdk" in run.attempt("local-1").rank_log(rank).read_text()]
     assert importers == [0]
     sent = b"\n".join(server.bodies)
@@ -108,8 +108,10 @@ def test_a_continued_run_is_the_same_wandb_run(
     tmp_path: Path, prepared: dict[str, Any], server: WandbServer, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = make(tmp_path, prepared, stop_after_step=6)
+    write_json(run.config, {**read_json(run.config), "sweep": "t.sweep"})  # a point of a sweep
     assert ranks.train(run, "local-1", 1) == 0, ranks.logs(run)
     assert server.runs[run.run_id]["preempting"] and server.runs[run.run_id]["exit_code"] == 75
+    assert server.runs[run.run_id]["groupName"] == "t.sweep"
     ranks.set_execution(run, stop_after_step=None)
     # the second attempt finds the key where `wandb login` leaves it
     monkeypatch.delenv("WANDB_API_KEY")

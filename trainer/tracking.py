@@ -144,7 +144,7 @@ def _init(wandb: Any, mode: str, config: RunConfig, world: World) -> Any:
         entity=config.execution.tracking.entity,
         id=config.run_id.replace(".", "-"),
         name=config.run_id,
-        group=config.job,
+        group=config.sweep or config.job,
         dir=str(world.run.path),
         mode=mode,
         resume="allow",

@@ -35,7 +35,13 @@ def show_(**given: Any) -> None:
     from launch import submit
 
     request, used = options.request(**given)
-    ready = submit.resolve(request)
+    loaded, machine = submit.load(request)
+    if loaded.is_sweep:
+        from launch.cli import sweep
+
+        ready = sweep.show_plan_of(request, loaded, machine)
+    else:
+        ready = submit.resolve(request, loaded.specs[0], machine)
     plan, placement = ready.plan, ready.placement
     click.echo(f"run        {ready.run.run_id}  ({site.shown(ready.run.path)})")
     click.echo(f"backend    {plan.backend}" + (f"  (site: {site.shown(used)})" if used else ""))
@@ -71,8 +77,8 @@ def check_(jobs: tuple[str, ...], settings: tuple[str, ...]) -> None:
     for name in names:
         try:
             job = spec.find(name, project)
-            spec.load(job, settings, without_gpu=False)
-            click.echo(f"{name}: right")
+            loaded = spec.load_points(job, settings, without_gpu=False)
+            click.echo(f"{name}: right" + (f", {len(loaded.points)} points" if loaded.is_sweep else ""))
         except SpecError as error:
             problems += error.problems
     if problems:

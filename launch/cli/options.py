@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from rich.console import Console
 
 from launch import site, spec
 from launch.site import BACKENDS, BackendName, Folders, Site
 from launch.spec import Job
 from launch.submit import Request
-from trainer.config.layout import RunDir, read_json
+from trainer.config.layout import RunDir, SweepDir, read_json
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -47,6 +49,11 @@ def runs_folder(site_file: Path | None, runs_dir: Path | None) -> tuple[Site, Pa
     return found, runs_dir.absolute() if runs_dir else site.folders(found).runs
 
 
+def console() -> Console:
+    """For tables; a pipe has no width to fold to."""
+    return Console() if sys.stdout.isatty() else Console(width=200)
+
+
 def request(
     job: str, site_file: Path | None, runs_dir: Path | None, backend: BackendName | None, settings: tuple[str, ...],
     new: bool, data_dir: Path | None, strict_resources: bool,
@@ -62,5 +69,11 @@ def request(
         return Request(
             Job(read_json(run.config)["job"], run.job), project, found, where, backend or found.backend, settings,
             strict=strict_resources, run_id=run.run_id,
+        ), used  # fmt: skip
+    sweep = SweepDir(where.runs / job)
+    if "/" not in job and sweep.record.exists() and not new:  # a sweep's id: that one goes on, likewise
+        return Request(
+            Job(read_json(sweep.record)["job"], sweep.job), project, found, where, backend or found.backend, settings,
+            strict=strict_resources, sweep=sweep.sweep_id,
         ), used  # fmt: skip
     return Request(spec.find(job, project), project, found, where, backend or found.backend, settings, new, strict_resources), used

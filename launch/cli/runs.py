@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 
 import click
-from rich.console import Console
 
-from launch import rundir, site, status
+from launch import rundir, site, status, sweepdir
 from launch.cli import options
-from launch.rundir import NoSuchRun
+from launch.rundir import NoSuchRun, Standing
 from trainer.config.layout import RunDir
 
 
@@ -19,9 +17,14 @@ from trainer.config.layout import RunDir
 @options.for_runs
 @click.argument("run", required=False)
 def status_(run: str | None, site_file: Path | None, runs_dir: Path | None) -> None:
-    """Where all runs stand, or one RUN with its attempts."""
+    """Where all runs stand, or one RUN with its attempts, or the points of a sweep."""
     _, runs = options.runs_folder(site_file, runs_dir)
-    console = Console() if sys.stdout.isatty() else Console(width=200)  # a pipe has no width to fold to
+    console = options.console()
+    if run and (sweep := sweepdir.find(run, runs)):
+        from launch.cli import sweep as sweeps
+
+        sweeps.status(sweep)
+        return
     if run:
         status.show_one(rundir.find(run, runs), console)
         return
@@ -42,7 +45,7 @@ def logs_(run: str, follow: bool, rank: int, site_file: Path | None, runs_dir: P
     from launch.watch import Tail
 
     _, runs = options.runs_folder(site_file, runs_dir)
-    found = rundir.find(run, runs)
+    found = sweepdir.run_of(run, runs)
     tail, shown = None, None
     while True:
         standing = status.standings([found])[found.run_id]
@@ -67,10 +70,22 @@ def logs_(run: str, follow: bool, rank: int, site_file: Path | None, runs_dir: P
 @options.for_runs
 @click.argument("run")
 def cancel_(run: str, site_file: Path | None, runs_dir: Path | None) -> None:
-    """Stop RUN after a checkpoint. It is not requeued; submitting the job again continues it."""
+    """Stop RUN after a checkpoint. It is not requeued; submitting the job again continues it.
+
+    Of a sweep, its points that run; and no further one begins.
+    """
     _, runs = options.runs_folder(site_file, runs_dir)
+    if sweep := sweepdir.find(run, runs):
+        from launch.cli import sweep as sweeps
+
+        sweeps.cancel(sweep)
+        return
     found = rundir.find(run, runs)
-    standing = status.standings([found])[found.run_id]
+    cancel_run(found, status.standings([found])[found.run_id])
+
+
+def cancel_run(found: RunDir, standing: Standing) -> None:
+    """Stops one run. Raises NoSuchRun where it does not run, or runs elsewhere."""
     if standing.state not in ("running", "queued"):
         raise NoSuchRun(f"{found.run_id} does not run, nothing to cancel: it is {standing.state}")
     from launch import local
@@ -93,9 +108,9 @@ def cancel_(run: str, site_file: Path | None, runs_dir: Path | None) -> None:
 @options.for_runs
 @click.argument("run")
 def report_(run: str, site_file: Path | None, runs_dir: Path | None) -> None:
-    """Make RUN's report page and print its path."""
+    """Make the report page of RUN, or of a sweep, and print its path."""
     from launch import report
 
     _, runs = options.runs_folder(site_file, runs_dir)
-    found: RunDir = rundir.find(run, runs)
-    click.echo(site.shown(report.write(found)))
+    sweep = sweepdir.find(run, runs)
+    click.echo(site.shown(report.write_sweep(sweep) if sweep else report.write(rundir.find(run, runs))))

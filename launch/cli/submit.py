@@ -1,4 +1,4 @@
-"""submit: run a job or continue it, and stay in front of it on this machine."""
+"""submit: run a job or continue it, and stay in front of it on this machine. A sweep's points go the same way (cli/sweep.py)."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from typing import Any
 import click
 from rich.console import Console
 
-from launch import report, site, snapshot, status, submit
+from launch import local, report, site, snapshot, status, submit
 from launch.cli import options
 from launch.rundir import Standing
 from launch.site import BackendName
-from launch.submit import Ready, Request
+from launch.snapshot import Code
+from launch.submit import Ready
+from launch.watch import Follower
 from trainer.config.outcome import EXIT_DONE, Outcome
 
 
@@ -21,34 +23,44 @@ from trainer.config.outcome import EXIT_DONE, Outcome
 def submit_(backend: BackendName | None, **given: Any) -> None:
     """Run JOB, or continue it where it was stopped; a finished run shows its result. A run_id as JOB continues that run.
 
+    Of a job with a sweep: its points that are not done, one after the other; then their table. A sweep's id continues that one.
+
     Exit codes: 0 done (or queued), 1 failed, 2 the job or the call is wrong, 75 stopped after a checkpoint, to be continued.
     """
     request, site_file = options.request(backend=backend, **given)
     if submit.slurm_is_here_unasked(request, site_file, backend):
         click.echo("sbatch is here, but no site file says slurm: running on this machine (--backend slurm runs it there)")
-    ready = submit.resolve(request)
-    lock = submit.take(ready.run)
+    loaded, machine = submit.load(request)
+    if loaded.is_sweep:
+        from launch.cli import sweep
+
+        sys.exit(sweep.submit_all(request, loaded, machine))
+    ready = submit.resolve(request, loaded.specs[0], machine)
+    sys.exit(run(ready, snapshot.look(request.project), local.Foreground()))
+
+
+def run(ready: Ready, code: Code, front: local.Foreground) -> int:
+    """A run or a point of a sweep: here to its end, on Slurm into the queue; one that is done or runs already is only told.
+
+    Returns the exit code. Raises SubmitError, StartError and SlurmError.
+    """
+    lock = submit.take(ready.run.submit_lock, ready.run.run_id)
     try:
         before = status.standings([ready.run])[ready.run.run_id]
         if before.state == "completed":
-            sys.exit(_done(ready, before))
+            return _done(ready, before, code)
         if before.state in ("running", "queued"):
             click.echo(f"{ready.run.run_id} is {before.state}: {before.where}; batchyard logs {ready.run.run_id} -f")
-            sys.exit(EXIT_DONE)
+            return EXIT_DONE
         _announce(ready, before)
-        image = _image(request, ready) if ready.plan.backend == "docker" else None
-        submit.prepare_run(ready, before, image, say=lambda line: click.echo(f"  {line}"))
+        image = image_of(ready) if ready.plan.backend == "docker" else None
+        submit.prepare_run(ready, before, code, image, say=lambda line: click.echo(f"  {line}"))
         if ready.plan.backend == "slurm":
-            sys.exit(_queue(ready))
-        from launch import local
-
+            return _queue(ready)
         attempt, process = local.submit(ready.run, ready.plan)
     finally:
         lock.release()
-    from launch.watch import Follower
-
-    outcome = local.Foreground(ready.run, attempt, process, Follower(attempt)).wait()
-    sys.exit(_ended(ready, outcome))
+    return _ended(ready, front.wait(ready.run, attempt, process, Follower(attempt)))
 
 
 def _announce(ready: Ready, before: Standing) -> None:
@@ -63,12 +75,10 @@ def _announce(ready: Ready, before: Standing) -> None:
         click.echo(f"  continues; it was {before.state}" + (f" ({before.where})" if before.where else ""))
 
 
-def _image(request: Request, ready: Ready) -> str:
-    """The image's name and digest, for the record of the code."""
-    from launch import local
-
+def image_of(ready: Ready) -> str:
+    """The image's name and digest, for the record of the code. Raises StartError where there is none."""
     image = ready.plan.image or ""
-    digest = local.image_id(request.site.docker.client, image)
+    digest = local.image_id(ready.request.site.docker.client, image)
     if digest is None:
         make = "make image" + (" CPU=1" if ready.plan.device == "cpu" else "")
         raise local.StartError(f"the engine has no image '{image}': {make} builds it; container.image or the site names another")
@@ -84,11 +94,11 @@ def _queue(ready: Ready) -> int:
     return EXIT_DONE
 
 
-def _done(ready: Ready, before: Standing) -> int:
+def _done(ready: Ready, before: Standing, code: Code) -> int:
     outcome = before.outcome
     assert outcome is not None
     click.echo(f"{ready.run.run_id} is done: {submit.result_line(outcome)} ({outcome.attempt})")
-    if submit.code_differs(ready.run, snapshot.look(ready.request.project)):
+    if submit.code_differs(ready.run, code):
         click.echo("finished with other code than yours: --new trains with yours")
     click.echo(f"report: {site.shown(report.write(ready.run))}")
     return EXIT_DONE

@@ -185,7 +185,7 @@ def _svg(chart: Chart, values: list[float], log: bool) -> str:
     span = (min(values), max(values), HEIGHT - BOTTOM, TOP)
     y = log_axis(*span) if log else value_axis(*span, most=1.0 if chart.percent else math.inf)
     name = "chart-" + "".join(c if c.isalnum() else "-" for c in chart.title.lower())
-    body = [_grid(chart, x, y), *(_mark(x, y, at, what) for at, what in chart.marks if x.lo <= at <= x.hi)]
+    body = [grid(chart, x, y), *(_mark(x, y, at, what) for at, what in chart.marks if x.lo <= at <= x.hi)]
     body += [_line(chart, s, x, y) for s in chart.series]
     body += [_ends(labels, x, y)]
     return (
@@ -210,7 +210,8 @@ def _tick(value: float, step: float, as_percent: bool) -> str:
     return f"{value:,.{decimals}f}{'%' if as_percent else ''}"
 
 
-def _grid(chart: Chart, x: Axis, y: Axis) -> str:
+def grid(chart: Chart, x: Axis, y: Axis) -> str:
+    """Both axes with their ticks and words."""
     right = f"{x.end:.1f}"
     parts = []
     for v in y.ticks:

@@ -23,13 +23,13 @@ def text(value: Any) -> Html:
     return Html(escape(value if isinstance(value, str) else str(value)))
 
 
-def table(heads: list[tuple[str, str]], rows: Iterable[list[Any]], name: str) -> Html:
-    """A table that scrolls sideways where it is too wide. `heads`: (heading, CSS class of its column)."""
+def table(heads: list[tuple[str, str]], rows: Iterable[list[Any]], name: str, best: int | None = None) -> Html:
+    """A table that scrolls sideways where it is too wide. `heads`: (heading, CSS class of its column); best: the row to mark."""
     head = "".join(f'<th scope="col" class="{style}">{text(word)}</th>' for word, style in heads)
     body = []
-    for first, *rest in rows:
+    for i, (first, *rest) in enumerate(rows):
         cells = "".join(f'<td class="{s}">{text(v)}</td>' for v, (_, s) in zip(rest, heads[1:], strict=True))
-        body.append(f'<tr><th scope="row" class="{heads[0][1]}">{text(first)}</th>{cells}</tr>')
+        body.append(f'<tr{" class=best" if i == best else ""}><th scope="row" class="{heads[0][1]}">{text(first)}</th>{cells}</tr>')
     return Html(
         f'<div class="scroll" role="region" aria-label="{escape(name)}" tabindex="0"><table>'
         f"<thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"

@@ -26,26 +26,35 @@ MOST_MARKS = 5  # attempts named below the charts; the charts mark all
 
 
 def write(run: RunDir) -> Path:
-    """Writes `run.report` from what is there, in one step: a reader sees the old page or the new one. Returns its path."""
-    page = render(facts.read(run))
-    temporary = run.report.with_name(f".{run.report.name}.{os.getpid()}.tmp")
+    """Writes `run.report` from what is there. Returns its path."""
+    return save(run.report, render(facts.read(run)))
+
+
+def save(path: Path, page: Html) -> Path:
+    """Writes a page in one step: a reader sees the old one or the new one. Returns its path."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     # A lone surrogate, legal in JSON, has no UTF-8: it becomes a question mark.
     temporary.write_text(page, encoding="utf-8", errors="replace")
-    temporary.replace(run.report)
-    return run.report
+    temporary.replace(path)
+    return path
 
 
 def render(run: Facts) -> Html:
     """The whole page."""
     sections = (_numbers, _curves, by_class, pictures, _speed, _attempts, _job, _code)
     title = text(f"{run.job} · {run.run_id}")
+    return document(title, _header(run), [section(run) for section in sections], run.path, run.read_at)
+
+
+def document(title: Html, header: str, sections: list[str], path: Path, read_at: float) -> Html:
+    """A page around its sections."""
     return Html(
         f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{title}</title>\n'
         f'<meta http-equiv="Content-Security-Policy" content="{escape(POLICY)}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<style>{CSS}</style>\n</head>\n<body>\n{_header(run)}\n<main>\n"
-        + "\n".join(part for section in sections if (part := section(run)))
-        + f"\n</main>\n<footer>Written {words.moment(run.read_at)} UTC from {text(run.path)}. "
+        f"<style>{CSS}</style>\n</head>\n<body>\n{header}\n<main>\n"
+        + "\n".join(part for part in sections if part)
+        + f"\n</main>\n<footer>Written {words.moment(read_at)} UTC from {text(path)}. "
         "This file loads nothing and can be sent as it is.</footer>\n</body>\n</html>\n"
     )
 

@@ -1,14 +1,17 @@
 """The page's CSS: one sheet, two palettes, no address in it. tests/test_report.py measures the contrast of both."""
 
-# One colour a line. Text and lines reach 4.5:1 on the background (WCAG 2.2, 1.4.3), the grid is only decoration.
+# One colour a line; c0 to c4, for values in their order, go from blue to yellow and get lighter.
+# Text and lines reach 4.5:1 on the background (WCAG 2.2, 1.4.3), the grid is only decoration.
 LIGHT = """
 --back: #ffffff; --panel: #f6f7f9; --text: #16191d; --soft: #59616c; --rule: #dfe3e8; --grid: #e9ecf0;
 --train: #1d63c4; --test: #b4490f; --val: #0f766e; --plain: #4b4fb8; --odd: #b42318;
+--c0: #2a0a8f; --c1: #7a1fa8; --c2: #a92a86; --c3: #c23b57; --c4: #a85100;
 --good: #14703a; --warn: #8a5800; --bad: #b42318; --info: #1d63c4; --deepest: 70%;
 """
 DARK = """
 --back: #14171b; --panel: #1c2026; --text: #e8eaed; --soft: #a2abb7; --rule: #30363e; --grid: #252a31;
 --train: #79b0ff; --test: #ffa766; --val: #4fd1bd; --plain: #b3b5ff; --odd: #ff8a80;
+--c0: #a97be8; --c1: #dd6fb0; --c2: #f2836f; --c3: #fbb04a; --c4: #f4ea6a;
 --good: #5fd38d; --warn: #e8b84a; --bad: #ff8a80; --info: #79b0ff; --deepest: 48%;
 """
 
@@ -36,6 +39,7 @@ header { display: flex; flex-wrap: wrap; justify-content: space-between; align-i
 .end-of-run dt { color: var(--soft); }
 .end-of-run dd, td.wide { white-space: pre-wrap; overflow-wrap: anywhere; }
 .state { font-weight: 600; color: var(--tone); white-space: nowrap; }
+.end-of-run .state { white-space: normal; }
 .good { --tone: var(--good); } .warn { --tone: var(--warn); } .bad { --tone: var(--bad); } .info { --tone: var(--info); }
 section { margin-top: 2.5rem; padding-top: 1.5rem; border-top: 1px solid var(--rule); }
 .numbers { display: grid; grid-template-columns: repeat(4, minmax(0, 1fr)); gap: 1.25rem 2.5rem; }
@@ -62,6 +66,12 @@ circle { fill: var(--line); stroke: var(--back); }
 .mark { stroke: var(--soft); stroke-dasharray: 2 3; fill: none; }
 .train { --line: var(--train); } .test { --line: var(--test); } .val { --line: var(--val); }
 .plain, .spark { --line: var(--plain); } .top5 .line { stroke-dasharray: 5 4; }
+.c0 { --line: var(--c0); } .c1 { --line: var(--c1); } .c2 { --line: var(--c2); } .c3 { --line: var(--c3); }
+.c4 { --line: var(--c4); }
+.one .line { stroke-width: 1.125; stroke-opacity: .8; } .one circle { stroke: none; }
+.best { --line: var(--text); } .best .line { stroke-width: 2.75; }
+tr.best > * { font-weight: 600; background: var(--panel); }
+a { color: var(--info); text-underline-offset: .15em; }
 .note { margin-top: .25rem; } .charts + .note, .numbers + .note { margin-top: 1.25rem; }
 .spark { width: 7.5rem; height: 1.625rem; vertical-align: middle; } .spark .line { stroke-width: 1.25; }
 /* A shade at the side where a table goes on: the covers scroll with it, the shades stay. */
@@ -77,7 +87,7 @@ tbody th { font-weight: 500; }
 .figure, thead .figure { text-align: right; white-space: nowrap; }
 .short { white-space: nowrap; }
 td.wide { min-width: 18rem; }
-td.wide .soft { display: block; }
+td.wide .soft, .end-of-run dd .soft { display: block; }
 .facts th { width: 40%; color: var(--soft); }
 .facts th, .facts td { padding-top: .3125rem; padding-bottom: .3125rem; }
 .facts td { overflow-wrap: anywhere; }

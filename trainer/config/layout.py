@@ -192,6 +192,52 @@ class RunDir:
         return [Attempt(p) for p in sorted(found, key=lambda p: (_started(p), p.name))]
 
 
+@dataclass(frozen=True)
+class SweepDir:
+    """`runs/<job>.sweep/`: what the points of a sweep share. Each point is a run of its own, beside this directory."""
+
+    path: Path
+
+    @property
+    def sweep_id(self) -> str:
+        return self.path.name
+
+    @property
+    def job(self) -> Path:
+        """The job as resolved, its sweep in it. Writer: submit."""
+        return self.path / "job.yaml"
+
+    @property
+    def record(self) -> Path:
+        """{job, submits: [{started, ended, backend, settings, points: [{axes, run_id, error}], and the process}]}.
+
+        Writer: submit (launch.sweepdir).
+        """
+        return self.path / "sweep.json"
+
+    @property
+    def cancel(self) -> Path:
+        """When a person last cancelled the sweep: a submit that began before begins no further point. Writer: cancel."""
+        return self.path / "cancel.json"
+
+    @property
+    def submit_lock(self) -> Path:
+        """Held while a submit writes here. Writer: submit."""
+        return self.path / "submit-lock.json"
+
+    def code(self, sha256: str) -> Path:
+        """The code that a submit's points are frozen from, however long it takes. Writer: submit (launch.snapshot)."""
+        return self.path / "code" / sha256[:12]
+
+    @property
+    def report(self) -> Path:
+        """The sweep's page. Writer: launch.report."""
+        return self.path / "report.html"
+
+    def run(self, run_id: str) -> RunDir:
+        return RunDir(self.path.parent / run_id)
+
+
 def _started(attempt: Path) -> float:
     record = read_json(attempt / "attempt.json")
     try:

@@ -96,6 +96,7 @@ class RunConfig(Strict):
     schema_version: Literal[1] = 1
     job: str
     run_id: str
+    sweep: str | None = Field(None, description="the id of the sweep that the run is a point of: wandb's group")
     train: TrainConfig
     execution: RunExecution
 

@@ -1,0 +1,265 @@
+"""What a person sees of a sweep: its plan, one point after the other, the table at the end. What it means is in launch/sweep.py."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from typing import Any
+
+import click
+import yaml
+from rich.markup import escape
+from rich.table import Table
+
+from launch import local, report, site, snapshot, sweepdir
+from launch import status as run_status
+from launch import submit as submitting
+from launch import sweep as sweeping
+from launch.cli import options
+from launch.cli import submit as cli
+from launch.local import StartError
+from launch.report import points, words
+from launch.rundir import NoSuchRun
+from launch.site import Machine
+from launch.slurm import SlurmError
+from launch.snapshot import Code
+from launch.spec import Loaded
+from launch.submit import Ready, Request, SubmitError
+from launch.sweep import Point, Reconciled, Wanted
+from launch.sweepdir import Submit
+from trainer.config.layout import SweepDir, write_json
+from trainer.config.outcome import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED
+
+
+def sweep_of(request: Request) -> SweepDir:
+    """The sweep that the request begins or goes on with."""
+    if request.sweep:
+        return SweepDir(request.folders.runs / request.sweep)
+    return sweepdir.sweep_for(request.job.name, request.folders.runs, new=request.new)
+
+
+def resolve(request: Request, loaded: Loaded, machine: Machine, sweep: SweepDir) -> list[tuple[Point, Ready]]:
+    """Each point and its run, which is the one of the same configuration submitted by itself.
+
+    In a sweep that --new began, runs of its own, which a later submit finds again by sweep.json. Raises SubmitError.
+    """
+    known = {sweeping.key(axes): run_id for axes, run_id in sweepdir.recorded(sweep)}
+    alone = request.new or sweep.sweep_id != f"{request.job.name}.sweep"
+    request = replace(request, new=False, sweep=sweep.sweep_id)
+    found: dict[str, tuple[Point, Ready]] = {}
+    for point, job in zip(loaded.points, loaded.specs, strict=True):
+        ready = submitting.resolve(request, job, machine)
+        recorded = known.get(point.key, "")
+        own = recorded.partition(".")[0] == ready.run.run_id
+        if own and recorded != ready.run.run_id:
+            ready = submitting.resolve(replace(request, run_id=recorded), job, machine)
+        elif not own and alone:
+            ready = submitting.resolve(replace(request, new=True), job, machine)
+        other, _ = found.setdefault(ready.run.run_id, (point, ready))
+        if other is not point:  # what the spec tells apart this machine may not, as bf16 where the CPU has none
+            raise SubmitError(f"the points {other} and {point} are one run here, {ready.run.run_id}: {'; '.join(ready.plan.notes)}")
+    return list(found.values())
+
+
+def submit_all(request: Request, loaded: Loaded, machine: Machine) -> int:
+    """Runs what is missing of a sweep, one point after the other; on Slurm queues it. Returns the exit code."""
+    sweep = sweep_of(request)
+    ready = resolve(request, loaded, machine, sweep)
+    plan = reconcile(sweep, ready)
+    show_plan(sweep, plan)
+    to_run = [(wanted, r) for wanted, (_, r) in zip(plan.wanted, ready, strict=True) if wanted.to_run]
+    if to_run and ready[0][1].plan.backend == "docker":
+        cli.image_of(ready[0][1])  # without an image no point can start: said once, before the first
+    code = sweepdir.keep_code(sweep, snapshot.look(request.project))
+    sweep.job.write_text(yaml.safe_dump(loaded.written, sort_keys=False))
+    record = [{"axes": point.axes, "run_id": r.run.run_id} for point, r in ready]
+    submit = sweepdir.begin(sweep, request.job.name, request.backend, request.settings, record)
+    done_by_others = [r for wanted, (_, r) in zip(plan.wanted, ready, strict=True) if wanted.progress == "done"]
+    if differ := sum(submitting.code_differs(r.run, code) for r in done_by_others):
+        click.echo(f"{words.plural(differ, 'point')} finished with other code than yours: --new trains all with yours")
+    stopped = _run_all(sweep, submit, to_run, code)
+    return _conclude(sweep, submit, request.job.name, stopped)
+
+
+def reconcile(sweep: SweepDir, ready: list[tuple[Point, Ready]]) -> Reconciled:
+    """The points as wanted against the runs that there are."""
+    standings = run_status.standings([r.run for _, r in ready])
+    runs = [(point, r.run.run_id) for point, r in ready]
+    return sweeping.reconcile(runs, {run_id: s.state for run_id, s in standings.items()}, sweepdir.recorded(sweep))
+
+
+def show_plan(sweep: SweepDir, plan: Reconciled) -> None:
+    """How many points there are of each kind, and those by name that a person should know of."""
+    names = points.short_names(axis for w in plan.wanted[:1] for axis in w.point.axes)
+    told = [f"{count} {progress}" for progress, count in plan.count().items() if count]
+    click.echo(f"{sweep.sweep_id}: {words.plural(len(plan.wanted), 'point')}: {', '.join(told)}")
+    for wanted in plan.wanted:
+        name = _label(names, wanted.point.axes)
+        if wanted.progress == "failed":
+            click.echo(f"  tried again  {name}  {wanted.run_id} failed")
+        elif wanted.progress == "stopped":
+            click.echo(f"  continued    {name}  {wanted.run_id} was stopped")
+        elif wanted.progress == "running":
+            click.echo(f"  passed over  {name}  {wanted.run_id} runs already")
+        if wanted.before:
+            click.echo(f"  changed      {name}  {wanted.run_id}, was {wanted.before}")
+    for axes, run_id in plan.unwanted:
+        click.echo(f"  not wanted   {_label(names, axes)}  {run_id} is left as it is")
+
+
+def _label(names: dict[str, str], axes: dict[str, Any]) -> str:
+    return " ".join(f"{names.get(axis, axis)}={points.axis_value(value)}" for axis, value in axes.items())
+
+
+@contextmanager
+def _all_signals_interrupt() -> Iterator[None]:
+    """Between points TERM and HUP do what Ctrl-C does; in front of a point launch.local.Foreground takes all three."""
+    numbers = (signal.SIGTERM, signal.SIGHUP)
+    before = [signal.signal(number, signal.default_int_handler) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+
+
+def _run_all(sweep: SweepDir, submit: Submit, to_run: list[tuple[Wanted, Ready]], code: Code) -> bool:
+    """One point after the other, whatever becomes of each; returns whether a person stopped that."""
+    front = local.Foreground()
+    names = points.short_names(axis for wanted, _ in to_run[:1] for axis in wanted.point.axes)
+    begun = time.monotonic()
+    try:
+        with _all_signals_interrupt():
+            for number, (wanted, ready) in enumerate(to_run):
+                if front.asked_to_stop or sweepdir.cancelled(sweep, submit):
+                    return True
+                each_s = (time.monotonic() - begun) / max(1, number)
+                left = f", about {words.seconds(each_s * (len(to_run) - number))} left" if number else ""
+                click.echo(f"\n[{number + 1}/{len(to_run)}{left}] {_label(names, wanted.point.axes)}")
+                _run_one(sweep, submit, ready, code, front)
+                with suppress(OSError):  # a disk may be full for a while
+                    report.write_sweep(sweep)  # after each point: a morning's reader may come before the end
+            return front.asked_to_stop or sweepdir.cancelled(sweep, submit)
+    except KeyboardInterrupt:
+        click.echo("stopped between two points")
+        return True
+
+
+def _run_one(sweep: SweepDir, submit: Submit, ready: Ready, code: Code, front: local.Foreground) -> None:
+    """A point; one that cannot start is recorded and does not keep the others from theirs."""
+    try:
+        cli.run(ready, code, front)
+    except (SubmitError, StartError, SlurmError, OSError) as error:
+        click.echo(f"batchyard: {ready.run.run_id}: {error}", err=True)
+        next(p for p in submit["points"] if p["run_id"] == ready.run.run_id)["error"] = str(error)
+        _record(sweep, submit, ready.request.job.name)
+
+
+def _record(sweep: SweepDir, submit: Submit, job: str) -> None:
+    with suppress(OSError, SubmitError):  # what ran has its own record
+        sweepdir.change(sweep, job, submit)
+
+
+def _conclude(sweep: SweepDir, submit: Submit, job: str, stopped: bool) -> int:
+    """The table, what failed and why, the best point, the page; the exit code."""
+    submit["ended"] = time.time()
+    _record(sweep, submit, job)
+    click.echo()
+    states = show(sweep)
+    try:
+        click.echo(f"report: {site.shown(report.write_sweep(sweep))}")
+    except OSError as error:
+        click.echo(f"the report could not be written: {error}", err=True)
+    failed = any(s in ("failed", "dead") for s in states) or any("error" in p for p in submit["points"])
+    if stopped or any(s in ("stopped", "cancelled") for s in states):
+        click.echo(f"batchyard submit {sweep.sweep_id} continues it" + (" and tries the failed points again" if failed else ""))
+        return EXIT_STOPPED
+    if failed:
+        click.echo(f"batchyard submit {sweep.sweep_id} tries the failed points again")
+        return EXIT_FAILED
+    return EXIT_DONE
+
+
+def status(sweep: SweepDir) -> None:
+    """`batchyard status` of a sweep."""
+    states = show(sweep)
+    told = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
+    click.echo(f"{sweep.sweep_id}: {words.plural(len(states), 'point')}: {told}; batchyard report {sweep.sweep_id} makes its page")
+
+
+def show(sweep: SweepDir) -> list[str]:
+    """Prints the table of the points, what failed and why, means over seeds, and the best point. Returns the points' states."""
+    found = points.read(sweep)
+    runs = [sweep.run(p.run.run_id) for p in found.points]
+    standings = run_status.standings(runs)
+    names, console = found.names(), options.console()
+    with_validation = any(p.best for p in found.points)
+    table = Table(box=None, pad_edge=False)
+    for name in names.values():
+        table.add_column(name, justify="right", overflow="fold")
+    for column in ("state", "step", "test accuracy", *(["validation"] if with_validation else []), "time", "run"):
+        table.add_column(column, justify="left" if column in ("state", "run") else "right", overflow="fold")
+    for point, run in zip(found.points, runs, strict=True):
+        where = standings[run.run_id]
+        step, accuracy, _, _ = run_status.progress_cells(run, where)
+        validation = [points.validation(point) or "-"] if with_validation else []
+        lasted = words.seconds(point.lasted_s) if point.lasted_s is not None else "-"
+        state = f"[{run_status.COLOURS.get(where.state, 'white')}]{where.state}[/]"
+        table.add_row(*(escape(point.value(a)) for a in names), state, step, accuracy, *validation, lasted, run.run_id)
+    console.print(table)
+    for line in _told(found):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    return [standings[run.run_id].state for run in runs]
+
+
+def _told(found: points.Sweep) -> Iterator[str]:
+    for why, whose in points.failures(found.points).items():
+        yield f"{words.plural(len(whose), 'point')} {why}"
+        yield from (f"  {_label(found.names(), point.axes)} ({point.run.run_id})" for point in whose)
+    for group in points.over_seeds(found.points):
+        if group.test_accuracy and group.axes:
+            mean = points.spread(group.test_accuracy)
+            yield f"{_label(found.names(), group.axes)}: test accuracy {mean} over {words.plural(group.seeds, 'seed')}"
+    if best := points.best(found.points):
+        yield f"best: {_label(found.names(), best.point.axes)} ({best.point.run.run_id}), {best.told}"
+
+
+def cancel(sweep: SweepDir) -> None:
+    """Stops the points that run after a checkpoint, and keeps every submit that works on the sweep from its next one.
+
+    Raises NoSuchRun where nothing runs.
+    """
+    from launch.cli import runs
+
+    points_ = [sweep.run(run_id) for run_id in dict.fromkeys(run_id for _, run_id in sweepdir.recorded(sweep))]
+    standings = run_status.standings(points_)
+    active = [run for run in points_ if standings[run.run_id].state in ("running", "queued")]
+    if not active and not sweepdir.is_submitted(sweep):
+        raise NoSuchRun(f"{sweep.sweep_id} does not run, nothing to cancel")
+    write_json(sweep.cancel, {"time": time.time()})
+    click.echo(f"{sweep.sweep_id}: no further point begins")
+    for run in active:
+        try:
+            runs.cancel_run(run, standings[run.run_id])
+        except NoSuchRun as error:  # on another machine
+            click.echo(error)
+
+
+def show_plan_of(request: Request, loaded: Loaded, machine: Machine) -> Ready:
+    """`batchyard show` of a sweep: its points, and the run of the first, of which the rest is shown."""
+    sweep = sweep_of(request)
+    ready = resolve(request, loaded, machine, sweep)
+    plan = reconcile(sweep, ready)
+    show_plan(sweep, plan)
+    table = Table(box=None, pad_edge=False)
+    names = points.short_names(ready[0][0].axes)
+    for name in (*names.values(), "now", "run"):
+        table.add_column(name, overflow="fold", justify="left" if name in ("now", "run") else "right")
+    for wanted in plan.wanted:
+        table.add_row(*(escape(points.axis_value(v)) for v in wanted.point.axes.values()), wanted.progress, wanted.run_id)
+    options.console().print(table)
+    click.echo(f"\nthe first point, {ready[0][0]}:")
+    return ready[0][1]

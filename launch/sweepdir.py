@@ -1,0 +1,106 @@
+"""Sweep directories: found by name, and sweep.json, in which each submit leaves its points."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from launch import rundir, snapshot
+from launch.snapshot import Code
+from launch.spec import NAME
+from launch.submit import take
+from trainer.config.layout import RunDir, SweepDir, read_json, write_json
+from trainer.config.lock import local_pid, me
+
+Submit = dict[str, Any]  # {started, ended, backend, settings, points, host, boot, pid, start, pidns}
+
+
+def sweep_for(job: str, runs: Path, *, new: bool) -> SweepDir:
+    """The directory of a job's sweep; new: `<job>.sweep.2`, `.3` ... where `<job>.sweep` exists."""
+    sweep, number = SweepDir(runs / f"{job}.sweep"), 1
+    while new and sweep.path.exists():
+        number += 1
+        sweep = SweepDir(runs / f"{job}.sweep.{number}")
+    return sweep
+
+
+def find(name: str, runs: Path) -> SweepDir | None:
+    """SWEEP: a sweep's id, or a job's name where the newest run under that name is a point of its newest sweep.
+
+    None: it names a run, or nothing.
+    """
+    exact = SweepDir(runs / name)
+    if "/" not in name and exact.record.exists():
+        return exact
+    of_job = [SweepDir(p.parent) for p in runs.glob(f"{name}.sweep*/sweep.json")] if NAME.match(name) else []
+    if not of_job:
+        return None
+    newest = max(of_job, key=lambda s: s.record.stat().st_mtime)
+    run = rundir.newest_of_job(name, rundir.all_runs(runs))
+    return newest if run is None or any(p["run_id"] == run.run_id for s in submits(newest) for p in s["points"]) else None
+
+
+def run_of(name: str, runs: Path) -> RunDir:
+    """RUN; of a sweep's id, the point that was submitted last. Raises NoSuchRun."""
+    sweep = SweepDir(runs / name)
+    begun = [run for _, run_id in recorded(sweep) if (run := sweep.run(run_id)).config.exists()] if "/" not in name else []
+    return max(begun, key=lambda run: run.config.stat().st_mtime) if begun else rundir.find(name, runs)
+
+
+def submits(sweep: SweepDir) -> list[Submit]:
+    """What each submit wanted, the oldest first."""
+    found = read_json(sweep.record)
+    return list(found["submits"]) if found else []
+
+
+def recorded(sweep: SweepDir) -> list[tuple[dict[str, Any], str]]:
+    """(axis values, run_id) of all points of all submits, the oldest first."""
+    return [(p["axes"], p["run_id"]) for submit in submits(sweep) for p in submit["points"]]
+
+
+def keep_code(sweep: SweepDir, code: Code) -> Code:
+    """The code from a copy in the sweep's directory, so that all points of a submit have one. Raises SubmitError."""
+    lock = take(sweep.submit_lock, sweep.sweep_id)
+    try:
+        return snapshot.keep(code, sweep.code(code.sha256))
+    finally:
+        lock.release()
+
+
+def begin(sweep: SweepDir, job: str, backend: str, settings: tuple[str, ...], points: list[dict[str, Any]]) -> Submit:
+    """Records a submit and its points. Raises SubmitError."""
+    submit = {"started": time.time(), "ended": None, "backend": backend, "settings": list(settings), **me(), "points": points}
+    with _record(sweep, job) as submits:
+        submits.append(submit)
+    return submit
+
+
+def change(sweep: SweepDir, job: str, submit: Submit) -> None:
+    """Records what has become of a submit that `begin` returned. Raises SubmitError."""
+    with _record(sweep, job) as submits:
+        submits[:] = [submit if (s["started"], s["pid"]) == (submit["started"], submit["pid"]) else s for s in submits]
+
+
+@contextmanager
+def _record(sweep: SweepDir, job: str) -> Iterator[list[Submit]]:
+    lock = take(sweep.submit_lock, sweep.sweep_id)  # two submits may work on one sweep, each on points of its own
+    try:
+        found = submits(sweep)
+        yield found
+        write_json(sweep.record, {"job": job, "submits": found})
+    finally:
+        lock.release()
+
+
+def cancelled(sweep: SweepDir, submit: Submit) -> bool:
+    """Whether a person has cancelled the sweep since the submit began."""
+    found = read_json(sweep.cancel)
+    return bool(found and found["time"] > submit["started"])
+
+
+def is_submitted(sweep: SweepDir) -> bool:
+    """Whether a living process of this machine works on the sweep."""
+    return any(s["ended"] is None and local_pid(s) is not None for s in submits(sweep))
