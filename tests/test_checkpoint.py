@@ -153,7 +153,7 @@ def test_the_newest_two_and_the_best_are_kept(run: RunDir) -> None:
 def test_the_same_step_again_is_left_as_it_is(run: RunDir) -> None:
     saved(run, 3)
     before = (run.checkpoints / "step-3.local-1").stat().st_ino
-    saved(run, 3)
+    assert saved(run, 3).problem is None
     assert (run.checkpoints / "step-3.local-1").stat().st_ino == before and newest(run) == "step-3.local-1"
 
 
@@ -175,6 +175,21 @@ def test_what_is_no_fault_of_the_disk_is_raised(run: RunDir) -> None:
     with pytest.raises(AttributeError, match="lambda"):
         writer.wait()
     assert load_newest(run) == (None, [])
+
+
+def test_what_reads_back_otherwise_than_written_is_not_published_and_nothing_older_goes(
+    run: RunDir, capsys: pytest.CaptureFixture[str]
+) -> None:
+    writer = saved(run, 1, 2)
+    content = {**state(3), "trainer": state(3, size_mb=100)["trainer"]}  # long enough to write, to spoil the file before it
+    writer.save(3, **content)
+    temporary = run.checkpoints / "step-3.local-1.tmp"
+    wait_for("the whole weights.pt", lambda: (temporary / "trainer.pt").exists())
+    flip(temporary / "weights.pt", 0.5)
+    writer.wait()
+    (line,) = said(capsys)
+    assert line.endswith("step 3: weights.pt has another sha256 than its manifest says")
+    assert names(run) == ["latest", "step-1.local-1", "step-2.local-1"] and newest(run) == "step-2.local-1"
 
 
 # Loading what was spoilt

@@ -103,6 +103,12 @@ def test_killed_at_every_point_of_a_save_and_continued_to_the_same_bits(
     assert not list(run.checkpoints.glob("*.tmp")) and len(list(run.checkpoints.glob("step-*"))) == 2
 
 
+def test_no_outcome_before_its_checkpoint_is_on_the_disk(tmp_path: Path, prepared: dict[str, Any]) -> None:
+    run = ranks.make_run(tmp_path, ranks.config(execution={"stop_after_step": 2}), prepared)
+    assert attempt(run, 1, BATCHYARD_FAULT="kill:rename:2") == -signal.SIGKILL, ranks.logs(run)
+    assert not run.attempt("local-1").outcome.exists()
+
+
 def save_for_ever(path: str, first: int) -> None:
     run = RunDir(Path(path))
     writer = Writer(run, run.attempt("local-1"))
@@ -209,7 +215,7 @@ def test_a_run_whose_whole_directory_is_on_a_full_disk(
     wait_for("the first rows", lambda: run.metrics.exists() and run.metrics.stat().st_size > 0)
     wait_for("a full disk", lambda: is_full(small_disk))
     used = cpu_seconds(process.pid)
-    wait_for("training without room for a row", lambda: cpu_seconds(process.pid) > used + 2)
+    wait_for("training without room for a row", lambda: cpu_seconds(process.pid) > used + 1)
     size = run.metrics.stat().st_size
     assert process.is_alive(), ranks.logs(run)
     (small_disk / "others").unlink()

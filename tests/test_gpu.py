@@ -10,7 +10,7 @@ import pytest
 
 from tests import ranks
 from tests.cli import SHORT, Shell, outcome
-from trainer.config.layout import read_json
+from trainer.config.layout import RunDir, read_json
 from trainer.config.outcome import Outcome
 from trainer.data.prepared import prepare
 
@@ -50,6 +50,24 @@ def test_a_stopped_run_continues_to_the_same_bits(tmp_path: Path, prepared: dict
         assert end is not None and end.status == "completed"
         found.append((end.weights_sha256, run.metrics.read_bytes()))
     assert found[0] == found[1]
+
+
+def test_a_checkpoint_holds_the_state_before_the_next_update(tmp_path: Path) -> None:
+    import torch
+
+    from trainer.checkpoint import list_newest_first, load
+    from trainer.checkpoint_writer import Writer
+
+    run = RunDir(tmp_path)
+    writer, weight = Writer(run, run.attempt("local-1")), torch.empty(25_000_000, device="cuda")
+    for step in (1, 2, 3):
+        torch.cuda._sleep(100_000_000)  # the device lags behind: save returns before the copy has begun
+        weight.fill_(step)
+        writer.save(step, weights={"weight": weight}, trainer={}, manifest={})
+        weight.fill_(-1)
+    writer.wait()
+    for found in map(load, list_newest_first(run)):
+        assert bool((found.weights["weight"] == found.manifest["global_step"]).all()), found.path
 
 
 def test_nccl_reduces_gradients_to_those_of_one_plain_pass(tmp_path: Path, prepared: dict[str, Any]) -> None:
