@@ -40,8 +40,8 @@ Values = Annotated[list[Any], BeforeValidator(_no_mapping), Field(min_length=1)]
 class Range(Strict):
     """What a value is drawn from: whole numbers where low and high are."""
 
-    low: Number
-    high: Number = Field(description="a whole number here can be drawn itself")
+    low: Number = Field(description="the least that is drawn")
+    high: Number = Field(description="the most that is drawn")
     log: bool = Field(False, description="uniform in the logarithm")
 
     @model_validator(mode="after")
