@@ -112,14 +112,14 @@ def text(value: Any) -> str:
 
 
 def draw(where: Range, seed: int, number: int, axis: str) -> int | float:
-    """The value of the `number`th draw, from a hash; a float has six digits, so that it can be read and typed again."""
+    """The value of the `number`th draw, from a hash; a float has four digits, so that it can be read and typed again."""
     digest = hashlib.sha256(f"{seed}/{number}/{axis}".encode()).digest()
     part = int.from_bytes(digest[:7]) / 2**56  # in [0, 1), exactly
     low, high = where.low, where.high
     whole = isinstance(low, int) and isinstance(high, int)
     end = high + 1 if whole else high
     value = low * (end / low) ** part if where.log else low + (end - low) * part
-    return max(low, min(high, math.floor(value) if whole else float(f"{value:.6g}")))
+    return max(low, min(high, math.floor(value) if whole else float(f"{value:.4g}")))
 
 
 def points(sweep: Sweep, without: Iterable[str] = ()) -> list[Point]:
