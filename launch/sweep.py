@@ -40,8 +40,8 @@ Values = Annotated[list[Any], BeforeValidator(_no_mapping), Field(min_length=1)]
 class Range(Strict):
     """What a value is drawn from: whole numbers where low and high are."""
 
-    low: Number
-    high: Number = Field(description="a whole number here can be drawn itself")
+    low: Number = Field(description="the least that is drawn")
+    high: Number = Field(description="the most that is drawn")
     log: bool = Field(False, description="uniform in the logarithm")
 
     @model_validator(mode="after")
@@ -112,14 +112,14 @@ def text(value: Any) -> str:
 
 
 def draw(where: Range, seed: int, number: int, axis: str) -> int | float:
-    """The value of the `number`th draw, from a hash; a float has six digits, so that it can be read and typed again."""
+    """The value of the `number`th draw, from a hash; a float has four digits, so that it can be read and typed again."""
     digest = hashlib.sha256(f"{seed}/{number}/{axis}".encode()).digest()
     part = int.from_bytes(digest[:7]) / 2**56  # in [0, 1), exactly
     low, high = where.low, where.high
     whole = isinstance(low, int) and isinstance(high, int)
     end = high + 1 if whole else high
     value = low * (end / low) ** part if where.log else low + (end - low) * part
-    return max(low, min(high, math.floor(value) if whole else float(f"{value:.6g}")))
+    return max(low, min(high, math.floor(value) if whole else float(f"{value:.4g}")))
 
 
 def points(sweep: Sweep, without: Iterable[str] = ()) -> list[Point]:

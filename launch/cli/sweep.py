@@ -205,7 +205,7 @@ def show(sweep: SweepDir) -> list[str]:
     for point, run in zip(found.points, runs, strict=True):
         where = standings[run.run_id]
         step, accuracy, _, _ = run_status.progress_cells(run, where)
-        validation = [points.validation(point) or "-"] if with_validation else []
+        validation = [(points.validation(point) or "-").replace("%", " %")] if with_validation else []
         lasted = words.seconds(point.lasted_s) if point.lasted_s is not None else "-"
         state = f"[{run_status.COLOURS.get(where.state, 'white')}]{where.state}[/]"
         table.add_row(*(escape(point.value(a)) for a in names), state, step, accuracy, *validation, lasted, run.run_id)

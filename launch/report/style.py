@@ -5,7 +5,7 @@
 LIGHT = """
 --back: #ffffff; --panel: #f6f7f9; --text: #16191d; --soft: #59616c; --rule: #dfe3e8; --grid: #e9ecf0;
 --train: #1d63c4; --test: #b4490f; --val: #0f766e; --plain: #4b4fb8; --odd: #b42318;
---c0: #2a0a8f; --c1: #7a1fa8; --c2: #a92a86; --c3: #c23b57; --c4: #a85100;
+--c0: #14287a; --c1: #7b2bb8; --c2: #b0307f; --c3: #c2402a; --c4: #986000;
 --good: #14703a; --warn: #8a5800; --bad: #b42318; --info: #1d63c4; --deepest: 70%;
 """
 DARK = """
@@ -71,6 +71,7 @@ circle { fill: var(--line); stroke: var(--back); }
 .one .line { stroke-width: 1.125; stroke-opacity: .8; } .one circle { stroke: none; }
 .best { --line: var(--text); } .best .line { stroke-width: 2.75; }
 tr.best > * { font-weight: 600; background: var(--panel); }
+.scroll + h3 { margin-top: 1.5rem; }
 a { color: var(--info); text-underline-offset: .15em; }
 .note { margin-top: .25rem; } .charts + .note, .numbers + .note { margin-top: 1.25rem; }
 .spark { width: 7.5rem; height: 1.625rem; vertical-align: middle; } .spark .line { stroke-width: 1.25; }

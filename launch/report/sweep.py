@@ -173,7 +173,7 @@ def _sweep(sweep: Sweep) -> Html:
          " ".join(map(str, s.get("settings") or [])) or None]
         for s in sweep.submits
     ]  # fmt: skip
-    heads = [("Submitted (UTC)", "short"), ("Backend", "short"), ("Points", "figure"), ("--set", "wide")]
+    heads = [("Submitted (UTC)", "short"), ("Backend", "short"), ("Points", "figure"), ("--set", "id")]
     again = f"<pre>{text(f'batchyard submit {sweep.sweep_id}')}</pre>"
     note = '<p class="note">Runs what is missing, continues what was stopped and tries again what failed.</p>'
     return section(
