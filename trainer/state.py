@@ -12,7 +12,7 @@ from torch import Tensor
 from trainer import checkpoint, distributed, figures, models, optim, randomness
 from trainer.config.outcome import Outcome
 from trainer.config.run import RunConfig
-from trainer.data.batches import Batches
+from trainer.data import loader
 from trainer.data.prepared import Prepared
 from trainer.distributed import World
 from trainer.evaluate import Evaluation, evaluate
@@ -53,11 +53,7 @@ class Trainer:
         if train.compile:
             bare.compile()  # in place: the names of the weights stay what they are
         self.model = distributed.wrap(bare, world)
-        self.batches = Batches(
-            data, train.data, seed=train.seed, global_batch_size=train.global_batch_size,
-            micro_batch_size=config.micro_batch_size(), rank=world.rank, world_size=world.size, device=world.device,
-            channels_last=train.channels_last,
-        )
+        self.batches = loader.build(data, config, world)
         self.total_steps = train.epochs * self.batches.steps_per_epoch
         self.step = 0
         self.test_accuracy: float | None = None
@@ -95,6 +91,9 @@ class Trainer:
                 f"{self.config.run_id} {self.world.attempt.id}: {self.world.size} rank(s) on {self.world.device.type}, "
                 f"step {self.step} of {self.total_steps}" + (f", continued from {found.path.name}" if found else "")
             )
+            say(f"the train pictures {self.batches.where}")
+            if self.data.skipped:
+                say(f"{self.data.skipped} picture(s) cannot be read and are left out; {self.world.run.data_record} names them")
             if not found:
                 figures.write_samples(self.world.run, self.data, self.batches, self.batches.at(0))
 
@@ -273,6 +272,8 @@ class Trainer:
 
     def _outcome(self, status: Any, verdict: Any, **details: Any) -> Outcome:
         extra: dict[str, Any] = {"best": self.best} if self.best else {}
+        if self.data.skipped:
+            extra["skipped_pictures"] = self.data.skipped
         if self.stopped_early():
             extra["early_stopped"] = True
         known = {"global_step": self.step, "test_accuracy": self.test_accuracy, "extra": extra, **details}

@@ -47,10 +47,9 @@ def _image_folder(data: ImageFolderData) -> Iterator[Conflict]:
     else:
         if "split_seed" in chosen:
             yield ("data", "split_seed"), "is the seed of a split by `fractions`; there are none"
-        folders = {"train_folder": data.train_folder, "validation_folder": data.validation_folder}
-        for name, folder in folders.items():
+        for name, folder in (("train_folder", data.train_folder), ("validation_folder", data.validation_folder)):
             if folder == data.test_folder:
-                yield ("data", "test_folder"), f"'{folder}' is the {name} too: the test accuracy would be of pictures that were seen"
+                yield ("data", "test_folder"), f"'{folder}' is the {name} too: the test would be of pictures that were seen"
         if data.train_folder == data.validation_folder:
             yield ("data", "validation_folder"), f"'{data.train_folder}' is the train_folder too; validation: 0.1 holds a part out"
     sources = [
