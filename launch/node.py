@@ -215,6 +215,7 @@ _VERDICTS: dict[str, tuple[str, str | None]] = {
     "OutOfMemoryError": ("oom_gpu", "set train.micro_batch_size lower; the global batch stays"),
     "MemoryError": ("oom_host", "ask for more resources.mem_gb"),
     "FileNotFoundError": ("data", None),
+    "DataError": ("data", None),
 }
 
 

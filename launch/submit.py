@@ -124,7 +124,7 @@ def prepare_run(ready: Ready, before: Standing, code: Code, image: str | None, s
     run.job.write_text(yaml.safe_dump(ready.spec.model_dump(mode="json", exclude_unset=True), sort_keys=False))
     write_json(run.config, ready.config.model_dump(mode="json"))
     write_json(run.plan, ready.plan.to_json())
-    prepare_data(ready)
+    prepare_data(ready, say)
 
 
 def code_differs(run: RunDir, code: Code) -> bool:
@@ -134,7 +134,7 @@ def code_differs(run: RunDir, code: Code) -> bool:
         return False
 
 
-def prepare_data(ready: Ready) -> None:
+def prepare_data(ready: Ready, say: Callable[[str], None]) -> None:
     """Makes the data set ready by the run's own Python and code, and records what was made. Raises SubmitError."""
     run, plan, where = ready.run, ready.plan, ready.request.folders
     where.cache.mkdir(parents=True, exist_ok=True)
@@ -158,6 +158,8 @@ def prepare_data(ready: Ready) -> None:
             f"(sha256 {record['sha256'][:12]}, was {known['sha256'][:12]}); --new starts another run"
         )
     write_json(run.data_record, record)
+    if left_out := len(record.get("skipped", ())):
+        say(f"{left_out} picture(s) cannot be read and are left out, as skip_bad says; {site.shown(run.data_record)} names them")
 
 
 def _difference(before: RunConfig, job: JobSpec) -> str:

@@ -141,7 +141,7 @@ def test_a_full_disk_is_told_and_the_next_try_is_clean(tmp_path: Path) -> None:
 def test_flips_and_normalising_are_what_they_say(tmp_path: Path) -> None:
     import torch
 
-    from trainer.data.batches import Batches
+    from trainer.data.batches import Batches, augment
 
     settings = {"name": "synthetic", "samples": 64, "size": 8, "mean": [0.5] * 3, "std": [0.25] * 3}
     data = load(ranks.make_run(tmp_path, ranks.config(), prepare(SYNTHETIC, tmp_path, tmp_path)))
@@ -152,15 +152,18 @@ def test_flips_and_normalising_are_what_they_say(tmp_path: Path) -> None:
         return Batches(data, train.data, seed=1, global_batch_size=64, micro_batch_size=64, rank=0, world_size=1,
                        device=torch.device("cpu"), channels_last=True)  # fmt: skip
 
-    index = torch.arange(64)
-    plain = batches().augment(images, index, 0)
+    def augmented(**more: Any) -> torch.Tensor:
+        made = batches(**more)
+        return made.normalise(augment(images, torch.arange(64), 0, made.config, seed=1))
+
+    plain = augmented()
     torch.testing.assert_close(plain, (images.float() / 255 - 0.5) / 0.25)
     assert plain.is_contiguous(memory_format=torch.channels_last)
-    flipped = batches(random_horizontal_flip=True).augment(images, index, 0)
+    flipped = augmented(random_horizontal_flip=True)
     mirrored = [bool(torch.equal(f, p.flip(2)) and not torch.equal(f, p)) for f, p in zip(flipped, plain, strict=True)]
     same = [bool(torch.equal(f, p)) for f, p in zip(flipped, plain, strict=True)]
     assert all(a or b for a, b in zip(mirrored, same, strict=True)) and 16 < sum(mirrored) < 48
-    cropped = batches(random_crop_padding=2).augment(images, index, 0)
+    cropped = augmented(random_crop_padding=2)
     padded = torch.nn.functional.pad(images, (2, 2, 2, 2)).float()
     for i in range(64):
         windows = [(padded[i, :, y : y + 8, x : x + 8] / 255 - 0.5) / 0.25 for y in range(5) for x in range(5)]

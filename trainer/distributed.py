@@ -71,6 +71,16 @@ def rank_from_environment() -> int:
     return int(os.environ.get("RANK", 0))
 
 
+def cpus() -> int:
+    """CPUs that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def cpus_of_a_rank() -> int:
+    """Its share of the CPUs that all ranks of this node may use; at least one."""
+    return max(1, cpus() // int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("WORLD_SIZE", 1))))
+
+
 def attempt_from_environment(run: RunDir) -> Attempt:
     return run.attempt(os.environ.get("BATCHYARD_ATTEMPT", "manual-1"))
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-ORDER, INIT, DROPOUT, CROP_Y, CROP_X, FLIP = range(1, 7)  # one stream each; a number is never reused for another purpose
+# one stream each; a number is never reused for another purpose
+ORDER, INIT, DROPOUT, CROP_Y, CROP_X, FLIP, RESIZED_CROP = range(1, 8)
 
 _MASK = (1 << 64) - 1
 _GAMMA, _MULTIPLY_1, _MULTIPLY_2 = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
@@ -40,6 +41,11 @@ def integers(seed: int, counters: Tensor, high: int) -> Tensor:
     state = (state ^ _shift(state, 30)) * _signed(_MULTIPLY_1)
     state = (state ^ _shift(state, 27)) * _signed(_MULTIPLY_2)
     return _shift(state ^ _shift(state, 31), 1) % high
+
+
+def uniform(seed: int, counters: Tensor) -> Tensor:
+    """One uniform number in [0, 1) for each counter, float64 of 53 random bits, as `integers` otherwise."""
+    return integers(seed, counters, 1 << 53).double() * 2.0**-53
 
 
 def _shift(value: Tensor, bits: int) -> Tensor:

@@ -14,7 +14,7 @@ from trainer import checkpoint, distributed, figures, models, optim, randomness
 from trainer.checkpoint_writer import Writer
 from trainer.config.outcome import Outcome
 from trainer.config.run import RunConfig
-from trainer.data.batches import Batches
+from trainer.data import loader
 from trainer.data.prepared import Prepared
 from trainer.distributed import World, say
 from trainer.evaluate import Evaluation, evaluate
@@ -55,11 +55,7 @@ class Trainer:
         if train.compile:
             bare.compile()  # in place: the names of the weights stay what they are
         self.model = distributed.wrap(bare, world)
-        self.batches = Batches(
-            data, train.data, seed=train.seed, global_batch_size=train.global_batch_size,
-            micro_batch_size=config.micro_batch_size(), rank=world.rank, world_size=world.size, device=world.device,
-            channels_last=train.channels_last,
-        )
+        self.batches = loader.build(data, config, world)
         self.total_steps = min(train.epochs * self.batches.steps_per_epoch, train.max_steps or sys.maxsize)
         self.step = 0
         self.test_accuracy: float | None = None
@@ -99,6 +95,9 @@ class Trainer:
                 f"{self.config.run_id} {self.world.attempt.id}: {self.world.size} rank(s) on {self.world.device.type}, "
                 f"step {self.step} of {self.total_steps}" + (f", continued from {found.path.name}" if found else "")
             )
+            say(f"the train pictures {self.batches.where}")
+            if self.data.skipped:
+                say(f"{self.data.skipped} picture(s) cannot be read and are left out; {self.world.run.data_record} names them")
             if not found:
                 figures.write_samples(self.world.run, self.data, self.batches, self.batches.at(0))
 
@@ -276,6 +275,8 @@ class Trainer:
 
     def _outcome(self, status: Any, verdict: Any, **details: Any) -> Outcome:
         extra: dict[str, Any] = {"best": self.best} if self.best else {}
+        if self.data.skipped:
+            extra["skipped_pictures"] = self.data.skipped
         if self.stopped_early():
             extra["early_stopped"] = True
         known = {"global_step": self.step, "test_accuracy": self.test_accuracy, "extra": extra, **details}

@@ -39,13 +39,19 @@ def _data(train: Mapping[str, Any]) -> Iterator[Conflict]:
 def _image_folder(data: ImageFolderData) -> Iterator[Conflict]:
     chosen = data.model_fields_set
     if data.fractions is not None:
-        if abs(sum(data.fractions) - 1) > 1e-6:
-            yield ("data", "fractions"), f"add up to {sum(data.fractions):g}; expected 1"
+        if abs(sum(data.fractions) - 1) > 1e-9:  # as far as torch's random_split takes it for 1
+            yield ("data", "fractions"), f"add up to {sum(data.fractions):.10g}; expected 1"
         for name in ("train_folder", "test_folder", "validation_folder"):
             if name in chosen:
                 yield ("data", name), "fractions split one folder: leave out either"
-    elif "split_seed" in chosen:
-        yield ("data", "split_seed"), "is the seed of a split by `fractions`; there are none"
+    else:
+        if "split_seed" in chosen:
+            yield ("data", "split_seed"), "is the seed of a split by `fractions`; there are none"
+        for name, folder in (("train_folder", data.train_folder), ("validation_folder", data.validation_folder)):
+            if folder == data.test_folder:
+                yield ("data", "test_folder"), f"'{folder}' is the {name} too: the test would be of pictures that were seen"
+        if data.train_folder == data.validation_folder:
+            yield ("data", "validation_folder"), f"'{data.train_folder}' is the train_folder too; validation: 0.1 holds a part out"
     sources = [
         name for name, is_one in (
             ("validation", data.validation is not None), ("validation_folder", data.validation_folder is not None),

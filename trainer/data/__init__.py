@@ -1,7 +1,10 @@
-"""The data sets by name: each converts its sources to uint8 pictures once (prepare); the trainer only maps what prepare made."""
+"""The data sets by name: `source(config, data_dir, allow_unverified)` of each finds it and makes uint8 pictures of it, once
+(prepare); the trainer only maps what prepare made."""
 
 from __future__ import annotations
 
-from trainer.data import cifar10, digits, fashion_mnist, synthetic
+from trainer.data import cifar10, digits, fashion_mnist, imagefolder, synthetic
 
-DATASETS = {"cifar10": cifar10, "digits": digits, "fashion_mnist": fashion_mnist, "synthetic": synthetic}
+DATASETS = {
+    "cifar10": cifar10, "digits": digits, "fashion_mnist": fashion_mnist, "imagefolder": imagefolder, "synthetic": synthetic,
+}  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 
 from trainer.config.data import CIFAR10Data
 from trainer.data import raw
+from trainer.data.raw import Piece, Source
 
 VERSION = 1
 CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
@@ -24,11 +26,7 @@ PUBLISHED = {  # md5, as torchvision.datasets.CIFAR10 holds them
 }
 
 
-def classes(config: CIFAR10Data) -> list[str]:
-    return CLASSES
-
-
-def sources(config: CIFAR10Data, data_dir: Path, allow_unverified: bool) -> dict[str, bytes]:
+def source(config: CIFAR10Data, data_dir: Path, allow_unverified: bool) -> Source:
     """The six batch files. Raises raw.DataError."""
 
     def fetch() -> None:
@@ -38,18 +36,20 @@ def sources(config: CIFAR10Data, data_dir: Path, allow_unverified: bool) -> dict
         CIFAR10(str(data_dir), download=True)
 
     folder = data_dir / "cifar-10-batches-py"
-    return raw.read(folder, PUBLISHED, what="CIFAR-10", allow_unverified=allow_unverified, fetch=fetch)
+    content = raw.read(folder, PUBLISHED, what="CIFAR-10", allow_unverified=allow_unverified, fetch=fetch)
+    return Source(CLASSES, content, convert(content))
 
 
-def convert(config: CIFAR10Data, content: dict[str, bytes]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """{"train", "test"} -> (pictures uint8 [N, 3, 32, 32], labels int64 [N]) in the files' own order."""
+def convert(content: dict[str, bytes]) -> Iterator[Piece]:
+    """Pictures uint8 [N, 3, 32, 32] in the files' own order."""
 
     def read(names: list[str]) -> tuple[np.ndarray, np.ndarray]:
         batches = [_ArraysOnly(io.BytesIO(content[name]), encoding="latin1").load() for name in names]
         images = np.concatenate([np.asarray(b["data"], np.uint8) for b in batches]).reshape(-1, 3, 32, 32)
         return images, np.concatenate([np.asarray(b["labels"], np.int64) for b in batches])
 
-    return {"train": read([f"data_batch_{i}" for i in range(1, 6)]), "test": read(["test_batch"])}
+    yield Piece("train", *read([f"data_batch_{i}" for i in range(1, 6)]))
+    yield Piece("test", *read(["test_batch"]))
 
 
 _ARRAYS = {

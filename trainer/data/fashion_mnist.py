@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from trainer.config.data import FashionMNISTData
 from trainer.data import raw
+from trainer.data.raw import Piece, Source
 
 VERSION = 1
 CLASSES = ["t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"]
@@ -19,11 +21,7 @@ PUBLISHED = {  # sha256 of the four files after gunzip, taken from byte-exact co
 }
 
 
-def classes(config: FashionMNISTData) -> list[str]:
-    return CLASSES
-
-
-def sources(config: FashionMNISTData, data_dir: Path, allow_unverified: bool) -> dict[str, bytes]:
+def source(config: FashionMNISTData, data_dir: Path, allow_unverified: bool) -> Source:
     """The four IDX files. Raises raw.DataError."""
 
     def fetch() -> None:
@@ -33,14 +31,16 @@ def sources(config: FashionMNISTData, data_dir: Path, allow_unverified: bool) ->
         FashionMNIST(str(data_dir), download=True)
 
     folder = data_dir / "FashionMNIST" / "raw"
-    return raw.read(folder, PUBLISHED, what="Fashion-MNIST", allow_unverified=allow_unverified, fetch=fetch)
+    content = raw.read(folder, PUBLISHED, what="Fashion-MNIST", allow_unverified=allow_unverified, fetch=fetch)
+    return Source(CLASSES, content, convert(content))
 
 
-def convert(config: FashionMNISTData, content: dict[str, bytes]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """{"train", "test"} -> (pictures uint8 [N, 1, 28, 28], labels int64 [N]) in the files' own order."""
+def convert(content: dict[str, bytes]) -> Iterator[Piece]:
+    """Pictures uint8 [N, 1, 28, 28] in the files' own order."""
 
     def read(prefix: str) -> tuple[np.ndarray, np.ndarray]:
         images = np.frombuffer(content[f"{prefix}-images-idx3-ubyte"], np.uint8, offset=16).reshape(-1, 1, 28, 28)
         return images, np.frombuffer(content[f"{prefix}-labels-idx1-ubyte"], np.uint8, offset=8).astype(np.int64)
 
-    return {"train": read("train"), "test": read("t10k")}
+    yield Piece("train", *read("train"))
+    yield Piece("test", *read("t10k"))

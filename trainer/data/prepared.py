@@ -1,10 +1,8 @@
-"""Prepared data sets on disk: uint8 pictures and labels as .npy files and a manifest, made once, mapped by every rank."""
+"""Prepared data sets on disk: uint8 pictures (or encoded ones), labels and a manifest, made once, mapped by every rank."""
 
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 import shutil
 import time
 from dataclasses import dataclass
@@ -12,14 +10,43 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from trainer.config.data import DataConfig
 from trainer.config.layout import RunDir, read_json
 from trainer.config.lock import Lock
-from trainer.data import DATASETS
+from trainer.data import DATASETS, pictures
+from trainer.data.pictures import BadPicture, Fit
 from trainer.data.raw import DataError
+from trainer.data.writing import write
 
-WAIT_S = 600.0
+WAIT_S = 6 * 3600.0  # for another process that prepares the same data, and is alive
+
+
+class Encoded:
+    """Pictures of any size as their files' bytes, read like a mapped array uint8 [N, C, size, size]: decoded, resized and
+    centre-cropped as they are asked for."""
+
+    def __init__(self, folder: Path, split: str, fit: Fit) -> None:
+        self.folder, self.split, self.fit = folder, split, fit
+        self.data = np.memmap(folder / f"{split}-encoded.bin", np.uint8, mode="r")
+        self.offsets = np.load(folder / f"{split}-offsets.npy", mmap_mode="r")
+        self.shape = (len(self.offsets) - 1, fit.channels, fit.size, fit.size)
+
+    def image(self, number: int) -> Image.Image:
+        """Picture `number` at its own size. Raises DataError, which names the picture, where its bytes are spoilt."""
+        begin, end = self.offsets[number : number + 2]
+        try:
+            return pictures.read(self.data[begin:end].tobytes(), self.fit.channels)
+        except BadPicture as error:
+            name = (self.folder / f"{self.split}-names.txt").read_text(encoding="utf-8").split("\n")[number]
+            raise DataError(
+                f"{name} could be read when it was prepared and now cannot ({error}): remove {self.folder} and submit again"
+            ) from None
+
+    def __getitem__(self, where: slice | np.ndarray) -> np.ndarray:
+        numbers = range(self.shape[0])[where] if isinstance(where, slice) else where
+        return np.stack([self.fit(self.image(int(number))) for number in numbers])
 
 
 @dataclass(frozen=True)
@@ -27,7 +54,7 @@ class Split:
     """The pictures of a split. images: uint8 [N, C, H, W], labels: int64 [N], both mapped; chosen: int64, which of the N belong
     to the split, ascending; None: all."""
 
-    images: np.ndarray
+    images: np.ndarray | Encoded
     labels: np.ndarray
     chosen: np.ndarray | None = None
 
@@ -53,7 +80,7 @@ def hold_out(split: Split, fraction: float) -> tuple[Split, Split]:
 @dataclass(frozen=True)
 class Prepared:
     """A mapped data set. mean and std: one number a channel, of the train pictures over 0..1. splits: train, test, and val where
-    there is one."""
+    there is one. skipped: how many pictures could not be read and are in none. validation: what `mapped` was asked to hold out."""
 
     path: Path
     classes: list[str]
@@ -61,6 +88,12 @@ class Prepared:
     std: list[float]
     sha256: str
     splits: dict[str, Split]
+    skipped: int = 0
+    validation: float | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Another process maps the files itself: pickled, the arrays would be copied."""
+        return mapped, (self.path, self.validation)
 
 
 def prepare(config: DataConfig, data_dir: Path, cache_dir: Path, *, allow_unverified: bool = False) -> dict[str, Any]:
@@ -70,17 +103,17 @@ def prepare(config: DataConfig, data_dir: Path, cache_dir: Path, *, allow_unveri
     two at once the second waits for the first. Raises raw.DataError, and OSError where the disk is full.
     """
     dataset = DATASETS[config.name]
-    raw = dataset.sources(config, data_dir, allow_unverified)
+    source = dataset.source(config, data_dir, allow_unverified)
     digest = hashlib.sha256(str(dataset.VERSION).encode())
-    for name in sorted(raw):
-        digest.update(name.encode() + hashlib.sha256(raw[name]).digest())
+    for name in sorted(source.content):
+        digest.update(name.encode() + hashlib.sha256(source.content[name]).digest())
     path = cache_dir / "prepared" / f"{config.name}-{digest.hexdigest()[:8]}"
     if manifest := read_json(path / "manifest.json"):
         return {**manifest, "path": str(path), "made": False}
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock, end = Lock(path.with_name(f".{path.name}.lock")), time.monotonic() + WAIT_S
+    lock, began = Lock(path.with_name(f".{path.name}.lock")), time.monotonic()
     while not lock.acquire():
-        if time.monotonic() > end:
+        if time.monotonic() > began + WAIT_S:
             raise DataError(f"another process has been preparing {path} for {WAIT_S:.0f} s: {lock.holder()}")
         time.sleep(0.1)
     temporary = path.with_name(f".{path.name}.tmp")  # one name: what a killed prepare left is removed by the next
@@ -90,46 +123,12 @@ def prepare(config: DataConfig, data_dir: Path, cache_dir: Path, *, allow_unveri
         shutil.rmtree(path, ignore_errors=True)  # cleared by hand in part
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
-        manifest = _write(temporary, config.name, dataset.classes(config), dataset.convert(config, raw))
+        manifest = write(temporary, config.name, source, lock.renew)
         temporary.rename(path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         lock.release()
     return {**manifest, "path": str(path), "made": True}
-
-
-def _write(folder: Path, name: str, classes: list[str], splits: dict[str, tuple[np.ndarray, np.ndarray]]) -> dict[str, Any]:
-    files = {}
-    for split, (images, labels) in splits.items():
-        for kind, array in (("images", images), ("labels", labels)):
-            file = folder / f"{split}-{kind}.npy"
-            with file.open("wb") as out:
-                # np.save's own write says "N requested and M written" of a full disk; this one says that the disk is full
-                np.lib.format.write_array_header_1_0(out, np.lib.format.header_data_from_array_1_0(array))
-                out.write(np.ascontiguousarray(array).data)
-                out.flush()
-                os.fsync(out.fileno())
-            files[file.name] = {"size": file.stat().st_size, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
-    # from a histogram of each channel: exact, and without a float copy of the whole set
-    counts = [np.bincount(splits["train"][0][:, c].reshape(-1), minlength=256) for c in range(splits["train"][0].shape[1])]
-    levels = np.arange(256) / 255
-    mean = [float((n * levels).sum() / n.sum()) for n in counts]
-    std = [float(np.sqrt((n * (levels - m) ** 2).sum() / n.sum())) for n, m in zip(counts, mean, strict=True)]
-    manifest = {
-        "name": name,
-        "classes": classes,
-        "mean": mean,
-        "std": std,
-        "samples": {split: len(labels) for split, (_, labels) in splits.items()},
-        "shape": list(splits["train"][0].shape[1:]),
-        "files": files,
-        "sha256": hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest(),
-    }
-    with (folder / "manifest.json").open("w") as out:
-        json.dump(manifest, out, indent=2)
-        out.flush()
-        os.fsync(out.fileno())
-    return manifest
 
 
 def load(run: RunDir, validation: float | None = None) -> Prepared:
@@ -149,11 +148,22 @@ def load(run: RunDir, validation: float | None = None) -> Prepared:
     for name, file in manifest["files"].items():
         if not (path / name).exists() or (path / name).stat().st_size != file["size"]:
             raise FileNotFoundError(f"{path / name} is missing or cut short: remove {path} and submit again")
-    splits = {}
+    return mapped(path, validation)
+
+
+def mapped(path: Path, validation: float | None = None) -> Prepared:
+    """The prepared set in `path`, whose files are whole. validation: the part of the train pictures that is held out."""
+    manifest, splits = read_json(path / "manifest.json"), {}
     for split in manifest["samples"]:
         # mmap_mode "c" (copy on write): ranks share the pages, and torch warns of a read-only map
-        images, labels = (np.load(path / f"{split}-{kind}.npy", mmap_mode="c") for kind in ("images", "labels"))
-        splits[split] = Split(images, labels)
+        labels = np.load(path / f"{split}-labels.npy", mmap_mode="c")
+        if (path / f"{split}-encoded.bin").exists():
+            splits[split] = Split(Encoded(path, split, Fit(**manifest["fit"])), labels)
+        else:
+            splits[split] = Split(np.load(path / f"{split}-images.npy", mmap_mode="c"), labels)
     if validation is not None:
         splits["train"], splits["val"] = hold_out(splits["train"], validation)
-    return Prepared(path, manifest["classes"], manifest["mean"], manifest["std"], manifest["sha256"], splits)
+    return Prepared(
+        path, manifest["classes"], manifest["mean"], manifest["std"], manifest["sha256"], splits, len(manifest.get("skipped", ())),
+        validation,
+    )  # fmt: skip

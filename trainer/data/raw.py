@@ -1,15 +1,53 @@
-"""Raw files as their publishers made them: found or fetched, their checksums held, and what to do where they are not there."""
+"""A data set as it was found: raw files fetched, their checksums held, and what to do where they are not there."""
 
 from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import numpy as np
+
+ELSEWHERE = "by --data-dir, paths.data in the site file, or BATCHYARD_DATA; the job `digits` runs without any download"
 
 
 class DataError(Exception):
     """The data is not there, or is not what it should be; the message says what, where to put it, and what to try."""
+
+
+class Skipped(NamedTuple):
+    """A picture that cannot be read, and why."""
+
+    name: str
+    reason: str
+
+
+class Piece(NamedTuple):
+    """Some pictures of a split, in its order. images: uint8 [n, C, H, W], labels: int64 [n].
+
+    encoded: (name, file's bytes) of each, where these are kept instead of `images`, which are then their evaluation's form.
+    """
+
+    split: str
+    images: np.ndarray
+    labels: np.ndarray
+    encoded: Sequence[tuple[str, bytes]] | None = None
+    skipped: Sequence[Skipped] = ()
+
+
+class Source(NamedTuple):
+    """A data set that was found. content: what decides the prepared bytes, by name. pieces: made as they are asked for.
+
+    details: stands in the manifest beside what is in every one.
+    """
+
+    classes: list[str]
+    content: Mapping[str, bytes]
+    pieces: Iterator[Piece]
+    details: Mapping[str, Any] = MappingProxyType({})
 
 
 def read(
@@ -32,8 +70,7 @@ def read(
         if missing:
             raise DataError(
                 f"{what}: {', '.join(missing)} not in {folder}, nor could be fetched ({reason}). "
-                "Put the files there, or name their folder by --data-dir, paths.data in the site file, or BATCHYARD_DATA; "
-                "the job `digits` runs without any download"
+                f"Put the files there, or name their folder {ELSEWHERE}"
             )
     content = {name: (folder / name).read_bytes() for name in published}
     wrong = [n for n, (algorithm, digest) in published.items() if hashlib.new(algorithm, content[n]).hexdigest() != digest]

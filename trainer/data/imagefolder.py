@@ -1,0 +1,264 @@
+"""Class folders with pictures of any size and mode, as torchvision's ImageFolder lists them: found, checked, read in parallel."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import stat
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from trainer.config.data import ImageData, ImageFolderData
+from trainer.data import pictures
+from trainer.data.pictures import BadPicture, Fit, shown
+from trainer.data.raw import ELSEWHERE, DataError, Piece, Skipped, Source
+
+VERSION = 1  # raised when the same files give other bytes
+AT_ONCE, AT_ONCE_BYTES = 64, 2**22  # what a thread reads at a time, so that memory is bounded also where files are large
+MOST_SHOWN = 20
+PROGRESS_S = 3.0
+
+
+class File(NamedTuple):
+    """A picture of the set. name: below the set's folder, with slashes; label: the number of its class; size in bytes; mtime in ns.
+    A link to nothing has neither; reading it tells."""
+
+    name: str
+    label: int
+    size: int
+    mtime: int
+
+
+def source(config: ImageFolderData, data_dir: Path, allow_unverified: bool) -> Source:
+    """Lists the folders and looks at every file's size and time, but reads none: the result is known by them. Raises raw.DataError,
+    which tells everything that is wrong with the folders."""
+    root = data_dir / config.folder
+    if not root.is_dir():
+        raise DataError(f"imagefolder: there is no folder {root}. Put it there, or name the folder that holds it {ELSEWHERE}")
+    classes, splits, skipped = _find(root, config)
+    on_the_fly = {*ImageData.model_fields, "folder", "random_resized_crop"}
+    settings = {**config.model_dump(exclude=on_the_fly), "encoded": config.random_resized_crop is not None}
+    files = hashlib.sha256()
+    for split, listed in splits.items():
+        for file in listed:
+            files.update(f"{split} {file.size} {file.mtime} ".encode() + os.fsencode(file.name) + b"\0")
+    content = {"settings": json.dumps(settings, sort_keys=True).encode(), "files": files.digest()}
+    names = [os.fsencode(name).decode(errors="replace") for name in classes]
+    return Source(names, content, _read(root, config, splits, skipped), {"fit": Fit.of(config)._asdict()})
+
+
+def _find(root: Path, config: ImageFolderData) -> tuple[list[str], dict[str, list[File]], list[Skipped]]:
+    """(classes, {split: files in torchvision's order}, what has a picture's name and is a folder without pictures)."""
+    if config.fractions is not None:
+        folders = {"all": ""}
+    else:
+        folders = {"train": config.train_folder, "val": config.validation_folder, "test": config.test_folder}
+        folders = {split: folder for split, folder in folders.items() if folder is not None}
+    wrong: list[str] = []
+    classes: dict[str, list[str]] = {}
+    splits: dict[str, list[File]] = {}
+    skipped: list[Skipped] = []
+    for split, folder in folders.items():
+        if not (root / folder).is_dir():
+            there = ", ".join(sorted(shown(e.name) for e in os.scandir(root) if e.is_dir())) or "no folder"
+            setting = "validation_folder" if split == "val" else f"{split}_folder"
+            wrong.append(f"{root} has no folder '{folder}' (train.data.{setting}); it has {there}")
+            continue
+        classes[split], complaints = _classes(root / folder)
+        wrong += complaints
+        splits[split] = []
+        for label, name in enumerate(classes[split]):
+            found, hollow = _pictures(root, Path(folder) / name)
+            splits[split] += [File(picture, label, *_size_and_mtime(root / picture)) for picture in found]
+            skipped += hollow
+            if not found:
+                wrong.append(f"{shown(str(root / folder / name))} holds no picture ({' '.join(pictures.EXTENSIONS)}): "
+                             "put its pictures there, or remove the folder")  # fmt: skip
+    wrong += _differences(root, folders, classes)
+    if config.fractions is not None and not wrong:
+        wrong += _is_split_already(root, config.folder, classes["all"])
+    if wrong:
+        more = [f"and {len(wrong) - MOST_SHOWN} more"] if len(wrong) > MOST_SHOWN else []
+        raise DataError("imagefolder: " + "\n  ".join(wrong[:MOST_SHOWN] + more))
+    if config.fractions is not None:
+        return classes["all"], _by_fractions(splits["all"], config.fractions, config.split_seed), skipped
+    return classes["train"], splits, skipped
+
+
+def _classes(folder: Path) -> tuple[list[str], list[str]]:
+    """(names of the class folders, sorted; what is wrong)."""
+    entries = list(os.scandir(folder))
+    classes = sorted(e.name for e in entries if e.is_dir())
+    loose = sorted(e.name for e in entries if not e.is_dir() and e.name.lower().endswith(pictures.EXTENSIONS))
+    wrong = []
+    if loose:
+        wrong.append(f"{len(loose)} picture(s) lie beside the class folders of {folder} ({shown(loose[0])}, ...): "
+                     "move each into its class's folder, or out of this one")  # fmt: skip
+    if len(classes) < 2:
+        wrong.append(f"{folder} has {len(classes)} class folder(s); expected one for each class, at least two")
+    return classes, wrong
+
+
+def _pictures(root: Path, folder: Path) -> tuple[list[str], list[Skipped]]:
+    """(the pictures' names in a class folder and below, as torchvision lists them; folders that are named like a picture)."""
+    found: list[str] = []
+    hollow: list[Skipped] = []
+
+    def tell(error: OSError) -> None:
+        raise DataError(f"imagefolder: {error.filename} cannot be listed: {error.strerror}")
+
+    walked = []
+    for place, folders, names in os.walk(root / folder, followlinks=True, onerror=tell):
+        for name in folders:
+            link = os.path.join(place, name)
+            if os.path.islink(link) and f"{os.path.realpath(place)}/".startswith(f"{os.path.realpath(link)}/"):
+                raise DataError(f"imagefolder: {shown(link)} leads back to a folder above it: remove the link")
+        walked.append((os.path.relpath(place, root), not folders, names))
+    for place, is_last, names in sorted(walked):
+        here = [f"{place}/{name}" for name in sorted(names) if name.lower().endswith(pictures.EXTENSIONS)]
+        found += here
+        if not here and is_last and place.lower().endswith(pictures.EXTENSIONS):
+            hollow.append(Skipped(shown(place), "a folder, not a picture"))
+    return found, hollow
+
+
+def _differences(root: Path, folders: dict[str, str], classes: dict[str, list[str]]) -> list[str]:
+    """What the splits' classes lack of each other's: a model has one output a class."""
+    wrong = []
+    for split, names in classes.items():
+        for other, others in classes.items():
+            wrong += [
+                f"{root / folders[split]} has no class folder '{shown(name)}', which {root / folders[other]} has: "
+                "every split needs the same classes" for name in others if name not in names
+            ]  # fmt: skip
+    return wrong
+
+
+def _is_split_already(root: Path, folder: str, names: list[str]) -> list[str]:
+    """train/ and val/ taken for two classes would train, to a good accuracy, on nonsense."""
+    inner = [{e.name for e in os.scandir(root / name) if e.is_dir()} for name in names]
+    if not inner[0] or any(other != inner[0] for other in inner):
+        return []
+    return [f"the folders {', '.join(map(shown, names))} of {root} hold class folders themselves: leave out train.data.fractions, "
+            f"or name one of them, as in folder: {folder}/{names[0]}"]  # fmt: skip
+
+
+def _by_fractions(files: list[File], fractions: list[float], seed: int) -> dict[str, list[File]]:
+    """Split index by index as torch.utils.data.random_split splits an ImageFolder."""
+    import torch  # its generator alone decides the order; 2 s to import, needed here only
+    from torch.utils.data import random_split
+
+    lengths = [int(len(files) * fraction) for fraction in fractions]
+    for i in range(len(files) - sum(lengths)):  # as random_split hands out what rounding left
+        lengths[i % len(lengths)] += 1
+    names = ("train", "test") if len(fractions) == 2 else ("train", "val", "test")
+    if 0 in lengths:
+        raise DataError(f"imagefolder: {len(files)} pictures by fractions {fractions} leave a split without any")
+    parts = random_split(range(len(files)), lengths, generator=torch.Generator().manual_seed(seed))  # type: ignore[arg-type]
+    return {name: [files[i] for i in part.indices] for name, part in zip(names, parts, strict=True)}
+
+
+def _size_and_mtime(path: Path) -> tuple[int, int]:
+    try:
+        found = path.stat()
+    except OSError:
+        return 0, 0
+    return found.st_size, found.st_mtime_ns
+
+
+def _read(root: Path, config: ImageFolderData, splits: dict[str, list[File]], skipped: list[Skipped]) -> Iterator[Piece]:
+    """All pieces in the order of the splits. Raises raw.DataError, at the end, for all pictures that cannot be read."""
+    fit, total, done = Fit.of(config), sum(map(len, splits.values())), 0
+    began = told = time.monotonic()
+    parts = [(split, part) for split, files in splits.items() for part in _parts(files)]
+
+    def piece(part: tuple[str, list[File]]) -> Piece:
+        return _piece(root, *part, fit, encoded=config.random_resized_crop is not None and part[0] == "train")
+
+    if skipped:
+        yield Piece("train", *_nothing(fit), encoded=[] if config.random_resized_crop else None, skipped=skipped)
+    bad, good = list(skipped), dict.fromkeys(splits, 0)
+    for (split, files), made in zip(parts, _in_order(piece, parts), strict=True):
+        bad += made.skipped
+        good[split] += len(made.labels)
+        done += len(files)
+        if time.monotonic() > told + PROGRESS_S:
+            told = time.monotonic()
+            left = (told - began) / done * (total - done)
+            print(f"{config.folder}: {done:,} of {total:,} pictures, {left:.0f} s left", file=sys.stderr, flush=True)
+        yield made
+    if bad and not config.skip_bad:
+        raise DataError(_complaint(root, total, bad))
+    if empty := [split for split, count in good.items() if not count]:
+        raise DataError(_complaint(root, total, bad) + f"\nnothing is left of: {', '.join(empty)}")
+
+
+def _parts(files: list[File]) -> Iterator[list[File]]:
+    part, size = [], 0
+    for file in files:
+        if part and (len(part) == AT_ONCE or size + file.size > AT_ONCE_BYTES):
+            yield part
+            part, size = [], 0
+        part.append(file)
+        size += file.size
+    if part:
+        yield part
+
+
+def _complaint(root: Path, total: int, bad: list[Skipped]) -> str:
+    lines = [f"imagefolder: {len(bad)} of {total} pictures in {root} cannot be read:"]
+    lines += [f"  {name}: {reason}" for name, reason in bad[:MOST_SHOWN]]
+    lines += [f"  and {len(bad) - MOST_SHOWN} more"] if len(bad) > MOST_SHOWN else []
+    return "\n".join([*lines, "mend or remove them, or train without them by `train: {data: {skip_bad: true}}`"])
+
+
+def _nothing(fit: Fit) -> tuple[np.ndarray, np.ndarray]:
+    return np.zeros((0, fit.channels, fit.size, fit.size), np.uint8), np.zeros(0, np.int64)
+
+
+def _piece(root: Path, split: str, files: list[File], fit: Fit, *, encoded: bool) -> Piece:
+    images, labels, kept, skipped = [], [], [], []
+    for file in files:
+        try:
+            data = _bytes(root / file.name)
+            images.append(fit(pictures.read(data, fit.channels)))
+        except BadPicture as error:
+            skipped.append(Skipped(shown(file.name), str(error)))
+            continue
+        labels.append(file.label)
+        if encoded:
+            kept.append((shown(file.name), data))
+    if not images:
+        return Piece(split, *_nothing(fit), encoded=kept if encoded else None, skipped=skipped)
+    return Piece(split, np.stack(images), np.array(labels, np.int64), encoded=kept if encoded else None, skipped=skipped)
+
+
+def _bytes(path: Path) -> bytes:
+    """A file's content. Raises BadPicture."""
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for without end
+            raise BadPicture("not a file")
+        return path.read_bytes()
+    except OSError as error:
+        raise BadPicture("a link to nothing" if path.is_symlink() and not path.exists() else error.strerror or str(error)) from None
+
+
+def _in_order(function: Callable[[tuple[str, list[File]]], Piece], parts: list[tuple[str, list[File]]]) -> Iterator[Piece]:
+    """`map` by threads, which Pillow lets run while it decodes; holds few results at a time, however slow the disk is."""
+    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with ThreadPoolExecutor(threads) as pool:
+        waiting: deque = deque()
+        for part in parts:
+            waiting.append(pool.submit(function, part))
+            if len(waiting) > threads + 2:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
