@@ -25,7 +25,7 @@ from tests.cli import PROJECT, Shell, wait_for
 from tests.test_checkpoint import newest, state
 from trainer.checkpoint import load_newest, tidy, weights_sha256
 from trainer.checkpoint_writer import Writer
-from trainer.config.layout import RunDir, write_json
+from trainer.config.layout import RunDir, read_json, write_json
 from trainer.config.outcome import Outcome
 from trainer.data.prepared import prepare
 from trainer.tracking import Rows
@@ -215,9 +215,9 @@ def test_a_run_whose_whole_directory_is_on_a_full_disk(
     wait_for("the first rows", lambda: run.metrics.exists() and run.metrics.stat().st_size > 0)
     wait_for("a full disk", lambda: is_full(small_disk))
     used = cpu_seconds(process.pid)
-    wait_for("training without room for a row", lambda: cpu_seconds(process.pid) > used + 1)
-    size = run.metrics.stat().st_size
+    wait_for("training without room for a row", lambda: not process.is_alive() or cpu_seconds(process.pid) > used + 1)
     assert process.is_alive(), ranks.logs(run)
+    size = run.metrics.stat().st_size
     (small_disk / "others").unlink()
     wait_for("the rows that waited", lambda: run.metrics.stat().st_size > size + 4096)
     os.kill(process.pid or 0, signal.SIGTERM)
@@ -243,6 +243,14 @@ def test_rows_that_a_full_disk_cuts_in_two_are_written_whole_in_the_end(small_di
     assert not rows.waiting and length < rows.length() == (small_disk / "metrics.jsonl").stat().st_size
     assert [json.loads(line)["global_step"] for line in (small_disk / "metrics.jsonl").read_text().splitlines()] == list(range(101))
     rows.close()
+
+
+def test_half_a_json_file_does_not_stay_on_a_full_disk(small_disk: Path) -> None:
+    write_json(small_disk / "outcome.json", {"old": 1})
+    fill(small_disk, leave=8192)
+    with pytest.raises(OSError, match="No space left"):
+        write_json(small_disk / "outcome.json", ["x" * 100_000])
+    assert read_json(small_disk / "outcome.json") == {"old": 1} and len(list(small_disk.iterdir())) == 2
 
 
 def test_export_by_the_tool_and_by_the_verb(tmp_path: Path, prepared: dict[str, Any], whole: RunDir) -> None:
