@@ -112,10 +112,15 @@ def run_config(
 ) -> RunConfig:
     """config.json. fixed: the execution of the run's first submit, whose ranks and threads stay for its whole life.
 
-    sweep: the id of the sweep that the run is a point of.
+    sweep: the id of the sweep that the run is a point of. Parity takes one thread a rank, unless the job names a number: it must
+    not depend on the ranks. Raises SpecError where parity has fewer shards than the job asks for ranks.
     """
-    wants = job.resources
-    per_rank = max(1, (placement.cpus or wants.ranks_per_node()) // placement.nproc_per_node)
+    wants, shards = job.resources, job.train.parity_shards
+    if job.train.parity and placement.world_size > shards:
+        message = f"{shards} shards are work for {shards} ranks, the job takes {placement.world_size}: raise it or take fewer ranks"
+        raise SpecError([Problem(Place("resources"), ("train", "parity_shards"), message)])
+    share = max(1, (placement.cpus or wants.ranks_per_node()) // placement.nproc_per_node)
+    per_rank = 1 if job.train.parity else share
     kept = {
         "ranks": fixed.ranks if fixed else wants.nodes * wants.ranks_per_node(),
         "threads_per_rank": fixed.threads_per_rank if fixed else job.execution.threads_per_rank or per_rank,
@@ -135,6 +140,8 @@ def build(
         "PYTHONUNBUFFERED": "1",
         "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(SHUTDOWN_S),
     }
+    if config.train.repeatable() and placement.device == "cuda":
+        env["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # without it torch's deterministic algorithms refuse cuBLAS
     image = None
     if backend == "docker":
         image = job.container.image or site.docker.image or f"batchyard:{'cuda' if placement.device == 'cuda' else 'cpu'}"

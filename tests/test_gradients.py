@@ -88,6 +88,18 @@ def test_every_sample_once_an_epoch_and_the_same_chunks_for_every_world_size(
     assert torch.equal(counted, torch.bincount(torch.from_numpy(data.splits["train"].labels.copy()), minlength=10))
 
 
+def test_a_batch_begins_where_memory_does(tmp_path: Path) -> None:
+    """Of 5x5 pictures the slices of a larger piece begin at any multiple of 4 bytes, and by that MKL's sums have other bits: a run
+    that was continued after its first step ended with other weights."""
+    config = ranks.config("odd", data={"name": "synthetic", "samples": 70, "size": 5}, global_batch_size=10)
+    data = load(ranks.make_run(tmp_path, config, prepare(config.train.data, tmp_path, tmp_path)))
+    batches = Batches(data, config.train.data, seed=0, global_batch_size=10, micro_batch_size=5, rank=0, world_size=1,
+                      device=torch.device("cpu"))  # fmt: skip
+    for step in range(7):
+        for batch in batches.at(step):
+            assert batch.images.data_ptr() % 64 == 0 and batch.images.is_contiguous(), (step, batch.chunk)
+
+
 def test_cut_is_even_and_never_above_the_most() -> None:
     assert cut(100, 33) == [(0, 25), (25, 50), (50, 75), (75, 100)]
     assert cut(37, 34) == [(0, 18), (18, 37)]

@@ -52,8 +52,8 @@ def start(config: RunConfig, run: RunDir) -> World:
     device = torch.device("cuda", local_rank) if on_gpu else torch.device("cpu")
     if on_gpu:
         torch.cuda.set_device(device)
-        torch.backends.cudnn.benchmark = not config.train.deterministic
-        torch.use_deterministic_algorithms(config.train.deterministic)
+        torch.backends.cudnn.benchmark = not config.train.repeatable()
+        torch.use_deterministic_algorithms(config.train.repeatable())
     if size > 1:
         dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", device_id=device if on_gpu else None)
     deadline = env.get("BATCHYARD_DEADLINE")

@@ -54,7 +54,7 @@ class Trainer:
         self.initial = {k: v.clone() for k, v in bare.state_dict().items()}
         if train.compile:
             bare.compile()  # in place: the names of the weights stay what they are
-        self.model = distributed.wrap(bare, world)
+        self.model = bare if train.parity else distributed.wrap(bare, world)
         self.batches = loader.build(data, config, world)
         self.total_steps = min(train.epochs * self.batches.steps_per_epoch, train.max_steps or sys.maxsize)
         self.step = 0
@@ -103,9 +103,9 @@ class Trainer:
 
     def _warm_up(self) -> None:
         """Two throw-away passes: DDP rebuilds its buckets after the first, and would sum a continued run's first step in
-        another order than the undisturbed run did. The state is loaded afterwards."""
+        another order than the undisturbed run did. The state is loaded afterwards. Parity has no DDP."""
         images = torch.zeros((2, *self.data.splits["train"].images.shape[1:]), device=self.world.device)
-        for _ in range(2 if self.world.size > 1 else 0):
+        for _ in range(2 if self.world.size > 1 and not self.config.train.parity else 0):
             self.model(images).sum().backward()
         self.optimizer.zero_grad(set_to_none=False)
 
@@ -125,8 +125,9 @@ class Trainer:
             self.sums.copy_(sums[self.world.rank])
         else:
             if self.world.rank == 0:
-                self.sums.copy_(torch.stack(sums).sum(0))
-                say(f"written by {len(sums)} rank(s), continued by {self.world.size}: no longer bit-exact")
+                self.sums.copy_(torch.stack(sums).sum(0))  # with parity rank 0 had them all
+                exact = "the same bits (train.parity)" if self.config.train.parity else "no longer bit-exact"
+                say(f"written by {len(sums)} rank(s), continued by {self.world.size}: {exact}")
 
     def _load_weights(self, weights: dict[str, Tensor], average: dict[str, Tensor] | None) -> None:
         distributed.unwrap(self.model).load_state_dict(weights)

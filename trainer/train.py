@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from trainer import distributed, optim, randomness
+from trainer import distributed, optim, parity, randomness
 from trainer.config.layout import RunDir, write_json
 from trainer.config.outcome import Outcome
 from trainer.config.run import RunConfig, TrainConfig
@@ -49,6 +49,7 @@ def train(t: Trainer) -> Outcome:
     agreement = Agreement(t.world, how.checkpoint_every_min)
     agreement.listen()
     model.train()
+    add_gradients = parity.InShardOrder(gradients, model, t.world) if config.parity else gradients
     while not t.is_over():
         waited = time.perf_counter()
         micro_batches = batches.at(t.step)
@@ -57,7 +58,7 @@ def train(t: Trainer) -> Outcome:
         lr = optim.learning_rate(config.optimizer.lr, config.schedule, t.step, batches.steps_per_epoch, t.total_steps)
         for group in t.optimizer.param_groups:
             group["lr"] = lr
-        gradients(model, micro_batches, t.step, config, t.world, t.guard, t.sums)
+        add_gradients(model, micro_batches, t.step, config, t.world, t.guard, t.sums)
         grad_norm = t.guard.gradient_norm()
         if config.clip_grad_norm:
             torch.nn.utils.clip_grads_with_norm_(model.parameters(), config.clip_grad_norm, grad_norm)

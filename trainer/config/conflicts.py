@@ -9,19 +9,35 @@ from typing import Any
 from trainer.config.data import ImageData, ImageFolderData
 from trainer.config.model import LeNetModel, MLPModel
 from trainer.config.optim import OneCycleSchedule, Optimizer, StepSchedule
+from trainer.config.run import TrainConfig
 
 Conflict = tuple[tuple[str, ...], str]  # (the key's path below `train`, what is wrong and what to try)
 
 
 def conflicts(train: Mapping[str, Any]) -> list[Conflict]:
     """train: the fields of a TrainConfig by name; a field that is missing, or was wrong by itself, is left out."""
-    return [*_batches(train), *_data(train), *_model(train), *_optimizer(train), *_schedule(train), *_validation(train)]
+    parts = (_batches, _parity, _data, _model, _optimizer, _schedule, _validation)
+    return [conflict for part in parts for conflict in part(train)]
 
 
 def _batches(train: Mapping[str, Any]) -> Iterator[Conflict]:
     micro, whole = train.get("micro_batch_size"), train.get("global_batch_size")
     if micro and whole and micro > whole:
         yield ("micro_batch_size",), f"{micro} is more than global_batch_size {whole}: a rank would never hold so many"
+
+
+def _parity(train: Mapping[str, Any]) -> Iterator[Conflict]:
+    shards, whole = train.get("parity_shards"), train.get("global_batch_size")
+    if train.get("parity", "wrong by itself") is None:
+        if shards not in (None, TrainConfig.model_fields["parity_shards"].default):
+            yield ("parity_shards",), "has no effect without parity: bitwise"
+    elif "parity" in train:
+        if train.get("micro_batch_size") is not None:
+            yield ("micro_batch_size",), "parity_shards decides how many samples a rank holds at once: leave it out"
+        if train.get("compile"):
+            yield ("compile",), "compiles for the shapes that a rank has met, which depend on the ranks: leave out either"
+        if shards and whole and shards > whole:
+            yield ("parity_shards",), f"{shards} is more than global_batch_size {whole}: some shards would be empty; try {whole}"
 
 
 def _data(train: Mapping[str, Any]) -> Iterator[Conflict]:

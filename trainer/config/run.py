@@ -37,6 +37,12 @@ class TrainConfig(Strict):
         "accuracy", description="of the validation split: what the best checkpoint and early stopping go by"
     )
     early_stopping: EarlyStopping | None = None
+    parity: Literal["bitwise"] | None = Field(
+        None, description="bitwise: the same weights and metrics, bit for bit, on any number of ranks; slower (trainer/README.md)"
+    )
+    parity_shards: int = Field(
+        8, ge=1, description="pieces that parity cuts a step into, whatever the ranks: as many ranks, at most, have work"
+    )
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     deterministic: bool = Field(False, description="on a GPU: only algorithms that give the same bits each time")
     channels_last: bool = Field(False, description="the memory format that convolutions like best on GPUs and bf16 CPUs")
@@ -51,6 +57,14 @@ class TrainConfig(Strict):
     init: InitConfig = DefaultInit(name="default")
     optimizer: OptimizerConfig
     schedule: ScheduleConfig = ConstantSchedule(name="constant")
+
+    def repeatable(self) -> bool:
+        """Whether a GPU may use only algorithms that give the same bits each time."""
+        return self.deterministic or self.parity is not None
+
+    def shard_size(self) -> int:
+        """Samples of a shard of parity, at most: what a rank holds at once."""
+        return -(-self.global_batch_size // self.parity_shards)
 
     def digest(self) -> str:
         """64 hex digits: sha256 of the canonical JSON of this config without its defaults, `recipe` always in it."""
@@ -103,6 +117,8 @@ class RunConfig(Strict):
     def micro_batch_size(self) -> int:
         """Samples that a rank holds at once."""
         train = self.train
+        if train.parity:
+            return train.shard_size()
         return train.micro_batch_size or -(-train.global_batch_size // self.execution.ranks)
 
 

@@ -129,7 +129,9 @@ class Batches:
             made[step] = []
             for chunk, start, stop, global_samples in self.plan.pieces(step):
                 here = slice(position, position + stop - start)
-                made[step].append(MicroBatch(images[here], labels[here], chunk, global_samples))
+                # memory of its own: where a slice begins depends on the ranks and on where the run was continued, and MKL adds in
+                # another order where that is no multiple of 16 bytes
+                made[step].append(MicroBatch(images[here].clone(), labels[here], chunk, global_samples))
                 position += stop - start
         return made
 
