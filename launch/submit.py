@@ -16,11 +16,11 @@ import yaml
 
 from launch import local, rundir, site, snapshot, spec
 from launch import plan as planning
-from launch.node import conclude
 from launch.plan import Placement, Plan
 from launch.rundir import Standing
 from launch.site import BackendName, Folders, Site
 from launch.spec import Job, JobSpec
+from launch.verdict import conclude
 from trainer.config.layout import RunDir, write_json
 from trainer.config.lock import Lock
 from trainer.config.outcome import EXIT_WRONG, Outcome
@@ -84,14 +84,23 @@ def resolve(request: Request) -> Ready:
 
 def take(run: RunDir) -> Lock:
     """The lock under which one submit of a run decides; waits for another to be done. Raises SubmitError."""
-    run.path.mkdir(parents=True, exist_ok=True)
     lock = Lock(run.submit_lock)
     end = time.monotonic() + LOCK_WAIT_S
-    while not lock.acquire():
+    while not acquire(run, lock):
         if time.monotonic() > end:
             raise SubmitError(f"another submit of {run.run_id} has not ended within {LOCK_WAIT_S:.0f} s: {lock.holder()}")
         time.sleep(0.05)
     return lock
+
+
+def acquire(run: RunDir, lock: Lock) -> bool:
+    try:
+        run.path.mkdir(parents=True, exist_ok=True)
+        return lock.acquire()
+    except OSError as error:
+        raise SubmitError(
+            f"{run.path} cannot be written ({error.strerror}): free the disk, or name another place by --runs-dir or paths.runs"
+        ) from None
 
 
 def prepare_run(ready: Ready, before: Standing, image: str | None, say: Callable[[str], None]) -> None:
@@ -102,7 +111,7 @@ def prepare_run(ready: Ready, before: Standing, image: str | None, say: Callable
     run = ready.run
     outcome = before.outcome
     if before.state == "dead" and before.attempt and not before.attempt.outcome.exists():
-        outcome = conclude(run, before.attempt, None, None)  # it left no word: judged by the other evidence, once
+        outcome = conclude(run, before.attempt)  # it left no word: judged by the other evidence, once
         outcome.write(run.outcome)
     code = snapshot.look(ready.request.project)
     begun = run.code_record.exists() and bool(run.all_attempts())

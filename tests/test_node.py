@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from launch import node
+from launch.verdict import conclude
 from trainer.config import lock
 from trainer.config.layout import RunDir, write_json
 from trainer.config.lock import Lock
@@ -56,7 +57,7 @@ def end(process: subprocess.Popen[str]) -> int:
 def test_a_command_without_a_word_is_killed_and_its_last_line_told(tmp_path: Path) -> None:
     run = run_dir(tmp_path, ["sh", "-c", "echo about to fail; exit 7"])
     assert end(start(run)) == 1
-    found = node.conclude(run, run.attempt("local-1"), 7, None)
+    found = conclude(run, run.attempt("local-1"))
     assert (found.status, found.verdict) == ("failed", "killed")
     assert found.cause == "no rank left a word (exit status 7): about to fail"
 
@@ -64,7 +65,7 @@ def test_a_command_without_a_word_is_killed_and_its_last_line_told(tmp_path: Pat
 def test_a_command_that_is_not_there(tmp_path: Path) -> None:
     run = run_dir(tmp_path, ["/no/such/python", "-m", "trainer"])
     assert end(start(run)) == 1
-    assert "No such file or directory" in (node.conclude(run, run.attempt("local-1"), 1, None).cause or "")
+    assert "No such file or directory" in (conclude(run, run.attempt("local-1")).cause or "")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP])
@@ -80,7 +81,7 @@ def test_every_signal_becomes_one_term_and_a_stop(tmp_path: Path, number: signal
     process.send_signal(number)
     assert end(process) == 75
     assert (run.code / "seen").read_text() == "TERM\n"
-    found = node.conclude(run, run.attempt("local-1"), 3, number)
+    found = conclude(run, run.attempt("local-1"))
     assert (found.status, found.verdict) == ("stopped", "preempted")
     assert not run.lock.exists()
 
@@ -94,7 +95,7 @@ def test_the_earliest_evidence_names_the_cause(tmp_path: Path, kind: str, verdic
     attempt = run.attempt("local-1")
     write_json(attempt.rank_evidence(0), {"rank": 0, "time": 20.0, "type": "RuntimeError", "message": "Connection closed by peer"})
     write_json(attempt.rank_evidence(1), {"rank": 1, "time": 10.0, "type": kind, "message": "first"})
-    found = node.conclude(run, attempt, 1, None)
+    found = conclude(run, attempt)
     assert (found.status, found.verdict, found.rank, found.cause) == ("failed", verdict, 1, f"{kind}: first")
     assert found.hint
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from trainer import distributed
+from trainer import distributed, watchdog
 from trainer.data.batches import Batches
 from trainer.data.prepared import Split
 from trainer.distributed import World
@@ -37,6 +37,7 @@ def evaluate(
     loss_sum = torch.zeros((), dtype=torch.float64, device=world.device)
     confusion = torch.zeros(num_classes * num_classes, dtype=torch.int64, device=world.device)
     for start in range(begin, end, batch_size):
+        watchdog.alive()
         stop = min(start + batch_size, end)
         labels = torch.from_numpy(split.labels[start:stop]).to(world.device)
         images = batches.normalise(torch.from_numpy(split.images[start:stop]).to(world.device))
