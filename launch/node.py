@@ -116,6 +116,7 @@ def lead(run: RunDir, node: Node, signals: Signals) -> int:
             "attempt": node.attempt_id, "backend": plan["backend"], "started": time.time(), **me(),
             "argv": [node.fill(a) for a in plan["argv"]], "nodes": plan["nodes"], "nproc_per_node": plan["nproc_per_node"],
             "world_size": plan["nodes"] * plan["nproc_per_node"],
+            "deadline": slurm_deadline(),
             "code_sha256": (read_json(run.code_record) or {}).get("sha256"),  # a new submit after a failure takes new code
         }
         write_json(attempt.record, record)
@@ -194,7 +195,7 @@ def execute(plan: dict[str, Any], run: RunDir, node: Node, signals: Signals, loc
     subprocess does)."""
     attempt = run.attempt(node.attempt_id)
     environment = {**os.environ, **plan["env"], "BATCHYARD_ATTEMPT": node.attempt_id}
-    if deadline := node.rank == 0 and slurm_deadline():  # rank 0 decides; a question from each node would be many
+    if deadline := node.rank == 0 and read_json(attempt.record)["deadline"]:  # rank 0 decides for all
         environment["BATCHYARD_DEADLINE"] = str(deadline)
     argv = [sys.executable, "-S", "-c", DIE_WITH_PARENT, *(node.fill(a) for a in plan["argv"])]
     contained = plan["backend"] == "docker"

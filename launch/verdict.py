@@ -44,7 +44,8 @@ CAUSES: tuple[tuple[str, Verdict, str | None], ...] = (
 
 # What a rank says when another one is gone, or when it was itself asked to stop: the effect, not the cause.
 EFFECTS = re.compile(
-    r"Connection (closed|reset|refused|aborted|timed out)|Broken ?pipe|gloo/|ProcessGroup(NCCL|Gloo)|\bNCCL\b|\bnccl[A-Z]"
+    r"\bConnection\w*Error|Connection (closed|reset|refused|aborted|timed out)|Broken ?pipe"
+    r"|gloo/|ProcessGroup(NCCL|Gloo)|\bNCCL\b|\bnccl[A-Z]"
     r"|Dist(Backend|Network|Store)Error|TCPStore|[Ss]ocket [Tt]imeout|Rendezvous|collective operation|KeyboardInterrupt"
     r"|killed by signal: (Terminated|Interrupt|Hangup|User)"
 )
@@ -137,7 +138,7 @@ def gather(run: RunDir, attempt: Attempt, launcher: int | None) -> Case:
         for part in (root, others):
             exits.update({int(r): int(code) for r, code in EXIT.findall(part) if int(r) not in exits})
     left = [e for p in attempt.path.glob("ranks/*.json") if isinstance(e := read_json(p), dict) and "type" in e]
-    words = {int(e["rank"]): e for e in sorted(left, key=lambda e: float(e["time"]))}
+    words = {int(e["rank"]): e for e in sorted(left, key=lambda e: (float(e["time"]), e["rank"]))}
     for rank in range(size):
         if rank in words:
             continue

@@ -73,7 +73,7 @@ def _running(run: RunDir, where: Standing) -> list[str]:
     beats = {r: b for r in range(int(record.get("world_size") or 1)) if (b := read_json(attempt.rank_heartbeat(r)))}
     timing: dict[str, Any] = next((row for row in reversed(read_jsonl(run.timing)) if row.get("attempt") == attempt.id), {})
     progress = rundir.progress(run)
-    step = max([b["step"] for b in beats.values() if b.get("step") is not None], default=progress["step"] or 0)
+    step = max([progress["step"] or 0, *(b["step"] for b in beats.values() if b.get("step") is not None)])
     at = f"step {step} of {progress['total'] or '?'}"
     started = float(record.get("started") or now)
     last = max((float(b["since"]) for b in beats.values()), default=started)

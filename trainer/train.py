@@ -350,5 +350,7 @@ def leave_evidence(run: RunDir, error: BaseException) -> None:
         "traceback": traceback.format_exception(error)[-6:],
         **watchdog.place(traceback.walk_tb(error.__traceback__)),
     }
+    path = distributed.attempt_from_environment(run).rank_evidence(rank)
     with contextlib.suppress(OSError):  # the disk may be the cause: the end of the rank's log tells it
-        write_json(distributed.attempt_from_environment(run).rank_evidence(rank), evidence)
+        if not path.exists():  # the watchdog's came first: this error is its effect
+            write_json(path, evidence)

@@ -93,7 +93,7 @@ class Watchdog(threading.Thread):
                 })  # fmt: skip
         # not by print: the main thread may hold standard output's lock
         os.write(2, f"watchdog: no progress for {idle_s:.0f} s; stacks in {self.attempt.rank_stack(self.rank)}\n".encode())
-        time.sleep(min(LINGER_S, self.limit_s or LINGER_S))
+        time.sleep(min(LINGER_S, (self.limit_s or LINGER_S) / 2))
         os._exit(1)
 
 
