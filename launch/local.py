@@ -3,6 +3,7 @@ its plan's command being `docker run`."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import signal
@@ -13,9 +14,9 @@ from pathlib import Path
 from types import FrameType
 
 from launch import site
-from launch.node import conclude
 from launch.plan import Plan
 from launch.rundir import newest_attempt_number
+from launch.verdict import conclude
 from launch.watch import Follower
 from trainer.config.layout import Attempt, RunDir, write_json
 from trainer.config.lock import Lock
@@ -84,9 +85,10 @@ class Foreground:
             for number, handler in zip(self.SIGNALS, before, strict=True):
                 signal.signal(number, handler)
         killed = self.process.returncode != EXIT_DONE and not self.attempt.outcome.exists()  # launch.node itself
-        outcome = conclude(self.run, self.attempt, self.process.returncode, None)
+        outcome = conclude(self.run, self.attempt, self.process.returncode)
         if killed and Lock(self.run.lock).holder() is None:
-            outcome.write(self.run.outcome)
+            with contextlib.suppress(OSError):  # the disk may be what ended it
+                outcome.write(self.run.outcome)
         return outcome
 
     def _handle(self, number: int, frame: FrameType | None) -> None:

@@ -1,4 +1,4 @@
-"""What runs on a node: starts the plan's command, passes signals on, and says how the attempt ended. Standard library only.
+"""What runs on a node: starts the plan's command, passes signals on, and publishes the verdict. Standard library only.
 
 `python -P -m launch.node RUN_DIR --attempt ID` for the local and docker backends; `--slurm` on each node of a Slurm job. It runs
 from the run's own code snapshot, under any Python; the trainer's Python stands in the plan.
@@ -14,20 +14,26 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from launch import verdict
 from trainer.config.layout import Attempt, RunDir, read_json, write_json
 from trainer.config.lock import LEASE_S, Lock, local_pid, me
-from trainer.config.outcome import EXIT_DONE, EXIT_FAILED, Outcome
+from trainer.config.outcome import EXIT_DONE, EXIT_FAILED, Outcome, retries
 
 POLL_S = 0.05
 OTHER_NODES_WAIT_S = 60.0
+WORDS_WAIT_S = 45.0  # for the other nodes' records; torchrun gives its ranks 30 s after one failed
+SLURM_ANSWER_S = 10.0
 
 # Runs a command that dies with this process; exec'd, so that torchrun is our direct child. Never a preexec_fn.
 DIE_WITH_PARENT = (
@@ -110,6 +116,7 @@ def lead(run: RunDir, node: Node, signals: Signals) -> int:
             "attempt": node.attempt_id, "backend": plan["backend"], "started": time.time(), **me(),
             "argv": [node.fill(a) for a in plan["argv"]], "nodes": plan["nodes"], "nproc_per_node": plan["nproc_per_node"],
             "world_size": plan["nodes"] * plan["nproc_per_node"],
+            "deadline": slurm_deadline(),
             "code_sha256": (read_json(run.code_record) or {}).get("sha256"),  # a new submit after a failure takes new code
         }
         write_json(attempt.record, record)
@@ -117,15 +124,43 @@ def lead(run: RunDir, node: Node, signals: Signals) -> int:
             for script in sorted(run.slurm.glob(f"{node.slurm_job.split('_')[0]}_submission.sh")):
                 shutil.copyfile(script, attempt.script)
         status = execute(plan, run, node, signals, lock)
-        outcome = conclude(run, attempt, status, signals.received)
-        write_json(attempt.record, {**record, "ended": time.time(), "exit_status": status, "signal": signals.received})
-        outcome.write(run.outcome)
+        if not attempt.outcome.exists():
+            wait_for_words(attempt, plan["nodes"])
+        outcome = verdict.conclude(run, attempt)
+        ended = {"ended": time.time(), "exit_status": status, "signal": signals.received}
+        keep(partial(write_json, attempt.record, {**record, **ended}))
+        keep(partial(outcome.write, run.outcome))
     finally:
-        lock.release()
-    if node.slurm_job and outcome.status == "stopped" and outcome.verdict != "cancelled":
+        keep(lock.release)
+    if node.slurm_job:  # for Slurm's log; locally submit tells it
+        print(f"{run.run_id} {outcome.status} ({outcome.verdict})" + (f": {outcome.cause}" if outcome.cause else ""), flush=True)
+    if node.slurm_job and goes_on(run, attempt, outcome):
         # Explicitly: a job that exits in its grace time has ended for Slurm. <array>_<task>, for the array's id would take all.
         subprocess.run(["scontrol", "requeue", node.slurm_job], check=False)
     return outcome.exit_code
+
+
+def goes_on(run: RunDir, attempt: Attempt, outcome: Outcome) -> bool:
+    """Whether Slurm shall start the run again: the budget of its verdict counts over the attempts of one submit."""
+    job = attempt.id.rpartition(".")[0]
+    earlier = [end.verdict for a in run.all_attempts() if a != attempt and a.id.rpartition(".")[0] == job
+               and (end := Outcome.read(a.outcome))]
+    return not run.cancel.exists() and retries(outcome.verdict, earlier)
+
+
+def keep(write: Callable[[], None]) -> None:
+    """Writes, and says where that fails: a disk that became full or read-only must not change how the attempt ends."""
+    try:
+        write()
+    except OSError as error:
+        print(f"launch.node: {error}", file=sys.stderr)
+
+
+def wait_for_words(attempt: Attempt, nodes: int) -> None:
+    """Until each other node has told how it ended, so that the first cause is judged over all; a lost one never tells."""
+    end = time.monotonic() + WORDS_WAIT_S
+    while time.monotonic() < end and not all(attempt.node_record(n).exists() for n in range(1, nodes)):
+        time.sleep(POLL_S)
 
 
 def take(lock: Lock, node: Node, signals: Signals) -> bool:
@@ -156,13 +191,16 @@ def follow(run: RunDir, node: Node, signals: Signals) -> int:
 
 
 def execute(plan: dict[str, Any], run: RunDir, node: Node, signals: Signals, lock: Lock | None) -> int:
-    """Runs the plan's command to its end; returns its exit status, negative for a signal (as subprocess does)."""
-    log = run.attempt(node.attempt_id).node_log(node.rank)
+    """Runs the plan's command to its end and records how it ended here; returns its exit status, negative for a signal (as
+    subprocess does)."""
+    attempt = run.attempt(node.attempt_id)
     environment = {**os.environ, **plan["env"], "BATCHYARD_ATTEMPT": node.attempt_id}
-    if "SLURM_JOB_END_TIME" in os.environ:
-        environment["BATCHYARD_DEADLINE"] = os.environ["SLURM_JOB_END_TIME"]
+    if deadline := node.rank == 0 and read_json(attempt.record)["deadline"]:  # rank 0 decides for all
+        environment["BATCHYARD_DEADLINE"] = str(deadline)
     argv = [sys.executable, "-S", "-c", DIE_WITH_PARENT, *(node.fill(a) for a in plan["argv"])]
-    with log.open("ab") as out:
+    contained = plan["backend"] == "docker"
+    killed_before = oom_kills(contained)
+    with attempt.node_log(node.rank).open("ab") as out:
         process = subprocess.Popen(
             argv, env=environment, cwd=run.code, stdin=subprocess.PIPE, stdout=out, stderr=subprocess.STDOUT,
             start_new_session=True,  # a Ctrl-C at the terminal reaches the launcher alone
@@ -173,59 +211,50 @@ def execute(plan: dict[str, Any], run: RunDir, node: Node, signals: Signals, loc
     with process.stdin:  # open while this process lives: the container's entrypoint stops when its stdin ends
         while process.poll() is None:
             if lock is not None:
-                lock.renew()
+                with contextlib.suppress(OSError):  # a disk that fails for a moment ends no training
+                    lock.renew()
             time.sleep(POLL_S)
+    record = {
+        "node": node.rank, "host": socket.gethostname(), "time": time.time(), "exit_status": process.returncode,
+        "signal": signals.received, "oom_kills": oom_kills(contained) - killed_before,
+    }
+    keep(partial(write_json, attempt.node_record(node.rank), record))
     return process.returncode
 
 
-def conclude(run: RunDir, attempt: Attempt, status: int | None, received: int | None) -> Outcome:
-    """How the attempt ended: the trainer's word where it left one, else from the other evidence; never torchrun's exit status."""
-    outcome = Outcome.read(attempt.outcome)
-    if outcome is None:
-        outcome = _from_evidence(run, attempt, status, received)
-        outcome.write(attempt.outcome)
-    return outcome
+def oom_kills(contained: bool) -> int:
+    """How many processes the kernel has killed for memory: of this process's cgroup (2, else 1), where the command runs in it
+    and the kernel tells; else of the whole machine."""
+    groups = {}
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/cgroup").read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            groups[controllers] = path.strip("/")
+    files = [Path("/proc/vmstat")]
+    if not contained:
+        files = [
+            Path("/sys/fs/cgroup") / groups.get("", "") / "memory.events",
+            Path("/sys/fs/cgroup/memory") / groups.get("memory", "") / "memory.oom_control", *files,
+        ]  # fmt: skip
+    for file in files:
+        with contextlib.suppress(OSError):
+            if found := re.search(r"^oom_kill (\d+)$", file.read_text(), re.M):
+                return int(found[1])
+    return 0
 
 
-def _from_evidence(run: RunDir, attempt: Attempt, status: int | None, received: int | None) -> Outcome:
-    by = "launch.node"
-    if run.cancel.exists():
-        return Outcome("stopped", "cancelled", attempt.id, by, cause="cancelled by a person, before a new checkpoint")
-    if received is not None:
-        name = signal.Signals(received).name
-        cause = f"{name} before the first step; continues from the last checkpoint"
-        return Outcome("stopped", "preempted", attempt.id, by, cause=cause)
-    evidence = [e for e in map(read_json, sorted(attempt.path.glob("ranks/*.json"))) if e]
-    if evidence:
-        first = min(evidence, key=lambda e: float(e["time"]))
-        verdict, hint = _VERDICTS.get(first["type"], ("user_error", None))
-        log = attempt.rank_log(first["rank"])
-        return Outcome(
-            "failed", verdict, attempt.id, by, rank=first["rank"], cause=f"{first['type']}: {first['message']}",  # type: ignore[arg-type]
-            hint=hint or f"the whole traceback is at the end of {log if log.exists() else attempt.node_log(0)}",
-        )
-    tail = _tail(attempt.node_log(0))
-    how = "vanished" if status is None else f"signal {-status}" if status < 0 else f"exit status {status}"
-    return Outcome("failed", "killed", attempt.id, by, cause=f"no rank left a word ({how})" + (f": {tail}" if tail else ""),
-                   hint=f"see {attempt.node_log(0)}; submitting again continues from the last checkpoint")
-
-
-_VERDICTS: dict[str, tuple[str, str | None]] = {
-    "NoGPU": ("infrastructure", "nvidia-smi on that node, and whether the job asked for GPUs"),
-    "OutOfMemoryError": ("oom_gpu", "set train.micro_batch_size lower; the global batch stays"),
-    "MemoryError": ("oom_host", "ask for more resources.mem_gb"),
-    "FileNotFoundError": ("data", None),
-    "DataError": ("data", None),
-}
-
-
-def _tail(log: Path) -> str:
-    """The last line that says something."""
-    try:
-        lines = [line.strip() for line in log.read_text(errors="replace").splitlines()]
-    except OSError:
-        return ""
-    return next((line for line in reversed(lines) if line and not set(line) <= set("=-")), "")[:300]
+def slurm_deadline() -> float | None:
+    """Unix seconds at which the job's time limit ends it; None where there is no Slurm or no limit. Asked on the host, once."""
+    env = os.environ
+    if "SLURM_JOB_END_TIME" in env:  # Slurm 22.05 does not set it
+        return float(env["SLURM_JOB_END_TIME"])
+    if "SLURM_JOB_ID" not in env:
+        return None
+    argv = ["squeue", "-h", "-j", env["SLURM_JOB_ID"], "-o", "%e"]
+    with contextlib.suppress(OSError, ValueError, subprocess.TimeoutExpired):
+        answer = subprocess.run(argv, capture_output=True, text=True, timeout=SLURM_ANSWER_S, check=False).stdout.split()
+        return time.mktime(time.strptime(answer[0], "%Y-%m-%dT%H:%M:%S")) if answer else None
+    return None
 
 
 def slurm_node(run: RunDir) -> Node:

@@ -79,6 +79,16 @@ def states(job_ids: list[str]) -> dict[str, str]:
     return {job: found[job].strip() for job in job_ids if job in found}
 
 
+def queue_entry(job_id: str) -> tuple[str, str, str, str]:
+    """A waiting job: (state, reason, when it may start, when it was submitted), in Slurm's words. Raises SlurmError."""
+    argv = ["squeue", "-h", "-j", job_id, "-o", "%T|%r|%S|%V"]
+    listing = subprocess.run(argv, capture_output=True, text=True, check=False)
+    if listing.returncode:
+        raise SlurmError(f"`{shlex.join(argv)}` failed ({listing.returncode}): {listing.stderr.strip()}")
+    state, reason, start, since = ((listing.stdout.splitlines() or ["gone"])[0] + "|||").split("|")[:4]
+    return state, reason, start, since
+
+
 def cancel(job_id: str, state: str) -> None:
     """Stops the job after a checkpoint where it runs (launch.node gets USR2, finds cancel.json and does not requeue); else at once.
 

@@ -16,12 +16,12 @@ import yaml
 
 from launch import local, rundir, site, snapshot, spec
 from launch import plan as planning
-from launch.node import conclude
 from launch.plan import Placement, Plan
 from launch.rundir import Standing
 from launch.site import BackendName, Folders, Machine, Site
 from launch.snapshot import Code
 from launch.spec import Job, JobSpec, Loaded
+from launch.verdict import conclude
 from trainer.config.layout import RunDir, write_json
 from trainer.config.lock import Lock
 from trainer.config.outcome import EXIT_WRONG, Outcome
@@ -91,14 +91,24 @@ def resolve(request: Request, job: JobSpec, machine: Machine) -> Ready:
 
 def take(path: Path, name: str) -> Lock:
     """The lock under which one submit of a run (or a sweep) decides; waits for another to be done. Raises SubmitError."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     lock = Lock(path)
     end = time.monotonic() + LOCK_WAIT_S
-    while not lock.acquire():
+    while not acquire(lock, name):
         if time.monotonic() > end:
             raise SubmitError(f"another submit of {name} has not ended within {LOCK_WAIT_S:.0f} s: {lock.holder()}")
         time.sleep(0.05)
     return lock
+
+
+def acquire(lock: Lock, name: str) -> bool:
+    try:
+        lock.path.parent.mkdir(parents=True, exist_ok=True)
+        return lock.acquire()
+    except OSError as error:
+        raise SubmitError(
+            f"{lock.path.parent} cannot be written ({error.strerror}): free the disk, or name another place for {name} by --runs-dir "
+            "or paths.runs"
+        ) from None
 
 
 def prepare_run(ready: Ready, before: Standing, code: Code, image: str | None, say: Callable[[str], None]) -> None:
@@ -109,7 +119,7 @@ def prepare_run(ready: Ready, before: Standing, code: Code, image: str | None, s
     run = ready.run
     outcome = before.outcome
     if before.state == "dead" and before.attempt and not before.attempt.outcome.exists():
-        outcome = conclude(run, before.attempt, None, None)  # it left no word: judged by the other evidence, once
+        outcome = conclude(run, before.attempt)  # it left no word: judged by the other evidence, once
         outcome.write(run.outcome)
     begun = run.code_record.exists() and bool(run.all_attempts())
     keep = begun and (outcome is None or outcome.verdict in KEEP_CODE)

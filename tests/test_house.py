@@ -18,7 +18,8 @@ OWNERS = {  # what may be used only there
     "safetensors": ("trainer/export.py",),
     "os.environ": ("trainer/distributed.py", "trainer/tracking.py", "launch/site.py", "launch/node.py"),
 }
-STANDARD_LIBRARY_ONLY = ("launch/node.py", "trainer/config/lock.py", "trainer/config/layout.py", "trainer/config/outcome.py")
+STANDARD_LIBRARY_ONLY = ("launch/node.py", "launch/verdict.py", "trainer/config/lock.py", "trainer/config/layout.py",
+                         "trainer/config/outcome.py")  # fmt: skip
 
 
 def complaints(name: str, text: str) -> list[str]:

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from launch import node
+from launch.verdict import conclude
 from trainer.config import lock
-from trainer.config.layout import RunDir, write_json
+from trainer.config.layout import RunDir, read_json, write_json
 from trainer.config.lock import Lock
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -56,7 +57,7 @@ def end(process: subprocess.Popen[str]) -> int:
 def test_a_command_without_a_word_is_killed_and_its_last_line_told(tmp_path: Path) -> None:
     run = run_dir(tmp_path, ["sh", "-c", "echo about to fail; exit 7"])
     assert end(start(run)) == 1
-    found = node.conclude(run, run.attempt("local-1"), 7, None)
+    found = conclude(run, run.attempt("local-1"))
     assert (found.status, found.verdict) == ("failed", "killed")
     assert found.cause == "no rank left a word (exit status 7): about to fail"
 
@@ -64,7 +65,7 @@ def test_a_command_without_a_word_is_killed_and_its_last_line_told(tmp_path: Pat
 def test_a_command_that_is_not_there(tmp_path: Path) -> None:
     run = run_dir(tmp_path, ["/no/such/python", "-m", "trainer"])
     assert end(start(run)) == 1
-    assert "No such file or directory" in (node.conclude(run, run.attempt("local-1"), 1, None).cause or "")
+    assert "No such file or directory" in (conclude(run, run.attempt("local-1")).cause or "")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP])
@@ -80,7 +81,7 @@ def test_every_signal_becomes_one_term_and_a_stop(tmp_path: Path, number: signal
     process.send_signal(number)
     assert end(process) == 75
     assert (run.code / "seen").read_text() == "TERM\n"
-    found = node.conclude(run, run.attempt("local-1"), 3, number)
+    found = conclude(run, run.attempt("local-1"))
     assert (found.status, found.verdict) == ("stopped", "preempted")
     assert not run.lock.exists()
 
@@ -94,9 +95,52 @@ def test_the_earliest_evidence_names_the_cause(tmp_path: Path, kind: str, verdic
     attempt = run.attempt("local-1")
     write_json(attempt.rank_evidence(0), {"rank": 0, "time": 20.0, "type": "RuntimeError", "message": "Connection closed by peer"})
     write_json(attempt.rank_evidence(1), {"rank": 1, "time": 10.0, "type": kind, "message": "first"})
-    found = node.conclude(run, attempt, 1, None)
+    found = conclude(run, attempt)
     assert (found.status, found.verdict, found.rank, found.cause) == ("failed", verdict, 1, f"{kind}: first")
     assert found.hint
+
+
+def fake(folder: Path, name: str, script: str) -> None:
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_text(f"#!/bin/sh\n{script}\n")
+    (folder / name).chmod(0o755)
+
+
+def slurm_attempt(run: RunDir, tools: Path, restart: int, **more: str) -> int:
+    """One start of Slurm job 7 on this machine, with fake Slurm commands."""
+    environment = {**os.environ, "PATH": f"{tools}:{os.environ['PATH']}", "SLURM_JOB_ID": "7", "SLURM_RESTART_COUNT": str(restart)}
+    argv = [sys.executable, "-m", "launch.node", str(run.path), "--slurm"]
+    return subprocess.run(argv, cwd=PROJECT, env={**environment, **more}, stdin=subprocess.DEVNULL, timeout=60).returncode
+
+
+def test_slurm_starts_a_failed_machine_again_within_its_budget_and_an_error_never(tmp_path: Path) -> None:
+    words = '{"rank": 0, "time": 1.0, "type": "OSError", "message": "[Errno 5] Input/output error"}'
+    script = f"mkdir -p $0/ranks; echo '{words}' > $0/ranks/0.json; echo $BATCHYARD_DEADLINE > $0/deadline; exit 1"
+    run = run_dir(tmp_path, ["sh", "-c", script, f"{tmp_path}/x-00000000/attempts/{{ATTEMPT}}"])
+    tools = tmp_path / "bin"
+    fake(tools, "scontrol", f'echo "$@" >> {tmp_path}/requeued')
+    fake(tools, "squeue", "echo 2031-02-03T04:05:06")
+    for restart in range(5):
+        assert slurm_attempt(run, tools, restart) == 1
+    assert (tmp_path / "requeued").read_text() == "requeue 7\n" * 3
+    end_time = time.mktime((2031, 2, 3, 4, 5, 6, 0, 0, -1))
+    assert float((run.attempt("slurm-7.0").path / "deadline").read_text()) == end_time
+    assert read_json(run.attempt("slurm-7.0").record)["deadline"] == end_time
+
+    (tmp_path / "requeued").unlink()
+    other = run_dir(tmp_path / "error", ["sh", "-c", script.replace("OSError", "KeyError").replace("Input/output", ""),
+                                         f"{tmp_path}/error/x-00000000/attempts/{{ATTEMPT}}"])  # fmt: skip
+    assert slurm_attempt(other, tools, 0, SLURM_JOB_END_TIME="1800000000") == 1
+    assert not (tmp_path / "requeued").exists()
+    assert float((other.attempt("slurm-7.0").path / "deadline").read_text()) == 1800000000
+
+
+def test_a_cluster_that_does_not_answer_gives_no_deadline(tmp_path: Path) -> None:
+    run = run_dir(tmp_path, ["sh", "-c", "echo x${BATCHYARD_DEADLINE}x > deadline"])
+    fake(tmp_path / "bin", "squeue", "echo 'slurm_load_jobs error' >&2; exit 1")
+    fake(tmp_path / "bin", "scontrol", "exit 1")
+    slurm_attempt(run, tmp_path / "bin", 0)
+    assert (run.code / "deadline").read_text() == "xx\n"
 
 
 def test_done_already_is_the_first_act(tmp_path: Path) -> None:

@@ -142,17 +142,22 @@ def test_a_killed_launcher_leaves_a_checkpoint_and_no_process(shell: Shell, undi
 def test_a_killed_process_takes_the_others_along_and_loses_nothing(
     shell: Shell, undisturbed: tuple[RunDir, str], victim: str
 ) -> None:
+    rank = None
     process = shell.start("submit", "digits", *SHORT, "--set", "execution.checkpoint_every_steps=5")
     run = wait_for_run(shell, process)
     wait_for("step 10", step_reached(run, 10))
     if victim == "-m trainer":  # torchrun's own line holds these words too
         line = next(p for p in processes_of(run) if "torch.distributed.run" not in p and "-m trainer" in p)
+        environment = Path(f"/proc/{line.split()[0]}/environ").read_text().split("\0")
+        rank = next(int(word[5:]) for word in environment if word.startswith("RANK="))
     else:
         line = next(p for p in processes_of(run) if victim in p)
     os.kill(int(line.split()[0]), signal.SIGKILL)
     printed = finish(process, code=1)
     wait_for("the end of its processes", lambda: not processes_of(run))
-    assert outcome(run).status == "failed", printed
+    failed = outcome(run)
+    assert (failed.status, failed.verdict, failed.rank) == ("failed", "killed", rank), printed
+    assert failed.global_step and failed.global_step >= 10 and "SIGKILL" in (failed.cause or "")
     shell.run("submit", "digits", *SHORT)
     same_as(run, undisturbed[0])
 

@@ -17,6 +17,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from trainer import watchdog
 from trainer.config.layout import Attempt, RunDir
 from trainer.config.run import RunConfig
 
@@ -45,6 +46,7 @@ def start(config: RunConfig, run: RunDir) -> World:
     """
     env = os.environ
     rank, local_rank, size = int(env.get("RANK", 0)), int(env.get("LOCAL_RANK", 0)), int(env.get("WORLD_SIZE", 1))
+    watchdog.start(attempt_from_environment(run), rank, config.execution.hang_limit_s)
     torch.set_num_threads(config.execution.threads_per_rank)
     on_gpu = config.execution.device == "cuda"
     if on_gpu and torch.cuda.device_count() <= local_rank:
@@ -96,6 +98,19 @@ def kill_point(run: RunDir, point: str, step: int) -> None:
     if os.environ.get("BATCHYARD_FAULT") == f"kill:{point}:{step}" and not run.killed(point, step).exists():
         run.killed(point, step).touch()
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def inject_fault(world: World, step: int, images: Tensor) -> None:
+    """Does nothing, unless BATCHYARD_FAULT=kind:rank:step (exception, hang, nan) names this rank and step: for tests and drills."""
+    kind, _, place = os.environ.get("BATCHYARD_FAULT", "").partition(":")
+    if place != f"{world.rank}:{step}":
+        return
+    if kind == "exception":
+        raise RuntimeError(f"BATCHYARD_FAULT={kind}:{place}")
+    while kind == "hang":
+        time.sleep(1)
+    if kind == "nan":
+        images.fill_(float("nan"))
 
 
 def wrap(model: nn.Module, world: World) -> nn.Module:
@@ -156,6 +171,14 @@ def total(values: Tensor, world: World) -> Tensor:
     return result
 
 
+RESERVE_S = 30.0
+
+
+def time_is_up(deadline: float | None, reserve_s: float) -> bool:
+    """Whether the time limit is less than `reserve_s` seconds away. deadline: unix seconds; None: no limit."""
+    return deadline is not None and time.time() > deadline - reserve_s
+
+
 class Agreement:
     """Lets all ranks stop, or checkpoint, at the same step.
 
@@ -169,6 +192,7 @@ class Agreement:
     def __init__(self, world: World, checkpoint_every_min: float | None) -> None:
         self.world = world
         self.stop_requested = False
+        self.reserve_s = RESERVE_S  # what the last checkpoint needs
         self.checkpoint_every_s = 60 * checkpoint_every_min if checkpoint_every_min else None
         self.last_checkpoint = time.monotonic()
         self.interval = 1
@@ -196,8 +220,9 @@ class Agreement:
         if self.calls == self.FIRST_STEPS:
             step_s = (now - self.started) / (self.calls - 1)
             proposal = max(1, min(100, int(self.CHECK_EVERY_S / max(step_s, 1e-6))))
+        wanted = self.stop_requested or time_is_up(self.world.deadline, self.reserve_s)
         stop, checkpoint, self.interval = self._maximum(
-            [self.stop_requested, due and self.world.rank == 0, proposal if self.world.rank == 0 else 0]
+            [wanted, due and self.world.rank == 0, proposal if self.world.rank == 0 else 0]
         )
         if checkpoint:
             self.last_checkpoint = now

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from trainer import distributed
+from trainer import distributed, watchdog
 from trainer.data.batches import Batches
 from trainer.data.prepared import Split
 from trainer.distributed import World
@@ -57,6 +57,7 @@ def evaluate(
     confusion = torch.zeros(num_classes * num_classes, dtype=torch.int64, device=device)
     mistakes = torch.full((MOST_MISTAKES, 3), -1.0, dtype=torch.float64, device=device)  # probability, sample, predicted
     for batch in range(begin, end):
+        watchdog.alive()
         start = starts[batch]
         pixels, truth = split.read(start, min(start + batch_size, samples))
         labels = torch.from_numpy(truth).to(device)

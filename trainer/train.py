@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import sys
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from trainer import distributed, optim, parity, randomness
+from trainer import distributed, optim, parity, randomness, watchdog
 from trainer.config.layout import RunDir, write_json
 from trainer.config.outcome import Outcome
 from trainer.config.run import RunConfig, TrainConfig
@@ -54,6 +55,7 @@ def train(t: Trainer) -> Outcome:
         waited = time.perf_counter()
         micro_batches = batches.at(t.step)
         t.clock.waited(waited)
+        distributed.inject_fault(t.world, t.step, micro_batches[0].images)
 
         lr = optim.learning_rate(config.optimizer.lr, config.schedule, t.step, batches.steps_per_epoch, t.total_steps)
         for group in t.optimizer.param_groups:
@@ -66,6 +68,7 @@ def train(t: Trainer) -> Outcome:
         t.guard.settle()
         t.optimizer.zero_grad(set_to_none=False)  # DDP's buckets are the gradients' memory
         t.step += 1
+        watchdog.step(t.step)
         t.update_average()
 
         end_of_epoch, is_best = t.step % batches.steps_per_epoch == 0 or t.step == t.total_steps, False
@@ -131,6 +134,12 @@ def leave_evidence(run: RunDir, error: BaseException) -> None:
         "host": socket.gethostname(),
         "type": type(error).__name__,
         "message": str(error),
-        "where": traceback.format_exception(error)[-2:] if error.__traceback__ else [],
+        "kinds": [c.__name__ for c in type(error).__mro__ if c not in (BaseException, object)],
+        "step": watchdog.last_step(),
+        "traceback": traceback.format_exception(error)[-6:],
+        **watchdog.place(traceback.walk_tb(error.__traceback__)),
     }
-    write_json(distributed.attempt_from_environment(run).rank_evidence(rank), evidence)
+    path = distributed.attempt_from_environment(run).rank_evidence(rank)
+    with contextlib.suppress(OSError):  # the disk may be the cause: the end of the rank's log tells it
+        if not path.exists():  # the watchdog's came first: this error is its effect
+            write_json(path, evidence)

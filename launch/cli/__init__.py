@@ -18,6 +18,7 @@ VERBS = {
     "check": ("jobs", "find every mistake in a job file"),
     "submit": ("submit", "run a job, or continue it"),
     "status": ("runs", "where the runs stand"),
+    "why": ("runs", "why a run is where it is"),
     "logs": ("runs", "what a run printed"),
     "cancel": ("runs", "stop a run after a checkpoint"),
     "report": ("runs", "make a run's report page"),

@@ -1,4 +1,4 @@
-"""status, logs, cancel, report: the verbs about runs."""
+"""status, why, logs, cancel, report: the verbs about runs."""
 
 from __future__ import annotations
 
@@ -33,6 +33,19 @@ def status_(run: str | None, site_file: Path | None, runs_dir: Path | None) -> N
         click.echo(f"no runs in {site.shown(runs)} yet: batchyard submit JOB makes one")
         return
     status.show(found, console)
+
+
+@click.command("why")
+@options.for_runs
+@click.argument("run")
+def why_(run: str, site_file: Path | None, runs_dir: Path | None) -> None:
+    """Why RUN waits, runs, stalls, stopped or failed, and what to try: five lines or fewer."""
+    from launch import why
+
+    _, runs = options.runs_folder(site_file, runs_dir)
+    found = rundir.find(run, runs)
+    for line in why.answer(found, status.standings([found])[found.run_id]):
+        click.echo(line)
 
 
 @click.command("logs")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from typing import Any
 
@@ -105,7 +106,6 @@ def _done(ready: Ready, before: Standing, code: Code) -> int:
 
 
 def _ended(ready: Ready, outcome: Outcome) -> int:
-    page = report.write(ready.run)
     console = Console(highlight=False, soft_wrap=True)
     colour = {"completed": "green", "stopped": "yellow", "failed": "red"}[outcome.status]
     console.print(f"[{colour}]{ready.run.run_id}[/] ", end="")
@@ -114,7 +114,8 @@ def _ended(ready: Ready, outcome: Outcome) -> int:
         console.print(f"to try: {outcome.hint}", markup=False)
     if outcome.status == "stopped":
         console.print(f"batchyard submit {ready.run.run_id} continues it", markup=False)
-    console.print(f"report: {site.shown(page)}", markup=False)
+    with contextlib.suppress(OSError):  # a disk that ended the run takes no report
+        console.print(f"report: {site.shown(report.write(ready.run))}", markup=False)
     return outcome.exit_code
 
 

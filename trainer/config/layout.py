@@ -47,9 +47,26 @@ class Attempt:
         """Standard output and error of one rank. Writer: that rank."""
         return self.path / f"rank-{rank}.log"
 
+    def node_record(self, node: int) -> Path:
+        """How the command ended on one node: exit status, signal, processes killed for memory. Writer: launch.node there."""
+        return self.path / f"node-{node}.json"
+
     def rank_evidence(self, rank: int) -> Path:
-        """What one rank saw when it failed. Writer: that rank."""
+        """What one rank saw when it failed or hung. Writer: that rank."""
         return self.path / "ranks" / f"{rank}.json"
+
+    def rank_heartbeat(self, rank: int) -> Path:
+        """The rank's last step and where it is, every few seconds. Writer: that rank (trainer.watchdog)."""
+        return self.path / "ranks" / f"{rank}.heartbeat"
+
+    def rank_stack(self, rank: int) -> Path:
+        """The Python stacks of a rank that hung. Writer: that rank (trainer.watchdog)."""
+        return self.path / "ranks" / f"{rank}.stack"
+
+    @property
+    def hang(self) -> Path:
+        """Exists from the moment that a rank has found a hang: the others then write theirs. Writers: the ranks."""
+        return self.path / "ranks" / "hang"
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +24,10 @@ Verdict = Literal[
     "killed",  # a process was killed and left no word
     "cancelled",  # a person said so
 ]
+
+# How often an attempt may be followed by another one without a person, by how it ended. None: always. Not here: never, since the
+# same would happen again (an error, not-finite numbers, data, memory), or a person said so.
+RETRIES: dict[str, int | None] = {"preempted": None, "timeout": None, "infrastructure": 3, "killed": 1, "hang": 1}
 
 EXIT_DONE, EXIT_FAILED, EXIT_WRONG, EXIT_STOPPED = 0, 1, 2, 75
 _EXIT: dict[str, int] = {"completed": EXIT_DONE, "stopped": EXIT_STOPPED, "failed": EXIT_FAILED}
@@ -72,3 +77,11 @@ class Outcome:
             return None
         known = {f.name for f in fields(cls)}
         return cls(**{k: v for k, v in found.items() if k in known})
+
+
+def retries(verdict: str, history: Sequence[str]) -> bool:
+    """Whether the cluster shall start the run again by itself. history: the verdicts of the attempts before, of the same submit."""
+    if verdict not in RETRIES:
+        return False
+    budget = RETRIES[verdict]
+    return budget is None or history.count(verdict) < budget

@@ -83,6 +83,9 @@ class Execution(Strict):
         2.0, ge=0, description="a set of pictures up to this size lives on the device; a larger one comes through a DataLoader"
     )
     workers: int | None = Field(None, ge=0, description="DataLoader workers a rank; null: chosen by the CPUs that a rank has")
+    hang_limit_s: float | None = Field(
+        600.0, gt=0, description="without a step (or a batch of an evaluation) for so long, the run ends as hung and says where"
+    )
     allow_unverified_data: bool = Field(False, description="train on files that differ from the published checksums")
     stop_after_step: int | None = Field(None, ge=1, description="for tests: stop after a checkpoint at this step")
 

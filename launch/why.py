@@ -1,0 +1,171 @@
+"""`batchyard why RUN`: why a run is where it is, in five lines or fewer. Reads the run directory, and asks Slurm where it waits."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from typing import Any
+
+from launch import rundir, site
+from launch.report.words import seconds
+from launch.rundir import Standing
+from launch.verdict import checkpoint_step, judge, standing_still, waited_for
+from trainer.config.layout import Attempt, RunDir, read_json, read_jsonl
+from trainer.config.outcome import Outcome
+
+STALLED_S = 60.0  # without a sign of progress, unless a step takes long
+FROZEN_S = 60.0  # without a heartbeat, which comes every five seconds
+
+# Slurm's reasons, by how they begin.
+REASONS = {
+    "Resources": "it waits for nodes to become free",
+    "Priority": "other jobs come before it",
+    "BeginTime": "it was started again, for which Slurm lets two minutes pass",
+    "Dependency": "it waits for another job",
+    "JobHeld": "it is held; `scontrol release {job}` lets it go",
+    "ReqNodeNotAvail": "nodes that it needs are down, drained or reserved",
+    "Reservation": "it waits for its reservation",
+    "PartitionDown": "its partition is closed",
+    "PartitionInactive": "its partition is closed",
+    "Partition": "it asks for more than its partition allows, so that it never starts: cancel it and ask for less",
+    "NodeDown": "a node that it needs is down",
+    "Licenses": "it waits for a license",
+    "QOS": "a limit of its QOS is reached",
+    "Assoc": "a limit of its account is reached",
+    "BadConstraints": "no node is as it asks, so that it never starts: cancel it and ask for less",
+}
+
+
+def answer(run: RunDir, where: Standing) -> list[str]:
+    """At most five lines."""
+    tell: dict[str, Callable[[RunDir, Standing], list[str]]] = {
+        "queued": _queued, "running": _running, "completed": _completed, "stopped": _stopped, "cancelled": _stopped,
+        "failed": _failed, "dead": _failed,
+    }  # fmt: skip
+    if where.state not in tell:
+        return [f"{run.run_id} was made and never started; `batchyard submit {run.run_id}` starts it"]
+    return tell[where.state](run, where)[:5]
+
+
+def _queued(run: RunDir, where: Standing) -> list[str]:
+    from launch import slurm
+
+    job = str(where.slurm_job)
+    state, reason, start, since = slurm.queue_entry(job)
+    if state in ("RUNNING", "COMPLETING"):
+        lines = [f"{run.run_id} is between the queue and its first word: Slurm job {job} is {state}"]
+    else:
+        meaning = next((text for word, text in REASONS.items() if reason.startswith(word)), "Slurm gives this reason")
+        lines = [f"{run.run_id} waits in the queue as Slurm job {job} since {since}: {meaning.format(job=job)} ({reason})"]
+    if re.match(r"\d", start) and state == "PENDING":
+        lines.append(f"it starts about {start}, as Slurm guesses now")
+    attempt = where.attempt
+    if attempt and (before := Outcome.read(attempt.outcome)):
+        lines.append(f"before, it {_end(before, attempt)}")
+    return [*lines, f"`batchyard cancel {run.run_id}` takes it out of the queue"]
+
+
+def _running(run: RunDir, where: Standing) -> list[str]:
+    attempt = where.attempt
+    assert attempt is not None
+    record, now = read_json(attempt.record) or {}, time.time()
+    beats = {r: b for r in range(int(record.get("world_size") or 1)) if (b := read_json(attempt.rank_heartbeat(r)))}
+    timing: dict[str, Any] = next((row for row in reversed(read_jsonl(run.timing)) if row.get("attempt") == attempt.id), {})
+    progress = rundir.progress(run)
+    step = max([progress["step"] or 0, *(b["step"] for b in beats.values() if b.get("step") is not None)])
+    at = f"step {step} of {progress['total'] or '?'}"
+    started = float(record.get("started") or now)
+    last = max((float(b["since"]) for b in beats.values()), default=started)
+    if now - last > max(STALLED_S, 20 * float(timing.get("step_time_s") or 0)):
+        return _stalled(run, where, beats, last, at)
+    lines = [f"{run.run_id} runs: {at}, as {where.where} since {_when(started)}"]
+    known = [f"loss {progress['loss']:.4g}"] if progress["loss"] is not None else []
+    if progress["test_accuracy"] is not None:
+        known.append(f"test accuracy {100 * progress['test_accuracy']:.2f} %")
+    if timing:
+        left = (progress["total"] or step) - step
+        known.append(f"{timing['images_per_s']:,.0f} images/s, about {seconds(left * timing['step_time_s'])} left")
+    phases = {b.get("phase") for b in beats.values()} - {"step"}
+    known += [f"now in {', '.join(sorted(map(str, phases)))}"] if phases else [] if beats else ["its ranks start"]
+    return [*lines, "; ".join(known)] if known else lines
+
+
+def _stalled(run: RunDir, where: Standing, beats: dict[int, dict[str, Any]], last: float, at: str) -> list[str]:
+    """Running as far as its lock tells, and no progress."""
+    now = time.time()
+    lines = [f"{run.run_id} stalls: no progress since {_when(last)}, at {at}, as {where.where}"]
+    silent = [r for r, b in beats.items() if now - float(b["time"]) > FROZEN_S]
+    if not beats:
+        lines.append("none of its ranks has come up; `batchyard logs` shows what the start printed")
+    elif len(silent) == len(beats):
+        lines.append(f"its ranks are frozen (suspended, stopped, or cut off from this disk): last seen {_when(last)}")
+    else:
+        guilty = waited_for(beats, silent) or [next(iter(beats))]
+        lines.append(standing_still(guilty, beats[guilty[0]], [r for r in beats if r not in guilty], bool(silent)))
+    config = read_json(run.config) or {}
+    limit = config.get("execution", {}).get("hang_limit_s", 600.0)
+    lines.append(f"after {seconds(limit)} without progress it is ended and its stacks kept (execution.hang_limit_s)" if limit
+                 else "execution.hang_limit_s is null: nothing ends it")
+    return [*lines, f"`batchyard cancel {run.run_id}` stops it"]
+
+
+def _stopped(run: RunDir, where: Standing) -> list[str]:
+    outcome, attempt = where.outcome, where.attempt
+    if outcome is None or attempt is None:
+        return [f"{run.run_id} was cancelled before it started; `batchyard submit {run.run_id}` starts it"]
+    at = f"at step {outcome.global_step or 0} of {rundir.progress(run)['total'] or '?'}"
+    return [f"{run.run_id} {_end(outcome, attempt)}", f"{at}; {_again(run)}"]
+
+
+def _failed(run: RunDir, where: Standing) -> list[str]:
+    attempt = where.attempt
+    if attempt is None:
+        return [f"{run.run_id} is dead: {where.where}, and no attempt of it has begun", f"see {run.slurm}",
+                f"`batchyard submit {run.run_id}` starts it again"]  # fmt: skip
+    outcome = where.outcome or judge(run, attempt)
+    last = outcome.global_step
+    if last is not None and outcome.verdict == "nan":
+        last -= 1
+    good = "no step was done" if last is None else f"the last good step was {last} of {rundir.progress(run)['total'] or '?'}"
+    place = f"at {outcome.extra['where']}; " if outcome.extra.get("where") else ""
+    lines = [f"{run.run_id} {_end(outcome, attempt)}", f"{place}{good}; {_again(run)}"]
+    return [*lines, f"to try: {outcome.hint}"] if outcome.hint else lines
+
+
+def _completed(run: RunDir, where: Standing) -> list[str]:
+    outcome, attempt, attempts = where.outcome, where.attempt, len(run.all_attempts())
+    assert outcome is not None and attempt is not None
+    accuracy = f", test accuracy {100 * outcome.test_accuracy:.2f} %" if outcome.test_accuracy is not None else ""
+    several = f" in {attempts} attempts" if attempts > 1 else ""
+    report = site.shown(run.report) if run.report.exists() else f"`batchyard report {run.run_id}` makes it"
+    return [f"{run.run_id} completed: {outcome.global_step} steps{several}{accuracy}, at {_ended(attempt)}", f"report: {report}"]
+
+
+def _end(outcome: Outcome, attempt: Attempt) -> str:
+    """How, when and why an attempt ended."""
+    rank = f"rank {outcome.rank}: " if outcome.rank is not None else ""
+    how = f"{outcome.status} ({outcome.verdict})" if outcome.verdict != outcome.status else outcome.status
+    return f"{how} at {_ended(attempt)}, {attempt.id}" + (f": {rank}{outcome.cause}" if outcome.cause else "")
+
+
+def _ended(attempt: Attempt) -> str:
+    end = (read_json(attempt.record) or {}).get("ended")
+    if end is None:
+        files = [p for p in (attempt.outcome, *attempt.path.glob("*.log"), attempt.path) if p.exists()]
+        end = files[0].stat().st_mtime
+    return _when(float(end))
+
+
+def _when(unix: float) -> str:
+    """03:12:40 (4 min 10 s ago), with the day where it is another one."""
+    then, now = time.localtime(unix), time.time()
+    day = "" if then[:3] == time.localtime(now)[:3] else "%Y-%m-%d "
+    return f"{time.strftime(day + '%H:%M:%S', then)} ({seconds(max(1.0, now - unix)).replace('.0 s', ' s')} ago)"
+
+
+def _again(run: RunDir) -> str:
+    """What the next attempt continues from."""
+    step = checkpoint_step(run)
+    start = "starts it anew: there is no checkpoint yet" if step is None else f"continues from the checkpoint of step {step}"
+    return f"`batchyard submit {run.run_id}` {start}"
