@@ -67,7 +67,7 @@ class Execution(Strict):
     device_data_gb: float = Field(
         2.0, ge=0, description="a set of pictures up to this size lives on the device; a larger one comes through a DataLoader"
     )
-    workers: int | None = Field(None, ge=0, description="DataLoader workers a rank; null: chosen by the CPUs that a rank has")
+    workers: int | None = Field(None, ge=0, description="DataLoader workers a rank; null: its CPUs that the model leaves free")
     allow_unverified_data: bool = Field(False, description="train on files that differ from the published checksums")
     stop_after_step: int | None = Field(None, ge=1, description="for tests: stop after a checkpoint at this step")
 
