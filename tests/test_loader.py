@@ -180,9 +180,10 @@ def alive(pids: set[int]) -> list[int]:
     return living
 
 
-def one_rank(run: RunDir) -> subprocess.Popen[bytes]:
+def one_rank(run: RunDir, **environment: str) -> subprocess.Popen[bytes]:
     """A rank in a session of its own, so that a signal can reach it together with its workers."""
-    env = {**os.environ, "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "BATCHYARD_ATTEMPT": "local-1", "OMP_NUM_THREADS": "1"}
+    env = {**os.environ, "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "BATCHYARD_ATTEMPT": "local-1", "OMP_NUM_THREADS": "1",
+           **environment}  # fmt: skip
     run.attempt("local-1").path.mkdir(parents=True)
     return subprocess.Popen([sys.executable, "-m", "trainer", str(run.config)], env=env, start_new_session=True)
 
@@ -237,12 +238,10 @@ def test_workers_end_with_a_killed_rank_and_after_an_error(tmp_path: Path, digit
     wait_for("the end of the server", lambda: not alive(found))
 
     run = ranks.make_run(tmp_path / "error", ranks.config(execution=how, epochs=2000), digits)
-    rank = one_rank(run)
+    rank = one_rank(run, BATCHYARD_FAULT="exception:0:200")
     try:
         found = wait_for("workers", workers_of(rank, 2))
         wait_for("steps", lambda: run.metrics.exists() and run.metrics.stat().st_size)
-        run.checkpoints.parent.joinpath("checkpoints").write_text("a file where the checkpoints' folder should be")
-        os.kill(rank.pid, signal.SIGTERM)  # it fails at its checkpoint
         assert rank.wait(timeout=60) not in (0, -signal.SIGTERM)
     finally:
         rank.kill()

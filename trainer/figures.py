@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import base64
 import io
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import numpy as np
 from trainer.config.layout import RunDir, write_json
 from trainer.data.batches import Batches, MicroBatch
 from trainer.data.prepared import Prepared
+from trainer.distributed import say
 from trainer.evaluate import Evaluation
 
 MOST_PICTURES = 16
@@ -26,14 +28,14 @@ def write_samples(run: RunDir, data: Prepared, batches: Batches, micro_batches: 
             pictures.append({"png": png(image), "truth": data.classes[label]})
             if len(pictures) == MOST_PICTURES:
                 break
-    write_json(run.samples, {"pictures": pictures[:MOST_PICTURES]})
+    _write(run.samples, {"pictures": pictures[:MOST_PICTURES]})
 
 
 def write_evaluation(run: RunDir, data: Prepared, split: str, result: Evaluation, global_step: int, epoch: int) -> None:
     """Samples and correct ones of each class, the confusion matrix (rows are the truth) and, of the test split, the mistakes."""
     confusion = result.confusion
     place = {"split": split, "global_step": global_step, "epoch": epoch}
-    write_json(run.evaluation(split), {
+    _write(run.evaluation(split), {
         **place, "classes": data.classes, "samples": confusion.sum(1).tolist(), "correct": confusion.diagonal().tolist(),
         "confusion": confusion.tolist() if len(data.classes) <= MOST_CLASSES else None,
     })  # fmt: skip
@@ -46,7 +48,15 @@ def write_evaluation(run: RunDir, data: Prepared, split: str, result: Evaluation
             "png": png(images[0]), "truth": data.classes[int(labels[0])], "predicted": data.classes[mistake.predicted],
             "probability": mistake.probability, "sample": mistake.sample,
         })  # fmt: skip
-    write_json(run.misclassified, {**place, "pictures": pictures})
+    _write(run.misclassified, {**place, "pictures": pictures})
+
+
+def _write(path: Path, value: dict[str, Any]) -> None:
+    """What only a person looks at stops no training where the disk is full."""
+    try:
+        write_json(path, value)
+    except OSError as error:
+        say(f"{path.name} not written, training goes on: {error}")
 
 
 def png(image: np.ndarray) -> str:

@@ -82,7 +82,7 @@ class Execution(Strict):
     device_data_gb: float = Field(
         2.0, ge=0, description="a set of pictures up to this size lives on the device; a larger one comes through a DataLoader"
     )
-    workers: int | None = Field(None, ge=0, description="DataLoader workers a rank; null: chosen by the CPUs that a rank has")
+    workers: int | None = Field(None, ge=0, description="DataLoader workers a rank; null: its CPUs that the model leaves free")
     hang_limit_s: float | None = Field(
         600.0, gt=0, description="without a step (or a batch of an evaluation) for so long, the run ends as hung and says where"
     )

@@ -43,8 +43,9 @@ def build(data: Prepared, config: RunConfig, world: World) -> Batches:
     if isinstance(images, np.ndarray) and images.nbytes <= how.device_data_gb * 2**30:
         return Batches(data, train.data, **of_this_rank)
     workers = how.workers
-    if workers is None:
-        workers = min(distributed.cpus_of_a_rank() - 1, MOST_WORKERS)
+    if workers is None:  # the CPUs that are not busy with the model: where they all are, workers take from it what they give
+        busy = 1 if world.device.type == "cuda" else how.threads_per_rank
+        workers = min(max(0, distributed.cpus_of_a_rank() - busy), MOST_WORKERS)
     return Loader(data, train.data, workers=workers, epochs=train.epochs, **of_this_rank)
 
 
