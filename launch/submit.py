@@ -106,8 +106,8 @@ def acquire(lock: Lock, name: str) -> bool:
         return lock.acquire()
     except OSError as error:
         raise SubmitError(
-            f"{lock.path.parent} cannot be written ({error.strerror}): free the disk, or name another place for {name} by --runs-dir "
-            "or paths.runs"
+            f"{lock.path.parent} cannot be written ({error.strerror}): free the disk, or name another place for {name} by "
+            "--runs-dir or paths.runs"
         ) from None
 
 
