@@ -110,6 +110,18 @@ def newest_attempt_number(run: RunDir) -> int:
     return max(numbers, default=0)
 
 
+def _planned_steps(run: RunDir) -> int | None:
+    """The steps of a run whose trainer has not told them yet, by its data and its config."""
+    data, config = read_json(run.data_record), read_json(run.config)
+    if not data or not config:
+        return None
+    train, samples = config["train"], data["samples"]["train"]
+    if held_out := train["data"].get("validation"):
+        samples -= min(max(1, round(held_out * samples)), samples - 1)
+    steps = -(-samples // train["global_batch_size"]) * train["epochs"]
+    return int(min(steps, train.get("max_steps") or steps))
+
+
 def progress(run: RunDir) -> dict[str, Any]:
     """The newest rows: step, total, loss, test_accuracy; each None where there is no row yet."""
     rows = read_jsonl(run.metrics)
@@ -117,7 +129,7 @@ def progress(run: RunDir) -> dict[str, Any]:
     train = next((r for r in reversed(rows) if r.get("kind") == "train"), nothing)
     test = next((r for r in reversed(rows) if r.get("kind") == "eval"), nothing)
     timing = read_jsonl(run.timing)
-    total = timing[-1].get("total_steps") if timing else None
+    total = (timing[-1].get("total_steps") if timing else None) or _planned_steps(run)
     return {"step": train.get("global_step"), "total": total, "loss": train.get("loss"), "test_accuracy": test.get("accuracy")}
 
 
