@@ -38,11 +38,11 @@ def exact_cublas(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what torch's deterministic algorithms ask for
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_a_stopped_run_continues_to_the_same_bits(tmp_path: Path, prepared: dict[str, Any], precision: str) -> None:
+@pytest.mark.parametrize("settings", [{**EXACT}, {**EXACT, "precision": "bf16"}, {"parity": "bitwise"}])
+def test_a_stopped_run_continues_to_the_same_bits(tmp_path: Path, prepared: dict[str, Any], settings: dict[str, Any]) -> None:
     found = []
     for name, stops in (("whole", []), ("stopped", [7, 15])):
-        run = ranks.make_run(tmp_path / name, ranks.config(execution=ON_GPU, precision=precision, **EXACT), prepared)
+        run = ranks.make_run(tmp_path / name, ranks.config(execution=ON_GPU, **settings), prepared)
         for number, step in enumerate([*stops, None], start=1):
             ranks.set_execution(run, stop_after_step=step)
             assert ranks.train(run, f"local-{number}", 1) == 0, ranks.logs(run)

@@ -90,6 +90,23 @@ def test_a_continued_run_keeps_its_ranks_and_threads(tmp_path: Path) -> None:
     assert (later.execution.ranks, later.execution.threads_per_rank, later.execution.device) == (8, 2, "cpu")
 
 
+def test_parity_takes_one_thread_a_rank_and_no_more_ranks_than_shards(tmp_path: Path) -> None:
+    text = JOB.replace("train:", "train:\n  parity: bitwise")
+    eight = build(tmp_path, text, Machine(8, 64))
+    assert (eight.env["OMP_NUM_THREADS"], eight.env["CUBLAS_WORKSPACE_CONFIG"]) == ("1", ":4096:8")
+    one = build(tmp_path, text, Machine(0, 64))
+    assert one.env["OMP_NUM_THREADS"] == "1" and "CUBLAS_WORKSPACE_CONFIG" not in one.env
+    assert build(tmp_path, text + "execution: {threads_per_rank: 3}\n", Machine(8, 64)).env["OMP_NUM_THREADS"] == "3"
+    deterministic = build(tmp_path, JOB.replace("train:", "train:\n  deterministic: true"), Machine(8, 64))
+    assert (deterministic.env["OMP_NUM_THREADS"], deterministic.env["CUBLAS_WORKSPACE_CONFIG"]) == ("2", ":4096:8")
+    assert "CUBLAS_WORKSPACE_CONFIG" not in build(tmp_path, JOB, Machine(8, 64)).env
+    with pytest.raises(SpecError) as caught:
+        build(tmp_path, text, Machine(8, 64), settings=("train.parity_shards=4",))
+    assert str(caught.value) == (
+        "resources: train.parity_shards: 4 shards are work for 4 ranks, the job takes 8: raise it or take fewer ranks"
+    )
+
+
 def test_the_local_command(tmp_path: Path) -> None:
     assert build(tmp_path, JOB, Machine(8, 64)).argv == [
         "/venv/bin/python", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=8", "--max-restarts=0",
