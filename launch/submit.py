@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -22,7 +23,7 @@ from launch.site import BackendName, Folders, Machine, Site
 from launch.snapshot import Code
 from launch.spec import Job, JobSpec, Loaded
 from launch.verdict import conclude
-from trainer.config.layout import RunDir, write_json
+from trainer.config.layout import RunDir, read_json, write_json
 from trainer.config.lock import Lock
 from trainer.config.outcome import EXIT_WRONG, Outcome
 from trainer.config.run import RunConfig, canonical
@@ -132,9 +133,17 @@ def prepare_run(ready: Ready, before: Standing, code: Code, image: str | None, s
         snapshot.freeze(code, run, image)
     run.cancel.unlink(missing_ok=True)
     run.job.write_text(yaml.safe_dump(ready.spec.model_dump(mode="json", exclude_unset=True), sort_keys=False))
-    write_json(run.config, ready.config.model_dump(mode="json"))
+    config = ready.config.model_dump(mode="json")
+    write_json(run.config, known_to(read_json(run.config), config) if keep else config)
     write_json(run.plan, ready.plan.to_json())
     prepare_data(ready, say)
+
+
+def known_to(before: Any, now: Any) -> Any:
+    """`now` without the keys that `before` lacks: settings that are younger than the frozen code, which would refuse them."""
+    if not isinstance(before, dict) or not isinstance(now, dict):
+        return now
+    return {key: known_to(before[key], value) for key, value in now.items() if key in before}
 
 
 def code_differs(run: RunDir, code: Code) -> bool:

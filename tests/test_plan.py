@@ -12,6 +12,7 @@ from launch import slurm, spec
 from launch.plan import Plan
 from launch.site import BackendName, Folders, Machine, Site
 from launch.spec import Job
+from launch.submit import known_to
 from launch.yaml_tree import SpecError
 from trainer.config.layout import RunDir
 
@@ -197,3 +198,11 @@ def test_where_the_site_is_looked_for(tmp_path: Path, home: Path, monkeypatch: p
         f"{named}:1:10: backend: found 'slrm'; expected one of: local, docker, slurm; did you mean 'slurm'?",
         f"{named}:2:1: path: unknown key; did you mean 'paths'? known: backend, python, paths, slurm, docker",
     ]
+
+
+def test_a_continued_run_is_not_told_settings_that_its_frozen_code_does_not_know() -> None:
+    before = {"train": {"epochs": 3, "data": {"name": "digits"}}, "execution": {"log_every_steps": 5}}
+    now = {"train": {"epochs": 3, "data": {"name": "digits", "validation": None}, "max_steps": None},
+           "execution": {"log_every_steps": 9, "hang_limit_s": 600.0}, "sweep": None}  # fmt: skip
+    assert known_to(before, now) == {"train": before["train"], "execution": {"log_every_steps": 9}}
+    assert known_to(None, now) == now
