@@ -195,6 +195,19 @@ def test_all_that_cannot_be_read_is_told_at_once_or_left_out(tmp_path: Path) -> 
     assert prepare(config(), clean, clean / "cache")["sha256"] == manifest["sha256"]  # the same set without them
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="drops root's right to read everything")
+def test_a_folder_that_may_not_be_listed_is_told(tmp_path: Path) -> None:
+    root = picture_set(tmp_path / "data", {"ants": 1, "bees": 1})
+    deep = root / "train/ants/deep"
+    deep.mkdir(mode=0)
+    done = call([*BOUND, *tool(tmp_path, settings())])
+    assert (done.returncode, done.stderr) == (2, f"imagefolder: {deep} cannot be listed: Permission denied\n")
+    deep.rmdir()
+    (root / "train").chmod(0)
+    done = call([*BOUND, *tool(tmp_path, settings())])
+    assert done.returncode == 2 and "Permission denied" in done.stderr and "Traceback" not in done.stderr
+
+
 def test_many_bad_pictures_are_counted_not_all_shown(tmp_path: Path) -> None:
     root = picture_set(tmp_path, {"ants": 2, "bees": 2})
     for i in range(130):

@@ -29,7 +29,9 @@ from trainer.data.loader import Loader, crop_box
 from trainer.data.prepared import load, prepare
 from trainer.data.raw import DataError
 
-CROPPED = {"name": "imagefolder", "folder": "set", "size": 8, "random_resized_crop": {}, "random_horizontal_flip": True}
+CROPPED = {
+    "name": "imagefolder", "folder": "set", "size": 8, "random_resized_crop": {}, "random_horizontal_flip": True, "skip_bad": True,
+}  # fmt: skip
 RANK = {"global_batch_size": 10, "micro_batch_size": 4, "rank": 0, "world_size": 1, "device": torch.device("cpu")}
 
 
@@ -42,7 +44,8 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("folders")
-    picture_set(folder, {"ants": 70, "bees": 77})
+    root = picture_set(folder, {"ants": 70, "bees": 77})
+    (root / "train/bees/text.png").write_text("text")
     return prepare(ranks.config(data=CROPPED).train.data, folder, folder / "cache")
 
 
@@ -103,6 +106,9 @@ def test_random_crops_of_a_folder_do_not_depend_on_workers_or_stops(tmp_path: Pa
     assert trained(tmp_path / "b", folders, parts=({"workers": 2, "stop_after_step": 2}, {"workers": 2}), **train) == alone
     rows = read_jsonl(tmp_path / "b/t-00000000/metrics.jsonl")
     assert {row["split"] for row in rows if row["kind"] == "eval"} == {"val", "test"}
+    outcome = Outcome.read(RunDir(tmp_path / "b/t-00000000").attempt("local-2").outcome)
+    assert outcome is not None and outcome.extra["skipped_pictures"] == 1
+    assert "1 picture(s) cannot be read and are left out; " in log(tmp_path / "b", 1)
 
 
 def test_batches_are_a_function_of_the_step(tmp_path: Path, folders: dict[str, Any], made: Callable[..., Loader]) -> None:
@@ -231,10 +237,12 @@ def test_workers_end_with_a_killed_rank_and_after_an_error(tmp_path: Path, digit
     wait_for("steps", lambda: run.metrics.exists() and run.metrics.stat().st_size)
     (server,) = [pid for pid in found if children(pid)]
     os.kill(server, signal.SIGSTOP)  # the workers' parent, by whose end torch would tell that the rank is gone
-    rank.kill()
-    rank.wait()
-    wait_for("the end of the workers", lambda: len(alive(found)) == 1)
-    os.kill(server, signal.SIGCONT)
+    try:
+        rank.kill()
+        rank.wait()
+        wait_for("the end of the workers", lambda: len(alive(found)) == 1)
+    finally:
+        os.kill(server, signal.SIGCONT)
     wait_for("the end of the server", lambda: not alive(found))
 
     run = ranks.make_run(tmp_path / "error", ranks.config(execution=how, epochs=2000), digits)

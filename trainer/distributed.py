@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 import os
 import signal
@@ -63,9 +64,10 @@ def start(config: RunConfig, run: RunDir) -> World:
 
 
 def finish(world: World) -> None:
-    """Leaves the process group after all ranks have come here."""
+    """Leaves the process group after all ranks have come here, and have let go of their models."""
     if world.size > 1:
         dist.barrier()
+        gc.collect()  # a DDP is held by circles of its own
         dist.destroy_process_group()
 
 

@@ -38,6 +38,7 @@ def main(config_path: str) -> None:
         trainer.restore()
         outcome = train(trainer)
         trainer.finish(outcome)
+        del trainer  # DDP's reducer goes before the process group: the other way round a rank aborts at its end, one time in forty
         distributed.finish(world)
     except BaseException as error:
         leave_evidence(run, error)
