@@ -15,11 +15,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
 
 from launch import site
+from launch.verdict import checkpoint_step
 from trainer.config.layout import RunDir, read_json, read_jsonl
 from trainer.config.outcome import EXIT_DONE, EXIT_STOPPED, Outcome
 
@@ -77,12 +78,13 @@ class Result:
 
 
 def plan(kills: int, seed: int, steps: int, ranks: int, checkpoint_every: int) -> list[Kill]:
-    """`kills` kills at random steps in their order, each kind as often as the others. Pure."""
+    """`kills` kills at random steps in their order, each kind as often as the others; none in the last tenth, which a run that was
+    asked to stop may still finish. Pure."""
     draw = random.Random(seed)
     kinds = [KINDS[i % len(KINDS)] for i in range(kills)]
     draw.shuffle(kinds)
     found = []
-    for kind, step in zip(kinds, sorted(draw.choices(range(1, max(2, steps - 1)), k=kills)), strict=True):
+    for kind, step in zip(kinds, sorted(draw.choices(range(1, max(2, steps * 9 // 10)), k=kills)), strict=True):
         rank, point = draw.randrange(ranks), draw.choice(POINTS)
         if kind == "checkpoint":
             step = min(-(-step // checkpoint_every) * checkpoint_every, (steps - 1) // checkpoint_every * checkpoint_every)
@@ -112,7 +114,7 @@ class Drill:
         every = max(1, steps // (2 * max(1, self.kills)))
         kills, left = [], []
         for kill in plan(self.kills, self.seed, steps, config["execution"]["ranks"], every):
-            killed, alive = self._kill(whole.run_id, kill, every)
+            killed, alive = self._kill(whole.run_id, kill, every, steps)
             kills.append(killed)
             left += alive
             tell(killed)
@@ -146,9 +148,11 @@ class Drill:
         (config,) = (self.folder / "undisturbed").glob("*/config.json")
         return RunDir(config.parent)
 
-    def _kill(self, run_id: str, kill: Kill, every: int) -> tuple[Killed, list[str]]:
+    def _kill(self, run_id: str, kill: Kill, every: int, steps: int) -> tuple[Killed, list[str]]:
         begun = time.monotonic()
         run = RunDir(self.folder / "disturbed" / run_id)
+        if kill.kind == "checkpoint":  # the next one that is still to be written: a stop before it may have come late
+            kill = replace(kill, step=max(kill.step, min(((checkpoint_step(run) or 0) // every + 1) * every, steps)))
         fault = f"kill:{kill.point}:{kill.step}" if kill.kind == "checkpoint" else ""
         launcher = self._submit("disturbed", every, fault)
         while launcher.poll() is None and (fault or last_step(run) < kill.step):

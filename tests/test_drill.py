@@ -6,6 +6,8 @@ import json
 from collections import Counter
 from pathlib import Path
 
+import pytest
+
 from launch import drill
 from tests.cli import Shell
 
@@ -41,6 +43,30 @@ def test_another_hash_is_no_pass() -> None:
     for change in ({"weights": ("a", "b")}, {"weights": (None, None)}, {"first_difference": "row 1"}, {"spoilt": ["bad-step-3"]},
                    {"left_alive": ["12 python -m trainer"]}):  # fmt: skip
         assert not drill.Result(**{**right.__dict__, **change}).equal  # type: ignore[arg-type]
+
+
+def test_a_kill_in_a_checkpoint_that_a_late_stop_has_written_already_takes_the_next_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SIGTERM asked for at step 27 came to its end at 30, and the kill in the checkpoint of step 30 was never reached."""
+    begun: list[str] = []
+
+    class Ended:
+        returncode = 1
+
+        def poll(self) -> int:
+            return 1
+
+        wait = poll
+
+    monkeypatch.setattr(drill.Drill, "_submit", lambda self, which, every, fault="": begun.append(fault) or Ended())
+    it = drill.Drill("digits", [], tmp_path, 5, 0)
+    latest = tmp_path / "disturbed/x/checkpoints/latest"
+    (latest.parent / "step-30.local-2").mkdir(parents=True)
+    latest.symlink_to("step-30.local-2")
+    for asked, every, steps in ((30, 6, 60), (42, 6, 60), (30, 40, 60), (24, 12, 60)):
+        it._kill("x", drill.Kill("checkpoint", asked, 0, "prune"), every, steps)
+    assert begun == ["kill:prune:36", "kill:prune:42", "kill:prune:40", "kill:prune:36"]
 
 
 def test_five_kills_change_nothing(tmp_path: Path) -> None:
