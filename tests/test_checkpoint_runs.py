@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import multiprocessing
 import os
 import random
 import signal
@@ -31,13 +30,6 @@ from trainer.data.prepared import prepare
 from trainer.tracking import Rows
 
 POINTS = ("weights", "trainer", "manifest", "rename", "latest", "prune")
-# forks from a process that has torch loaded already: a rank starts in a tenth of a second
-START = multiprocessing.get_context("forkserver")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def server() -> None:
-    START.set_forkserver_preload([__name__, "trainer.train", "torch._dynamo"])
 
 
 @pytest.fixture(scope="module")
@@ -56,19 +48,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory, prepared: dict[str, Any]) ->
 
 def attempt(run: RunDir, number: int, **environment: str) -> int:
     """One attempt on one rank, to its end; its exit status, negative for a signal."""
-    run.attempt(f"local-{number}").path.mkdir(parents=True, exist_ok=True)
-    process = START.Process(target=train, args=(str(run.config), {"BATCHYARD_ATTEMPT": f"local-{number}", **environment}))
-    process.start()
-    process.join(120)
-    assert process.exitcode is not None, ranks.logs(run)
-    return process.exitcode
-
-
-def train(config: str, environment: dict[str, str]) -> None:
-    os.environ.update(environment)
-    from trainer.train import main
-
-    main(config)
+    return ranks.train(run, f"local-{number}", 1, **environment)
 
 
 def outcome(run: RunDir, number: int) -> Outcome:
@@ -122,8 +102,7 @@ def test_killed_at_any_moment_nothing_spoilt_is_ever_loaded(tmp_path: Path) -> N
     moments = random.Random(0)
     reached = 0
     for _ in range(20):
-        process = START.Process(target=save_for_ever, args=(str(run.path), reached + 1))
-        process.start()
+        process = ranks.start(save_for_ever, str(run.path), reached + 1)
         wait_for("a new checkpoint", partial(lambda before: newest_step(run) > before, reached))
         end = time.monotonic() + moments.uniform(0, 0.05)  # not a wait for anything: the kill may come at any moment
         while time.monotonic() < end:
@@ -209,9 +188,7 @@ def test_a_run_whose_whole_directory_is_on_a_full_disk(
 ) -> None:
     """Its rows wait in memory, its log lines in the stream, until there is room again."""
     run = ranks.make_run(small_disk, ranks.config(epochs=400), prepared)
-    run.attempt("local-1").path.mkdir(parents=True)
-    process = START.Process(target=train, args=(str(run.config), {"BATCHYARD_ATTEMPT": "local-1"}))
-    process.start()
+    (process,) = ranks.begin(run, "local-1", 1)
     wait_for("the first rows", lambda: run.metrics.exists() and run.metrics.stat().st_size > 0)
     wait_for("a full disk", lambda: is_full(small_disk))
     used = cpu_seconds(process.pid)

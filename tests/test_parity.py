@@ -89,7 +89,7 @@ def test_every_setting_together_on_one_rank_and_on_three(tmp_path: Path, prepare
 
 def test_the_gradient_is_that_of_one_pass_and_the_statistics_are_torchs(tmp_path: Path, prepared: dict[str, Any]) -> None:
     def make(**train: Any) -> Trainer:
-        config = ranks.config("gradient", **train)
+        config = ranks.config("gradient", execution={"hang_limit_s": None}, **train)  # its watchdog would end these tests
         run = ranks.make_run(tmp_path, config, prepared)
         return Trainer(config, distributed.start(config, run), load(run))
 

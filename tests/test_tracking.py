@@ -51,6 +51,11 @@ def make(folder: Path, prepared: dict[str, Any], world_size: int = 1, **executio
     return ranks.make_run(folder, ranks.config(ranks=world_size, epochs=1, execution={**AUTO, **execution}), prepared)
 
 
+def fresh(run: RunDir, world_size: int) -> int:
+    """An attempt in fresh interpreters, for which this test's environment counts from their start."""
+    return ranks.spawn(["-m", "trainer", str(run.config)], world_size, BATCHYARD_ATTEMPT="local-1")
+
+
 def ended(run: RunDir, attempt: str = "local-1") -> Outcome:
     found = Outcome.read(run.attempt(attempt).outcome)
     assert found is not None and found.status in ("completed", "stopped"), ranks.logs(run)
@@ -87,7 +92,7 @@ def test_online_with_a_key_from_rank_0_alone_and_nothing_private(
 ) -> None:
     monkeypatch.setenv("PYTHONPROFILEIMPORTTIME", "1")  # each rank's log names what it imports from then on
     run = make(tmp_path, prepared, world_size=2)
-    assert ranks.train(run, "local-1", 2) == 0, ranks.logs(run)
+    assert fresh(run, 2) == 0, ranks.logs(run)
     assert list(server.runs) == [run.run_id] and server.unknown == []
     found = server.runs[run.run_id]
     rows, truth = server.history(run.run_id), read_jsonl(run.metrics)
@@ -198,9 +203,9 @@ def test_a_machine_without_wandb(tmp_path: Path, prepared: dict[str, Any], weigh
     (broken / "__init__.py").write_text("raise ImportError('no wandb here')\n")
     monkeypatch.setenv("PYTHONPATH", str(broken.parent))
     run = make(tmp_path, prepared)
-    assert ranks.train(run, "local-1", 1) == 0, ranks.logs(run)
+    assert fresh(run, 1) == 0, ranks.logs(run)
     assert "wandb: not installed; metrics.jsonl alone" in log_of(run)
     assert ended(run).weights_sha256 == weights
     disabled = make(tmp_path / "disabled", prepared, tracking={"mode": "disabled"})  # is not even looked for
-    assert ranks.train(disabled, "local-1", 1) == 0, ranks.logs(disabled)
+    assert fresh(disabled, 1) == 0, ranks.logs(disabled)
     assert "wandb" not in log_of(disabled) and not disabled.wandb.exists()

@@ -336,31 +336,20 @@ def test_memory_that_the_system_refuses(tmp_path: Path, prepared: dict[str, Any]
 
 def test_term_twice_to_one_rank_of_two_stops_both_after_a_checkpoint(tmp_path: Path, prepared: dict[str, Any]) -> None:
     run = ranks.make_run(tmp_path, ranks.config(ranks=2, epochs=60), prepared)
-    here = {**os.environ, "PYTHONPATH": str(PROJECT)}
-    code = f"import sys; from pathlib import Path; from tests import ranks; from trainer.config.layout import RunDir; " \
-        f"sys.exit(ranks.train(RunDir(Path({str(run.path)!r})), 'local-1', 2))"
-    both = subprocess.Popen([sys.executable, "-c", code], env=here, cwd=PROJECT, stdin=subprocess.DEVNULL)
+    both = ranks.begin(run, "local-1", 2)
     try:
         wait_for("step 8", step_reached(run, 8))
-        one = rank_pid(run, 1)
-        os.kill(one, signal.SIGTERM)
-        os.kill(one, signal.SIGTERM)
-        assert both.wait(120) == 0, ranks.logs(run)
+        both[1].terminate()
+        both[1].terminate()
+        for rank in both:
+            rank.join(120)
+        assert [rank.exitcode for rank in both] == [0, 0], ranks.logs(run)
     finally:
-        both.kill()
+        for rank in both:
+            rank.kill()
     found = Outcome.read(run.attempt("local-1").outcome)
     assert found and (found.status, found.verdict) == ("stopped", "preempted")
     assert (run.checkpoints / "latest").resolve().name == f"step-{found.global_step}.local-1"
-
-
-def rank_pid(run: RunDir, rank: int) -> int:
-    """The process of one rank, found through /proc."""
-    for line in processes_of(run):
-        pid = int(line.split()[0])
-        environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-        if f"RANK={rank}".encode() in environment and "torch.distributed.run" not in line:
-            return pid
-    raise AssertionError(f"rank {rank} does not run: {processes_of(run)}")
 
 
 # --- faults that are really made, under a submit
@@ -461,7 +450,7 @@ def test_a_data_file_cut_short_under_the_run(tmp_path: Path) -> None:
 
 
 def test_a_run_directory_that_becomes_read_only(shell: Shell) -> None:
-    settings = ("--set", "execution.checkpoint_every_steps=200", "--set", "train.epochs=200")
+    settings = ("--set", "execution.checkpoint_every_steps=200", "--set", "train.epochs=40")
     process, run = begin(shell, *settings)
     wait_for("step 10", step_reached(run, 10))
     subprocess.run(["mount", "--bind", run.path, run.path], check=True)
