@@ -157,18 +157,7 @@ def prepare_data(ready: Ready, say: Callable[[str], None]) -> None:
     """Makes the data set ready by the run's own Python and code, and records what was made. Raises SubmitError."""
     run, plan, where = ready.run, ready.plan, ready.request.folders
     where.cache.mkdir(parents=True, exist_ok=True)
-    arguments = ["-m", "trainer.prepare", str(run.config), "--data-dir", str(where.data), "--cache-dir", str(where.cache)]
-    if not local.python_has(plan.python, "numpy"):
-        raise SubmitError(
-            f"{plan.python} cannot prepare the data: install the extra 'train' there, or name another `python:` in the site file"
-        )
-    argv = [plan.python, "-P", *arguments]
-    result = subprocess.run(argv, env=site.environment(PYTHONPATH=str(run.code)), capture_output=True, text=True, check=False)
-    if result.returncode == EXIT_WRONG:  # a message for a person
-        raise SubmitError(result.stderr.strip())
-    if result.returncode:
-        tail = "\n".join(result.stderr.strip().splitlines()[-8:])
-        raise SubmitError(f"preparing the data failed ({result.returncode}):\n  {' '.join(argv)}\n{tail}")
+    result = tool(run, plan.python, "prepare", "--data-dir", str(where.data), "--cache-dir", str(where.cache), needs="numpy")
     record = json.loads(result.stdout)
     known = run.data_record.exists() and json.loads(run.data_record.read_text())
     if known and known["sha256"] != record["sha256"]:
@@ -179,6 +168,26 @@ def prepare_data(ready: Ready, say: Callable[[str], None]) -> None:
     write_json(run.data_record, record)
     if left_out := len(record.get("skipped", ())):
         say(f"{left_out} picture(s) cannot be read and are left out, as skip_bad says; {site.shown(run.data_record)} names them")
+
+
+def tool(run: RunDir, python: str, name: str, *arguments: str, needs: str) -> subprocess.CompletedProcess[str]:
+    """Runs `python -m trainer.<name> RUN_DIR/config.json` with the run's own code. needs: a module that it imports.
+
+    Raises SubmitError: what the tool says to a person, or its last lines.
+    """
+    if not local.python_has(python, needs):
+        raise SubmitError(
+            f"{python} has no {needs}, which trainer.{name} needs: install the extra 'train' there, or name another `python:` "
+            "in the site file"
+        )
+    argv = [python, "-P", "-m", f"trainer.{name}", str(run.config), *arguments]
+    result = subprocess.run(argv, env=site.environment(PYTHONPATH=str(run.code)), capture_output=True, text=True, check=False)
+    if result.returncode == EXIT_WRONG:  # a message for a person
+        raise SubmitError(result.stderr.strip())
+    if result.returncode:
+        tail = "\n".join(result.stderr.strip().splitlines()[-8:])
+        raise SubmitError(f"trainer.{name} failed ({result.returncode}):\n  {' '.join(argv)}\n{tail}")
+    return result
 
 
 def _difference(before: RunConfig, job: JobSpec) -> str:

@@ -65,8 +65,12 @@ class Guard:
             self.kept.copy_(self.buffers)
 
     def spoilt(self) -> bool:
-        """Whether an update has been refused for good. Waits for the device."""
-        return bool(self.not_finite.item())
+        """Whether an update has been refused for good, or has made a weight that is not finite. Waits for the device."""
+        return bool(self.not_finite.item()) or not self.weights_are_finite()
+
+    def weights_are_finite(self) -> bool:
+        """A finite gradient may still lead to an update that overflows. Waits for the device."""
+        return bool(torch.stack([torch.isfinite(p.detach()).all() for p in self.parameters]).all())
 
     def state_dict(self) -> dict[str, Any]:
         return {} if self.scale is None else {"scale": self.scale, "growth_tracker": self.growth_tracker}

@@ -21,6 +21,8 @@ from trainer.evaluate import Evaluation, evaluate
 from trainer.guard import Guard
 from trainer.tracking import Tracker
 
+RESERVE_S = 30.0  # before the deadline, at least
+
 
 class Clock:
     """Times since the last log line, on the host; nothing here waits for the device."""
@@ -66,6 +68,7 @@ class Trainer:
         self.tracker: Tracker | None = None
         self.writer = Writer(world.run, world.attempt) if world.rank == 0 else None
         self.first_step = 0
+        self.evaluation_s = 0.0  # the newest one
 
     @property
     def epoch(self) -> int:
@@ -143,6 +146,11 @@ class Trainer:
         if self.average is not None:
             self.average.update(self.step, self.guard.bad)
 
+    def reserve_s(self) -> float:
+        """How long before the deadline to stop: twice what the newest checkpoint took, and an evaluation, in which nobody stops."""
+        save_s = (self.writer.last_save_s if self.writer else None) or 0.0
+        return max(RESERVE_S, 2 * save_s + self.evaluation_s)
+
     def save(self, *, best: bool = False, last: bool = False) -> None:
         """Begins a checkpoint of this step, to be found as the best one too; `finish` waits for it. Collective."""
         sums = distributed.gather(self.sums, self.world)
@@ -207,11 +215,13 @@ class Trainer:
 
         Returns whether this is the best evaluation so far, which only a validation split can say.
         """
+        begun = time.monotonic()
         results = {split: self._evaluate(split) for split in ("val", "test") if split in self.data.splits}
         self.test_accuracy = results["test"].accuracy
         if self.world.rank == 0:
             for split, result in results.items():
                 self._log_evaluation(split, result)
+        self.evaluation_s = time.monotonic() - begun
         self.clock.restart()
         return "val" in results and self._is_best(results["val"])
 
@@ -258,16 +268,32 @@ class Trainer:
         if not self.guard.spoilt():
             return None
         step = self.first_step + int(self.guard.good_steps.item()) + 1
+        cause = f"the gradient of step {step} is not finite; no checkpoint holds it"
+        if step > self.step:  # every gradient was finite, an update was not: the next step would show it
+            cause = f"the update of step {self.step} made weights that are not finite; no checkpoint holds them"
+        kept = self.world.rank == 0 and self._keep_for_replay(step)
         return self._outcome(
-            "failed", "nan", global_step=step, cause=f"the gradient of step {step} is not finite; no checkpoint holds it",
-            hint="lower train.optimizer.lr or lengthen the warm-up, and look at the rows of metrics.jsonl before that step",
+            "failed", "nan", global_step=min(step, self.step), cause=cause,
+            hint=(f"`batchyard replay {self.config.run_id}` names the layer and the samples; " if kept else "")
+            + "then lower train.optimizer.lr, lengthen the warm-up, or set train.clip_grad_norm",
         )
+
+    def _keep_for_replay(self, step: int) -> bool:
+        """Keeps the weights from before `step`, which the guard has left as they were; whether the disk took them."""
+        path, weights = self.world.attempt.not_finite, distributed.unwrap(self.model).state_dict()
+        try:
+            torch.save({"weights": weights, "global_step": step}, path)
+        except (OSError, RuntimeError) as error:  # torch hides some errors of the disk behind its own
+            say(f"{path.name} not written, replay cannot help: {error}")
+            path.unlink(missing_ok=True)
+            return False
+        return True
 
     def stopped(self) -> Outcome:
         """Stopped after a checkpoint, to be continued; why, as far as the run directory and the clock tell."""
         if self.world.run.cancel.exists():
             return self._outcome("stopped", "cancelled", cause="cancelled by a person")
-        late = self.world.deadline is not None and time.time() > self.world.deadline - 180
+        late = self.world.deadline is not None and time.time() > self.world.deadline - max(180, 2 * self.reserve_s())
         verdict = "timeout" if late else "preempted"
         return self._outcome("stopped", verdict, cause="the time limit is near" if late else "asked to stop")
 

@@ -23,6 +23,7 @@ VERBS = {
     "cancel": ("runs", "stop a run after a checkpoint"),
     "report": ("runs", "make a run's report page"),
     "export": ("export", "a run's weights as safetensors"),
+    "replay": ("replay", "the step that was not finite, once more: which layer, which samples"),
     "drill": ("drill", "kill a job many times and compare it with an undisturbed run"),
 }
 

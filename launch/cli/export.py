@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from pathlib import Path
 
 import click
 
-from launch import local, rundir, site
+from launch import rundir, site, submit
 from launch.cli import options
-from launch.submit import SubmitError
 from trainer.config.layout import read_json
-from trainer.config.outcome import EXIT_WRONG
 
 
 @click.command("export")
@@ -25,18 +22,8 @@ def export_(run: str, best: bool, out: Path | None, site_file: Path | None, runs
     used, runs = options.runs_folder(site_file, runs_dir)
     found = rundir.find(run, runs)
     python = str((read_json(found.plan) or {}).get("python") or site.python(used))
-    if not local.python_has(python, "safetensors"):
-        raise SubmitError(
-            f"{python} cannot write safetensors: install the extra 'train' there, or name another `python:` in the site file"
-        )
-    argv = [python, "-P", "-m", "trainer.export", str(found.config), "--checkpoint", "best" if best else "latest"]
-    argv += ["--out", str(out.absolute())] if out else []
-    result = subprocess.run(argv, env=site.environment(PYTHONPATH=str(found.code)), capture_output=True, text=True, check=False)
-    if result.returncode == EXIT_WRONG:  # a message for a person
-        raise SubmitError(result.stderr.strip())
-    if result.returncode:
-        tail = "\n".join(result.stderr.strip().splitlines()[-8:])
-        raise SubmitError(f"exporting failed ({result.returncode}):\n  {' '.join(argv)}\n{tail}")
+    to = ["--out", str(out.absolute())] if out else []
+    result = submit.tool(found, python, "export", "--checkpoint", "best" if best else "latest", *to, needs="safetensors")
     click.echo(result.stderr, nl=False, err=True)
     written = json.loads(result.stdout)
     click.echo(f"{site.shown(written['file'])}: {written['tensors']} tensors, {written['bytes'] / 1e6:.1f} MB, from "

@@ -43,6 +43,11 @@ class Attempt:
         """Metrics rows after the checkpoint that this attempt continued from. Writer: the trainer's rank 0."""
         return self.path / "metrics-discarded.jsonl"
 
+    @property
+    def not_finite(self) -> Path:
+        """Weights from before the step whose gradient was not finite, for replay: {weights, global_step}. Writer: rank 0."""
+        return self.path / "not-finite.pt"
+
     def rank_log(self, rank: int) -> Path:
         """Standard output and error of one rank. Writer: that rank."""
         return self.path / f"rank-{rank}.log"

@@ -39,10 +39,14 @@ class Encoded:
         try:
             return pictures.read(self.data[begin:end].tobytes(), self.fit.channels)
         except BadPicture as error:
-            name = (self.folder / f"{self.split}-names.txt").read_text(encoding="utf-8").split("\n")[number]
             raise DataError(
-                f"{name} could be read when it was prepared and now cannot ({error}): remove {self.folder} and submit again"
+                f"{self.name(number)} could be read when it was prepared and now cannot ({error}): remove {self.folder} "
+                "and submit again"
             ) from None
+
+    def name(self, number: int) -> str:
+        """The file that picture `number` came from, relative to the data set's folder."""
+        return (self.folder / f"{self.split}-names.txt").read_text(encoding="utf-8").split("\n")[number]
 
     def __getitem__(self, where: slice | np.ndarray) -> np.ndarray:
         numbers = range(self.shape[0])[where] if isinstance(where, slice) else where

@@ -1,0 +1,84 @@
+"""replay: the step that was not finite, once more, by the run's own Python and code; what came up first, in words."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from launch import rundir, site, submit
+from launch.cli import options
+from trainer.config.layout import read_json
+from trainer.config.outcome import EXIT_FAILED
+
+SHOWN = 8
+CALMER = (
+    "lower train.optimizer.lr, lengthen train.schedule.warmup_epochs, or set train.clip_grad_norm; the rows of metrics.jsonl "
+    "before it show how it came"
+)
+
+
+@click.command("replay")
+@options.for_runs
+@click.argument("run")
+def replay_(run: str, site_file: Path | None, runs_dir: Path | None) -> None:
+    """Run the step at which RUN's numbers were no longer finite once more, and name the first layer and the samples.
+
+    Exit code 1 where all is finite this time.
+    """
+    used, runs = options.runs_folder(site_file, runs_dir)
+    found = rundir.find(run, runs)
+    python = str((read_json(found.plan) or {}).get("python") or site.python(used))
+    told = json.loads(submit.tool(found, python, "replay", needs="torch").stdout)
+    for line in lines(told):
+        click.echo(line)
+    sys.exit(0 if told["first"] else EXIT_FAILED)
+
+
+def lines(told: dict[str, Any]) -> list[str]:
+    """What trainer.replay found, for a person."""
+    other = "" if told["device"] == told["trained_on"] else f", where it was trained on {told['trained_on']}"
+    begin = f"{told['run_id']} {told['attempt']}: step {told['global_step']} of {told['total_steps']} once more, on one rank, " \
+        f"{told['device']}{other}, {told['precision']}"
+    first = told["first"]
+    if first is None:
+        return [begin, "every number is finite this time: the weights and the samples are not the cause. A GPU or a memory that is "
+                "not sound, or another number of ranks, would be"]
+    found = [begin, f"not finite first: {_place(first)}"]
+    if told["samples"]:
+        more = told["samples_not_finite"] - SHOWN
+        named = ", ".join(f"{s['sample']} ({s['class']}{', ' + s['file'] if 'file' in s else ''})" for s in told["samples"][:SHOWN])
+        found.append(f"in {told['samples_not_finite']} of {told['samples_of_step']} samples, by their numbers in the train split: "
+                     f"{named}{f' and {more} more' if more > 0 else ''}")
+    return [*found, f"to try: {_advice(first, told)}"]
+
+
+def _place(first: dict[str, Any]) -> str:
+    what, layer, largest = first["what"], first["layer"], first["largest_input"]
+    if what == "weights":
+        return f"{layer}, before the step begins"
+    if what == "pictures":
+        return "the pictures themselves, before any layer"
+    if what == "norm of all gradients":
+        return f"the norm of all gradients: each is finite; the largest, {largest:.2g} in {layer}, is too large to square"
+    if what == "loss":
+        return f"the loss of chunk {first['chunk']}: all logits are finite, and too far apart"
+    if what != "output":
+        place = f"in the backward pass of chunk {first['chunk']}; its forward pass is finite"
+        return f"the gradient of {layer}, {place}" if what.endswith("weight") else f"the {what} of {layer}, {place}"
+    seen = "its input is not: what the model computes between this layer and the one before" if largest is None \
+        else f"its input is finite, {largest:.2g} at most"
+    return f"the output of {layer}, in the forward pass of chunk {first['chunk']}; {seen}"
+
+
+def _advice(first: dict[str, Any], told: dict[str, Any]) -> str:
+    if first["what"] == "weights":
+        return f"the update of step {told['global_step'] - 1} made them so: {CALMER}"
+    if first["what"] == "pictures":
+        return "look at these samples, and at train.data.mean and std"
+    if told["precision"] == "fp16":
+        return f"fp16 ends at 65,504: train.precision bf16 or fp32; or {CALMER}"
+    return CALMER

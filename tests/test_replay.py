@@ -1,0 +1,183 @@
+"""replay names what is not finite first: the pictures, the weights, a layer, the loss, a gradient; and the samples."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests import ranks
+from tests.cli import PROJECT, Shell
+from trainer import models
+from trainer.config.layout import RunDir, write_json
+from trainer.config.outcome import Outcome
+from trainer.data.prepared import load, prepare
+from trainer.distributed import World
+from trainer.replay import replay
+from trainer.state import Trainer
+
+MLP = {"name": "mlp", "hidden": [16]}
+STEP = 7  # the eighth
+PIXEL = 20
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("cache")
+    return prepare(ranks.config().train.data, folder, folder)
+
+
+@pytest.fixture(autouse=True)
+def threads() -> Any:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+class Scene:
+    """A run that ended at step STEP + 1 with the weights that a test makes."""
+
+    def __init__(self, folder: Path, prepared: dict[str, Any], **train: Any) -> None:
+        self.config = ranks.config(model=MLP, micro_batch_size=40, data={"name": "digits"}, **train)
+        self.run = ranks.make_run(folder, self.config, prepared)
+        self.run.code.symlink_to(PROJECT)
+        write_json(self.run.plan, {"python": sys.executable})
+        torch.manual_seed(0)
+        self.model = models.build(self.config.train.model, 10, 1, (8, 8))
+
+    def pictures(self) -> tuple[list[int], torch.Tensor]:
+        """The numbers of the step's samples, and its pictures [n, C, H, W] as the model is given them."""
+        world = World(0, 0, 1, torch.device("cpu"), self.run, self.run.attempt("look"), None)
+        batches = Trainer(self.config, world, load(self.run)).batches
+        _, numbers = batches.plan.index(range(STEP, STEP + 1))
+        return numbers.tolist(), torch.cat([batch.images for batch in batches.at(STEP)])
+
+    def told(self) -> dict[str, Any]:
+        attempt = self.run.attempt("local-1")
+        Outcome("failed", "nan", "local-1", "trainer rank 0", STEP + 1).write(attempt.outcome)
+        torch.save({"weights": self.model.state_dict(), "global_step": STEP + 1}, attempt.not_finite)
+        return replay(self.run, self.config)
+
+    def printed(self, code: int = 0) -> str:
+        return Shell(self.run.path.parent).run("replay", self.run.run_id, code=code)
+
+
+@pytest.fixture
+def scene(tmp_path: Path, prepared: dict[str, Any]) -> Scene:
+    return Scene(tmp_path, prepared)
+
+
+def test_a_layer_that_overflows_for_some_samples(scene: Scene) -> None:
+    numbers, pictures = scene.pictures()
+    values = pictures.flatten(1)[:, PIXEL]
+    with torch.no_grad():
+        scene.model[1].weight.zero_()
+        scene.model[1].weight[3, PIXEL] = 3e38
+    expected = sorted(n for n, v in zip(numbers, values, strict=True) if abs(v * scene.model[1].weight[3, PIXEL]) == torch.inf)
+    assert 8 < len(expected) < 90
+    told = scene.told()
+    assert told["first"]["what"] == "output" and told["first"]["layer"] == "1 (Linear)"
+    assert told["first"]["largest_input"] == pytest.approx(float(pictures[:40].abs().max()))
+    assert (told["samples_not_finite"], told["samples_of_step"], told["global_step"]) == (len(expected), 100, 8)
+    assert [s["sample"] for s in told["samples"]] == expected[:20]
+    labels = load(scene.run).splits["train"].labels
+    assert [s["class"] for s in told["samples"]] == [str(labels[n]) for n in expected[:20]]
+    printed = scene.printed()
+    assert "step 8 of 30 once more, on one rank, cpu, fp32" in printed
+    assert "not finite first: the output of 1 (Linear), in the forward pass of chunk 0; its input is finite, " in printed
+    assert f"in {len(expected)} of 100 samples, by their numbers in the train split: {expected[0]} (" in printed
+    assert f" and {len(expected) - 8} more" in printed and "to try: lower train.optimizer.lr" in printed
+
+
+def test_weights_that_are_not_finite(scene: Scene) -> None:
+    with torch.no_grad():
+        scene.model[3].weight[0, 0] = torch.inf
+    told = scene.told()
+    assert (told["first"]["what"], told["first"]["layer"], told["samples"]) == ("weights", "3.weight", [])
+    assert "3.weight, before the step begins" in (printed := scene.printed()) and "the update of step 7 made them so" in printed
+
+
+def test_a_loss_of_finite_logits(scene: Scene) -> None:
+    with torch.no_grad():
+        scene.model[3].weight.zero_()
+        scene.model[3].bias.copy_(torch.tensor([3e38, -3e38] + [0.0] * 8))
+    told = scene.told()
+    ones = [s["sample"] for s in told["samples"]]
+    assert told["first"]["what"] == "loss" and set(load(scene.run).splits["train"].labels[ones]) == {1}
+    assert "the loss of chunk 0: all logits are finite, and too far apart" in scene.printed()
+
+
+def test_a_gradient_that_overflows_in_the_backward_pass(scene: Scene) -> None:
+    with torch.no_grad():
+        scene.model[1].weight.mul_(1e-30)
+        scene.model[1].bias.fill_(1e-30)
+        scene.model[3].weight.copy_(torch.linspace(-1, 1, 10)[:, None].expand(10, 16) * 3e38)
+        scene.model[1].weight[:, PIXEL] = 0
+    scene.model[3].bias.data.zero_()
+    told = scene.told()
+    assert (told["first"]["what"], told["first"]["layer"]) == ("gradient of the weight", "weight of 1 (Linear)")
+    assert "the gradient of weight of 1 (Linear), in the backward pass of chunk 2; its forward pass is finite" in scene.printed()
+
+
+def test_gradients_whose_norm_overflows(scene: Scene) -> None:
+    with torch.no_grad():
+        scene.model[1].weight.zero_()
+        scene.model[1].bias.fill_(1e22)
+        scene.model[3].weight.zero_()
+    told = scene.told()
+    assert (told["first"]["what"], told["first"]["layer"]) == ("norm of all gradients", "3.weight")
+    assert "each is finite; the largest, " in scene.printed()
+
+
+def test_nothing_this_time(scene: Scene) -> None:
+    assert scene.told()["first"] is None
+    assert "every number is finite this time" in scene.printed(code=1)
+
+
+def test_a_run_without_such_a_step(scene: Scene) -> None:
+    assert "nothing to replay" in scene.printed(code=2)
+    Outcome("failed", "nan", "local-1", "trainer rank 0", STEP + 1).write(scene.run.attempt("local-1").outcome)
+    assert "kept no weights from before step 8: " in scene.printed(code=2)
+
+
+# --- after real runs
+
+
+def test_pictures_that_are_not_finite_on_one_rank_of_two(
+    tmp_path: Path, prepared: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = ranks.make_run(tmp_path, ranks.config(ranks=2, execution={"stop_after_step": 9}), prepared)
+    monkeypatch.setenv("BATCHYARD_FAULT", f"nan:0:{STEP}")
+    assert ranks.train(run, "local-1", 2) == 0, ranks.logs(run)
+    outcome = Outcome.read(run.attempt("local-1").outcome)
+    assert outcome and (outcome.verdict, outcome.global_step) == ("nan", STEP + 1)
+    assert "`batchyard replay t-00000000` names the layer and the samples" in (outcome.hint or "")
+    told = replay(run, ranks.config(ranks=2))
+    assert told["first"]["what"] == "pictures" and told["samples_not_finite"] == 50  # rank 0's half: chunk 0
+    monkeypatch.delenv("BATCHYARD_FAULT")
+    assert replay(run, ranks.config(ranks=2))["first"] is None  # the weights are as they were before
+
+
+@pytest.mark.parametrize(("train", "what"), [
+    ({"optimizer": {"name": "sgd", "lr": 1e30}}, ("weights", "output", "loss", "gradient of the output", "gradient of the weight",
+                                                  "norm of all gradients")),
+    ({"optimizer": {"name": "sgd", "lr": 1e39}}, ("weights",)),
+])  # fmt: skip
+def test_a_learning_rate_that_is_far_too_high(tmp_path: Path, prepared: dict[str, Any], train: Any, what: tuple[str, ...]) -> None:
+    train = {**train, "model": MLP, "schedule": {"name": "constant"}, "epochs": 1}
+    run = ranks.make_run(tmp_path, ranks.config(execution={"checkpoint_every_steps": 1}, **train), prepared)
+    assert ranks.train(run, "local-1", 1) == 0, ranks.logs(run)
+    outcome = Outcome.read(run.attempt("local-1").outcome)
+    assert outcome and outcome.verdict == "nan"
+    assert told_finite(run), "a checkpoint holds what is not finite"
+    told = replay(run, ranks.config(**train))
+    assert told["first"] and told["first"]["what"] in what
+
+
+def told_finite(run: RunDir) -> bool:
+    """Whether the weights of all checkpoints are finite."""
+    found = [torch.load(p, weights_only=True) for p in run.checkpoints.glob("step-*/weights.pt")]
+    return all(torch.isfinite(value).all() for weights in found for value in weights.values())
