@@ -143,9 +143,9 @@ def lead(run: RunDir, node: Node, signals: Signals) -> int:
 def goes_on(run: RunDir, attempt: Attempt, outcome: Outcome) -> bool:
     """Whether Slurm shall start the run again: the budget of its verdict counts over the attempts of one submit."""
     job = attempt.id.rpartition(".")[0]
-    earlier = [end.verdict for a in run.all_attempts() if a != attempt and a.id.rpartition(".")[0] == job
+    earlier = [end.budget for a in run.all_attempts() if a != attempt and a.id.rpartition(".")[0] == job
                and (end := Outcome.read(a.outcome))]
-    return not run.cancel.exists() and retries(outcome.verdict, earlier)
+    return not run.cancel.exists() and retries(outcome.budget, earlier)
 
 
 def keep(write: Callable[[], None]) -> None:

@@ -13,6 +13,7 @@ from trainer.config.layout import RunDir
 from trainer.config.run import RunConfig, RunExecution
 
 SHUTDOWN_S = 120  # what torchrun waits for its ranks' checkpoint before it kills them; its own default of 30 s has lost some
+SLOW_DISK = 50e6  # bytes a second: a shared disk on a busy day
 
 
 @dataclass(frozen=True)
@@ -152,7 +153,7 @@ def build(
         backend=backend, run_id=config.run_id, nodes=placement.nodes, nproc_per_node=placement.nproc_per_node,
         device=placement.device, argv=argv, env=env, python=python, image=image,
         slurm=_slurm_parameters(job, site, placement, config.run_id) if backend == "slurm" else {},
-        notes=list(placement.notes),
+        notes=[*placement.notes, *(_grace_note(job, site) if backend == "slurm" else ())],
     )  # fmt: skip
 
 
@@ -191,6 +192,23 @@ def _mount(path: object, *, readonly: bool = False) -> str:
     return "--mount=" + ",".join(f'"{f.replace(chr(34), chr(34) * 2)}"' if set(f) & set(',"') else f for f in fields)
 
 
+def grace_s(wants: Resources, site: Site) -> int:
+    """Seconds before the time limit at which the job is told to stop."""
+    return min(site.slurm.grace_s, max(10, wants.timeout_min * 30))
+
+
+def _grace_note(job: JobSpec, site: Site) -> tuple[str, ...]:
+    """Says where a checkpoint, which is written and read back, may take longer than the job has from the signal to its end."""
+    size, has_s = job.train.checkpoint_bytes(), grace_s(job.resources, site)
+    need_s = 2 * size / SLOW_DISK
+    if need_s <= has_s:
+        return ()
+    return (
+        f"a checkpoint of about {size / 1e9:.1f} GB takes {need_s:.0f} s on a disk of {SLOW_DISK / 1e6:.0f} MB/s, and the job is "
+        f"told {has_s} s before its end: raise slurm.grace_s in the site file, or resources.timeout_min",
+    )
+
+
 def _slurm_parameters(job: JobSpec, site: Site, placement: Placement, run_id: str) -> dict[str, Any]:
     """submitit's parameters. One task a node: torchrun starts the ranks, so the task has the node's CPUs."""
     wants, cluster = job.resources, site.slurm
@@ -201,7 +219,7 @@ def _slurm_parameters(job: JobSpec, site: Site, placement: Placement, run_id: st
         "ntasks_per_node": 1,
         "cpus_per_task": cpus,
         "time": wants.timeout_min,
-        "signal_delay_s": min(cluster.grace_s, max(10, wants.timeout_min * 30)),
+        "signal_delay_s": grace_s(wants, site),
         "partition": cluster.partition,
         "account": cluster.account,
         "qos": cluster.qos,

@@ -9,6 +9,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,11 @@ import torch
 from torch import Tensor
 
 from tests.cli import wait_for
-from trainer import checkpoint
+from trainer import checkpoint, checkpoint_writer, watchdog
 from trainer.checkpoint import NewerCheckpoint, load_newest, tidy
 from trainer.checkpoint_writer import HashedFile, Writer
 from trainer.config.layout import RunDir, read_json
-from trainer.config.outcome import Outcome
+from trainer.config.outcome import Outcome, retries
 
 MB = 1_000_000
 
@@ -369,7 +370,7 @@ def test_a_disk_that_stops_in_the_midst_of_a_file(run: RunDir, capsys: pytest.Ca
 
 def test_torch_never_sees_the_error_of_a_device_that_is_full() -> None:
     with open("/dev/full", "wb", buffering=0) as full:
-        file = HashedFile(full)
+        file = HashedFile(full, lambda size: None)
         torch.save(state(1)["weights"], file)
     assert file.error is not None and file.error.errno == errno.ENOSPC
 
@@ -418,3 +419,36 @@ def test_an_outcome_without_its_checkpoint_says_so(run: RunDir) -> None:
     stopped = Outcome("stopped", "preempted", "local-1", "t", cause="asked to stop").without_checkpoint("full")
     assert (stopped.status, stopped.verdict) == ("stopped", "preempted")
     assert stopped.cause == "asked to stop; its checkpoint was not written: full"
+
+
+def test_a_slow_write_that_is_waited_for_is_no_hang_and_one_that_stands_still_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = RunDir(tmp_path / "t-00000000")
+    run.path.mkdir()
+    monkeypatch.setattr(checkpoint_writer, "SIGN_S", 0.02)
+    signs: list[int] = []
+    monkeypatch.setattr(watchdog, "alive", lambda: signs.append(writer._written))
+    writer = Writer(run, run.attempt("local-1"))
+
+    def publish(content: Any, manifest: Any) -> None:
+        wait_for("signs", lambda: writer._count(1) or len(signs) >= 3)  # bytes come
+        before = len(signs)
+        threading.Event().wait(0.5)  # and then none
+        assert len(signs) <= before + 1
+
+    monkeypatch.setattr(writer, "_publish", publish)
+    writer.save(1, **state(1))
+    writer.wait()
+    assert len(signs) >= 3
+
+
+def test_where_a_rank_is_that_waits_for_its_checkpoint() -> None:
+    """The watchdog and `why` say so by the file's name."""
+    assert any("trainer/checkpoint_writer.py".startswith(start) and name == "checkpoint" for start, name in watchdog.PHASES.items())
+
+
+def test_a_stop_without_its_checkpoint_takes_from_the_budget_of_the_infrastructure() -> None:
+    stopped = Outcome("stopped", "timeout", "slurm-7.0", "trainer rank 0", 8)
+    assert (stopped.budget, stopped.without_checkpoint("full").budget) == ("timeout", "infrastructure")
+    assert retries("timeout", ["timeout"] * 9) and not retries("infrastructure", ["infrastructure"] * 3)

@@ -14,6 +14,8 @@ from launch.site import BackendName, Folders, Machine, Site
 from launch.spec import Job
 from launch.submit import known_to
 from launch.yaml_tree import SpecError
+from tests import ranks
+from trainer import models
 from trainer.config.layout import RunDir
 
 CASES = Path(__file__).parent / "cases"
@@ -206,3 +208,26 @@ def test_a_continued_run_is_not_told_settings_that_its_frozen_code_does_not_know
            "execution": {"log_every_steps": 9, "hang_limit_s": 600.0}, "sweep": None}  # fmt: skip
     assert known_to(before, now) == {"train": before["train"], "execution": {"log_every_steps": 9}}
     assert known_to(None, now) == now
+
+
+def test_a_grace_that_is_too_short_for_the_checkpoint_is_told(tmp_path: Path) -> None:
+    big = JOB.replace("{name: mlp, hidden: [8]}", "{name: mlp, hidden: [20000, 20000]}")  # 401 million numbers
+    (note,) = build(tmp_path, big, Machine(0, 4), "slurm", Site.model_validate({"slurm": {"grace_s": 30}})).notes
+    assert note.startswith("a checkpoint of about 1.6 GB takes 64 s on a disk of 50 MB/s, and the job is told 30 s before its end")
+    assert build(tmp_path, big, Machine(0, 4), "slurm").notes == []  # 120 s
+    assert "checkpoint" not in str(build(tmp_path, big, Machine(0, 4), "local").notes)
+
+
+@pytest.mark.parametrize(("train", "numbers"), [
+    ({"data": {"name": "cifar10"}, "model": {"name": "resnet"}}, 11_173_962),
+    ({"model": {"name": "resnet", "width": 4, "blocks": [1, 2]}}, None),
+    ({"data": {"name": "cifar10"}, "model": {"name": "lenet"}}, 62_006),
+    ({"data": {"name": "fashion_mnist"}, "model": {"name": "mlp", "hidden": [30, 7]}}, None),
+])  # fmt: skip
+def test_the_size_of_a_model_is_known_without_torch(train: dict[str, Any], numbers: int | None) -> None:
+    config = ranks.config(**train).train
+    given = config.data.pictures()
+    model = models.build(config.model, given.classes or 0, given.channels, (given.height, given.width))
+    assert sum(p.numel() for p in model.parameters()) == config.model.parameters(given)
+    assert numbers in (None, config.model.parameters(given))
+    assert config.checkpoint_bytes() == 8 * config.model.parameters(given)  # SGD with momentum

@@ -10,18 +10,20 @@ import shutil
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
 
-from trainer import checkpoint
+from trainer import checkpoint, watchdog
 from trainer.config.layout import Attempt, RunDir
 from trainer.distributed import kill_point, say
 
 KEEP = 2
 RETRY_S = 60.0  # after a failed try the periodic ones rest for so long
+SIGN_S = 2.0  # how often a wait looks whether the writing comes forward
 SPARE_BYTES = 2**20  # left free, so that metrics, logs and the outcome still find room on a disk that is nearly full
 
 
@@ -44,6 +46,7 @@ class Writer:
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
         self._failed_at = 0.0
+        self._written = 0  # bytes, of all checkpoints
         self._failed_tries = 0
 
     def save(
@@ -72,7 +75,11 @@ class Writer:
     def wait(self) -> None:
         """Returns when no checkpoint is being written: on disk and verified, or `problem` says why not."""
         if self._thread is not None:
-            self._thread.join()
+            while self._thread.is_alive():
+                written = self._written
+                self._thread.join(SIGN_S)
+                if self._written != written:  # a slow disk is no hang
+                    watchdog.alive()
             self._thread = None
         if self._error is not None:
             raise self._error
@@ -133,7 +140,7 @@ class Writer:
     def _write(self, path: Path, value: Any, step: int) -> dict[str, Any]:
         """Writes one file to the disk itself; returns its size and sha256. Raises OSError."""
         with path.open("wb") as file:
-            hashed = HashedFile(file)
+            hashed = HashedFile(file, self._count)
             if path.suffix == ".json":
                 hashed.write(json.dumps(value, indent=2).encode())
             else:
@@ -146,6 +153,9 @@ class Writer:
             if hasattr(os, "posix_fadvise"):  # so that verifying reads the disk and not the memory
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         return {"size": hashed.size, "sha256": hashed.sha256.hexdigest()}
+
+    def _count(self, size: int) -> None:
+        self._written += size
 
     def _prune(self, step: int, newest: Path) -> None:
         """Removes all but the newest KEEP, the best one, and the one that was just verified."""
@@ -200,8 +210,9 @@ class HashedFile:
     torch.save may hide an error of the disk behind its own (`RuntimeError: unexpected pos`): so it is kept, the rest swallowed.
     """
 
-    def __init__(self, file: BinaryIO) -> None:
-        self.file = file
+    def __init__(self, file: BinaryIO, count: Callable[[int], None]) -> None:
+        """count: is told the bytes of each write."""
+        self.file, self.count = file, count
         self.sha256, self.size = hashlib.sha256(), 0
         self.error: OSError | None = None
 
@@ -212,6 +223,7 @@ class HashedFile:
                 self.file.write(data)  # this and the hash let go of Python's lock
                 self.sha256.update(data)
                 self.size += length
+                self.count(length)
             except OSError as error:
                 self.error = error
         return length

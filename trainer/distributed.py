@@ -7,7 +7,7 @@ import inspect
 import os
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from types import FrameType
@@ -173,9 +173,6 @@ def total(values: Tensor, world: World) -> Tensor:
     return result
 
 
-RESERVE_S = 30.0
-
-
 def time_is_up(deadline: float | None, reserve_s: float) -> bool:
     """Whether the time limit is less than `reserve_s` seconds away. deadline: unix seconds; None: no limit."""
     return deadline is not None and time.time() > deadline - reserve_s
@@ -191,10 +188,10 @@ class Agreement:
     CHECK_EVERY_S = 0.05
     FIRST_STEPS = 8
 
-    def __init__(self, world: World, checkpoint_every_min: float | None) -> None:
-        self.world = world
+    def __init__(self, world: World, checkpoint_every_min: float | None, reserve_s: Callable[[], float]) -> None:
+        """reserve_s: how long before the deadline all must stop; the longest of all ranks' counts."""
+        self.world, self.reserve_s = world, reserve_s
         self.stop_requested = False
-        self.reserve_s = RESERVE_S  # what the last checkpoint needs
         self.checkpoint_every_s = 60 * checkpoint_every_min if checkpoint_every_min else None
         self.last_checkpoint = time.monotonic()
         self.interval = 1
@@ -222,7 +219,7 @@ class Agreement:
         if self.calls == self.FIRST_STEPS:
             step_s = (now - self.started) / (self.calls - 1)
             proposal = max(1, min(100, int(self.CHECK_EVERY_S / max(step_s, 1e-6))))
-        wanted = self.stop_requested or time_is_up(self.world.deadline, self.reserve_s)
+        wanted = self.stop_requested or time_is_up(self.world.deadline, self.reserve_s())
         stop, checkpoint, self.interval = self._maximum(
             [wanted, due and self.world.rank == 0, proposal if self.world.rank == 0 else 0]
         )

@@ -48,7 +48,7 @@ def main(config_path: str) -> None:
 def train(t: Trainer) -> Outcome:
     """The loop: from the step that was restored to the last one, or to the step at which all ranks agree to stop."""
     config, how, model, batches = t.config.train, t.config.execution, t.model, t.batches
-    agreement = Agreement(t.world, how.checkpoint_every_min)
+    agreement = Agreement(t.world, how.checkpoint_every_min, t.reserve_s)
     agreement.listen()
     model.train()
     add_gradients = parity.InShardOrder(gradients, model, t.world) if config.parity else gradients

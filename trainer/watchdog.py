@@ -32,7 +32,7 @@ LINGER_S = 10.0  # for the other ranks, whose watchdogs may be a tick or a heart
 TRAINER = Path(__file__).parent
 # Where a rank is, by the outermost of these files or folders on its stack.
 PHASES = {
-    "trainer/evaluate.py": "evaluation", "trainer/checkpoint.py": "checkpoint", "trainer/tracking.py": "logging",
+    "trainer/evaluate.py": "evaluation", "trainer/checkpoint": "checkpoint", "trainer/tracking.py": "logging",
     "trainer/data/": "data",
 }  # fmt: skip
 

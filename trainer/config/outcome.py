@@ -54,6 +54,11 @@ class Outcome:
         """batchyard's exit code for this end: 0 done, 1 failed, 75 stopped after a checkpoint and to be continued."""
         return _EXIT[self.status]
 
+    @property
+    def budget(self) -> str:
+        """The verdict whose budget a retry takes from. A stop that left no checkpoint would otherwise be repeated for ever."""
+        return "infrastructure" if "checkpoint_problem" in self.extra else self.verdict
+
     def write(self, path: Path) -> None:
         write_json(path, asdict(self))
 
