@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
 import shutil
+import signal
+import time
 from pathlib import Path
 
 import pytest
 
+from launch.drill import of_run
 from tests.cli import SHORT, Shell, outcome, step_reached, wait_for
 from tests.slurm.conftest import Slurm
 from trainer.config.layout import RunDir, read_json
+from trainer.config.outcome import Outcome
 
 TWO_NODES = ("--set", "resources.nodes=2")
 
@@ -89,6 +94,26 @@ def test_usr2_stops_after_a_checkpoint_requeues_and_continues(
     same_as(run, whole[place])
 
 
+def test_a_rank_that_is_killed_on_the_second_node_is_named_and_the_job_goes_on(
+    shell: Shell, cluster: Slurm, whole: dict[str, RunDir]
+) -> None:
+    shell.run("submit", "digits", *SHORT, "--backend", "slurm", *TWO_NODES, "--set", "execution.checkpoint_every_steps=10")
+    run = shell.only_run()
+    wait_for("step 30", step_reached(run, 30))
+    (pid,) = [pid for pid, argv, variables in of_run(run) if variables.get("RANK") == "3" and "torch.distributed.run" not in argv]
+    os.kill(pid, signal.SIGKILL)
+    wait_for("the first attempt's verdict", lambda: run.all_attempts()[0].outcome.exists(), timeout_s=120)
+    assert any("rank 3" in line and "SIGKILL" in line for line in shell.run("why", "digits").splitlines())
+    wait_for_end(run)
+    first, second = run.all_attempts()
+    judged = Outcome.read(first.outcome)
+    assert judged and (judged.status, judged.verdict, judged.rank) == ("failed", "killed", 3), judged
+    assert judged.global_step and judged.global_step >= 30
+    assert "continued from step-" in second.rank_log(0).read_text()
+    assert read_json(first.record)["deadline"] > time.time()
+    same_as(run, whole["two nodes"])
+
+
 def test_cancel_stops_after_a_checkpoint_is_not_requeued_and_continues_here_or_there(
     shell: Shell, cluster: Slurm, whole: dict[str, RunDir]
 ) -> None:
@@ -105,12 +130,28 @@ def test_cancel_stops_after_a_checkpoint_is_not_requeued_and_continues_here_or_t
     same_as(run, whole["local"])
 
 
+def test_a_key_reaches_the_trainer_and_stands_nowhere(shell: Shell, cluster: Slurm) -> None:
+    key = secrets.token_hex(20)
+    own = Shell(shell.runs, env=(*shell.env, ("WANDB_API_KEY", key)))
+    printed = own.run("submit", "digits", *SHORT, "--backend", "slurm")
+    run = shell.only_run()
+    wait_for("step 5", step_reached(run, 5))
+    ranks = [variables for _, argv, variables in of_run(run) if "RANK" in variables and "torch.distributed.run" not in argv]
+    assert len(ranks) == 2 and all(variables["WANDB_API_KEY"] == key for variables in ranks)
+    assert not [argv for _, argv, _ in of_run(run) if key in " ".join(argv)]
+    wait_for_end(run)
+    assert key not in printed + shell.run("logs", "digits") + cluster.run("scontrol", "show", "job", job_id(run))
+    assert not [p for p in shell.runs.rglob("*") if p.is_file() and key.encode() in p.read_bytes()]
+
+
 def test_a_cancelled_waiting_job_never_starts(shell: Shell, cluster: Slurm) -> None:
     cluster.run("scontrol", "update", "partition=main", "state=down")
     try:
         shell.run("submit", "digits", *SHORT, "--backend", "slurm")
         run = shell.only_run()
         assert "queued" in shell.run("status", "digits")
+        why = shell.run("why", "digits")
+        assert f"waits in the queue as Slurm job {job_id(run)} since" in why and "its partition is closed (PartitionDown)" in why
         shell.run("cancel", "digits")
         wait_for("the queue without it", lambda: not cluster.squeue(job_id(run)))
         assert "cancelled" in shell.run("status", "digits")
