@@ -110,9 +110,9 @@ def write_cancel(run: RunDir, attempt_id: str | None) -> None:
     write_json(run.cancel, {"time": time.time(), "attempt": attempt_id})
 
 
-def cancel(pid: int) -> None:
-    """Tells the process that runs an attempt on this machine to stop after a checkpoint."""
-    os.kill(pid, signal.SIGTERM)
+def cancel(pid: int, *, now: bool = False) -> None:
+    """Tells the process that runs an attempt on this machine to stop after a checkpoint; now: ends it, and all that it started."""
+    os.kill(pid, signal.SIGKILL if now else signal.SIGTERM)
 
 
 def image_id(client: str, image: str) -> str | None:

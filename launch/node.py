@@ -84,7 +84,7 @@ class Signals:
 def main(arguments: list[str] | None = None) -> int:
     """Runs one attempt on this node. Returns batchyard's exit code."""
     parser = argparse.ArgumentParser(prog="launch.node", description=__doc__)
-    parser.add_argument("run", type=Path)
+    parser.add_argument("run", type=Path, help="its directory; with --slurm also a file that lists one for each task of an array")
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument("--attempt", help="id of the attempt")
     where.add_argument("--slurm", action="store_true", help="take the attempt's id and the nodes from Slurm's variables")
@@ -93,7 +93,7 @@ def main(arguments: list[str] | None = None) -> int:
     signals = Signals()
     if options.die_with_parent and sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)
-    run = RunDir(options.run)
+    run = RunDir(Path(read_json(options.run)[int(os.environ["SLURM_ARRAY_TASK_ID"])]) if options.run.is_file() else options.run)
     node = slurm_node(run) if options.slurm else Node(0, options.attempt, "localhost", 0)
     finished = Outcome.read(run.outcome)
     if finished and finished.status == "completed":
@@ -121,8 +121,9 @@ def lead(run: RunDir, node: Node, signals: Signals) -> int:
         }
         write_json(attempt.record, record)
         if node.slurm_job and not attempt.script.exists():  # a requeue runs the same script again
-            for script in sorted(run.slurm.glob(f"{node.slurm_job.split('_')[0]}_submission.sh")):
-                shutil.copyfile(script, attempt.script)
+            first = run.attempt(f"slurm-{node.slurm_job}.0").script
+            if first.exists():
+                shutil.copyfile(first, attempt.script)
         status = execute(plan, run, node, signals, lock)
         if not attempt.outcome.exists():
             wait_for_words(attempt, plan["nodes"])

@@ -15,6 +15,9 @@ from trainer.config.run import RunConfig
 State = Literal["new", "queued", "running", "completed", "stopped", "failed", "cancelled", "dead"]
 
 
+LAST_BYTES = 2**16  # of metrics.jsonl and timing.jsonl, in which their newest rows are looked for
+
+
 class NoSuchRun(Exception):
     """No run, or more than one, goes by that name; the message lists what there is."""
 
@@ -76,7 +79,8 @@ def read_config(run: RunDir) -> RunConfig | None:
 
 
 def standing(run: RunDir, slurm_states: dict[str, str] | None = None) -> Standing:
-    """Where the run stands. slurm_states: Slurm's word by job id, where it was asked; it alone knows what is still queued."""
+    """Where the run stands. slurm_states: by job id, where Slurm was asked: RUNNING, PENDING (Priority). It alone knows what is
+    still queued."""
     attempts = run.all_attempts()
     newest = attempts[-1] if attempts else None
     holder = Lock(run.lock).holder()
@@ -86,7 +90,7 @@ def standing(run: RunDir, slurm_states: dict[str, str] | None = None) -> Standin
     job = _slurm_job(run)
     if job and slurm_states is not None and job in slurm_states:
         state = slurm_states[job]
-        if state in ("PENDING", "REQUEUED", "REQUEUE_HOLD", "CONFIGURING", "SUSPENDED", "RUNNING", "COMPLETING"):
+        if state.split()[0] in ("PENDING", "REQUEUED", "REQUEUE_HOLD", "CONFIGURING", "SUSPENDED", "RUNNING", "COMPLETING"):
             return Standing("queued", None, newest, f"Slurm job {job} {state}", None, job)
     outcome = Outcome.read(newest.outcome) if newest else None
     if outcome:
@@ -123,14 +127,15 @@ def _planned_steps(run: RunDir) -> int | None:
 
 
 def progress(run: RunDir) -> dict[str, Any]:
-    """The newest rows: step, total, loss, test_accuracy; each None where there is no row yet."""
-    rows = read_jsonl(run.metrics)
+    """The newest rows: step, total, loss, test_accuracy, step_time_s (seconds a step); each None where there is no row yet."""
+    rows = read_jsonl(run.metrics, LAST_BYTES)
     nothing: dict[str, Any] = {}
     train = next((r for r in reversed(rows) if r.get("kind") == "train"), nothing)
     test = next((r for r in reversed(rows) if r.get("kind") == "eval"), nothing)
-    timing = read_jsonl(run.timing)
+    timing = read_jsonl(run.timing, LAST_BYTES)
     total = (timing[-1].get("total_steps") if timing else None) or _planned_steps(run)
-    return {"step": train.get("global_step"), "total": total, "loss": train.get("loss"), "test_accuracy": test.get("accuracy")}
+    return {"step": train.get("global_step"), "total": total, "loss": train.get("loss"), "test_accuracy": test.get("accuracy"),
+            "step_time_s": timing[-1].get("step_time_s") if timing else None}  # fmt: skip
 
 
 def owner_pid(standing_: Standing) -> int | None:

@@ -1,37 +1,78 @@
-"""The Slurm backend. The only module that imports submitit, which writes the sbatch script and submits it.
+"""The Slurm backend. The only module that imports submitit, which writes the sbatch scripts.
 
 Each node's one task is `launch.node` itself, not a pickled function: Slurm's signals reach it directly (under proctrack/cgroup
 they reach nothing but a step's direct child), the frozen code runs, a compute node needs no submitit, and the script that is kept
 runs by hand. For this two underscored methods of SlurmExecutor are used, and held by tests against the real cluster.
+
+A job is submitted once: an intent is written first, its token is the job's comment, and after any error of sbatch, or of this
+process, the queue is searched for the token before anything is submitted again.
 """
 
 from __future__ import annotations
 
+import re
 import shlex
 import shutil
 import subprocess
 import sys
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from launch.plan import Plan
-from trainer.config.layout import Attempt, RunDir, write_json
+from trainer.config.layout import Attempt, RunDir, SweepDir, read_json, write_json
 
 if TYPE_CHECKING:
     from submitit.slurm.slurm import SlurmExecutor
+
+# sbatch gave up waiting although the controller may have taken the job, which then shows a moment later
+UNCERTAIN = re.compile(r"timed out|[Uu]nable to contact|[Cc]onnection|Transport|Zero Bytes", re.I)
+LOOKS, LOOK_EVERY_S = 5, 1.0
+FIRST_ARRAY_LIMIT = 1001  # Slurm's own default of MaxArraySize
 
 
 class SlurmError(Exception):
     """A Slurm command failed; the message shows it and what it said."""
 
 
-def command(run: RunDir, plan: Plan) -> str:
-    """What srun starts on each node, as a shell word list. -P keeps the current folder from shadowing the frozen code."""
+@dataclass(frozen=True)
+class Piece:
+    """Points start..stop of a sweep as one job array, of which at most `at_once` tasks run. after: the number of the piece that
+    must have ended before; None: none."""
+
+    start: int
+    stop: int
+    at_once: int
+    after: int | None
+
+
+def pieces(points: int, largest: int, at_once: int) -> list[Piece]:
+    """Cuts a sweep into arrays of at most `largest` tasks, as even as can be, none of whose tasks run beyond `at_once` together.
+
+    Arrays do not know of each other's limits: so they are chained into lanes, whose limits add up to `at_once`.
+    """
+    count = -(-points // largest)
+    lanes = min(count, at_once)
+    limits = [at_once // lanes + (lane < at_once % lanes) for lane in range(lanes)]
+    return [
+        Piece(points * i // count, points * (i + 1) // count, limits[i % lanes], i - lanes if i >= lanes else None)
+        for i in range(count)
+    ]
+
+
+def command(what: Path, code: Path, plan: Plan) -> str:
+    """What srun starts on each node, as a shell word list. what: a run's directory, or the file that lists an array's.
+
+    -P keeps the current folder from shadowing the frozen code.
+    """
     python = plan.python if Path(plan.python).is_absolute() else sys.executable
-    return shlex.join(["env", f"PYTHONPATH={run.code}", python, "-P", "-m", "launch.node", str(run.path), "--slurm"])
+    return shlex.join(["env", f"PYTHONPATH={code}", python, "-P", "-m", "launch.node", str(what), "--slurm"])
 
 
-def _executor(run: RunDir, plan: Plan) -> SlurmExecutor:
+def _executor(folder: Path, plan: Plan) -> SlurmExecutor:
     from submitit.slurm.slurm import SlurmExecutor
 
     class Executor(SlurmExecutor):
@@ -39,62 +80,150 @@ def _executor(run: RunDir, plan: Plan) -> SlurmExecutor:
         def affinity(cls) -> int:
             return 1  # a script can be shown where there is no srun
 
-    executor = Executor(run.slurm)
+    executor = Executor(folder)
     executor._internal_update_parameters(**plan.slurm)
     return executor
 
 
 def script(run: RunDir, plan: Plan) -> str:
     """The batch script that submit will submit."""
-    return str(_executor(run, plan)._make_submission_file_text(command(run, plan), ""))
+    return str(_executor(run.slurm, plan)._make_submission_file_text(command(run.path, run.code, plan), ""))
 
 
 def submit(run: RunDir, plan: Plan) -> tuple[Attempt, str]:
     """Queues the run; returns its first attempt and Slurm's job id. Raises SlurmError."""
-    from submitit.core.utils import FailedJobError, FailedSubmissionError
+    run.slurm.mkdir(parents=True, exist_ok=True)
+    text = script(run, plan)
+    job_id = _sbatch(text, run.slurm, plan)
+    return _queued(run, job_id, text, run.slurm), job_id
 
+
+def submit_sweep(runs: Sequence[tuple[RunDir, Plan]], sweep: SweepDir, code: Path, at_once: int) -> list[str]:
+    """Queues the points of a sweep as job arrays; returns the arrays' ids. code: what all of them are frozen from.
+
+    Raises SlurmError; what was queued before it stays, and is recorded.
+    """
+    folder, ids = sweep.slurm, list[str]()
+    folder.mkdir(parents=True, exist_ok=True)
+    for piece in pieces(len(runs), _largest_array(), at_once):
+        of_piece = runs[piece.start : piece.stop]
+        listing = folder / f"points-{uuid.uuid4().hex[:12]}.json"
+        write_json(listing, [str(run.path) for run, _ in of_piece])
+        plan = of_piece[0][1]
+        executor = _executor(folder, plan)
+        more = {"job_name": sweep.sweep_id, "map_count": len(of_piece), "array_parallelism": piece.at_once}
+        executor.parameters.update(more, **({} if piece.after is None else {"dependency": f"afterany:{ids[piece.after]}"}))
+        text = executor._make_submission_file_text(command(listing, code, plan), "")
+        ids.append(_sbatch(text, folder, plan, listing))
+        for task, (run, its_plan) in enumerate(of_piece):
+            _queued(run, f"{ids[-1]}_{task}", script(run, its_plan), folder)
+        _intent(folder).unlink(missing_ok=True)
+    return ids
+
+
+def _queued(run: RunDir, job: str, text: str, logs: Path) -> Attempt:
+    """Records the run's newest Slurm job. job: as squeue shows it, `12` or `12_3`. text: a script that runs this run by hand."""
+    attempt = run.attempt(f"slurm-{job}.0")
+    attempt.path.mkdir(parents=True, exist_ok=True)
+    attempt.script.write_text(text)
+    write_json(run.slurm_job, {"job_id": job, "logs": str(logs)})
+    _intent(run.slurm).unlink(missing_ok=True)
+    return attempt
+
+
+def _sbatch(text: str, folder: Path, plan: Plan, listing: Path | None = None) -> str:
+    """Submits a script; returns the job's id. The intent stays until the caller has recorded the job. Raises SlurmError."""
     if shutil.which("sbatch") is None:
         raise SlurmError("there is no sbatch here: submit from a login node, or use --backend local")
-    run.slurm.mkdir(parents=True, exist_ok=True)
-    try:
-        job = _executor(run, plan)._submit_command(command(run, plan))
-    except (FailedJobError, FailedSubmissionError) as error:
-        raise SlurmError(f"sbatch refused the job:\n{error}") from None
-    write_json(run.slurm_job, {"job_id": job.job_id, "script": str(job.paths.submission_file)})
-    attempt = run.attempt(f"slurm-{job.job_id}.0")
-    attempt.path.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(job.paths.submission_file, attempt.script)
-    return attempt, str(job.job_id)
+    token = f"batchyard:{uuid.uuid4().hex}"
+    file = folder / "submission.sh"
+    file.write_text(text)
+    write_json(_intent(folder), {"token": token, "time": time.time(), "listing": str(listing) if listing else None})
+    theirs = plan.slurm.get("additional_parameters", {}).get("comment")
+    argv = ["sbatch", "--parsable", f"--comment={f'{theirs} ' if theirs else ''}{token}", str(file)]
+    result = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    if result.returncode == 0:
+        return result.stdout.strip().split(";")[0]
+    looks = LOOKS if UNCERTAIN.search(result.stderr) else 1
+    for look in range(looks):
+        if found := find(token):  # it was accepted all the same
+            return found
+        time.sleep(LOOK_EVERY_S if look + 1 < looks else 0)
+    _intent(folder).unlink()
+    raise SlurmError(f"sbatch refused the job:\n{result.stderr.strip() or result.stdout.strip()}")
 
 
-def states(job_ids: list[str]) -> dict[str, str]:
-    """Slurm's state of each job that is in its queue, from squeue. Raises SlurmError where squeue does not answer."""
-    if not job_ids or shutil.which("squeue") is None:
-        return {}
-    argv = ["squeue", "-h", "-o", "%A %T"]
+def _intent(folder: Path) -> Path:
+    """Stands from before sbatch until the job is recorded. Writer: this module."""
+    return folder / "intent.json"
+
+
+def adopt(run: RunDir) -> None:
+    """Where a submit was interrupted between sbatch and its record: records the job that it queued. Raises SlurmError."""
+    if (intent := read_json(_intent(run.slurm))) and (job := find(intent["token"])):
+        write_json(run.slurm_job, {"job_id": job, "logs": str(run.slurm)})
+    _intent(run.slurm).unlink(missing_ok=True)
+
+
+def adopt_sweep(sweep: SweepDir) -> None:
+    """Likewise for the array that was being queued."""
+    if (intent := read_json(_intent(sweep.slurm))) and (job := find(intent["token"])):
+        for task, path in enumerate(read_json(Path(intent["listing"])) or []):
+            write_json(RunDir(Path(path)).slurm_job, {"job_id": f"{job}_{task}", "logs": str(sweep.slurm)})
+    _intent(sweep.slurm).unlink(missing_ok=True)
+
+
+def find(token: str) -> str | None:
+    """The job (of an array, its id) whose comment holds the token; also one that ended a moment ago. Raises SlurmError."""
+    for line in _squeue("-t", "all", "-o", "%i|%k").splitlines():
+        job, _, comment = line.partition("|")
+        if token in comment:
+            return job.split("_")[0]
+    return None
+
+
+def _largest_array() -> int:
+    """How many tasks an array of this cluster may have: MaxArraySize caps the index."""
+    shown = subprocess.run(["scontrol", "show", "config"], capture_output=True, text=True, check=False).stdout
+    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", shown, re.M)
+    return max(1, int(found[1]) if found else FIRST_ARRAY_LIMIT)
+
+
+def _squeue(*options: str) -> str:
+    argv = ["squeue", "-h", *options]
     listing = subprocess.run(argv, capture_output=True, text=True, check=False)
     if listing.returncode:  # an empty answer would mean that the jobs are gone, and a submit would start them again
         raise SlurmError(f"`{shlex.join(argv)}` failed ({listing.returncode}): {listing.stderr.strip()}")
-    found = dict(line.split(None, 1) for line in listing.stdout.splitlines() if " " in line)
-    return {job: found[job].strip() for job in job_ids if job in found}
+    return listing.stdout
+
+
+def states(job_ids: list[str]) -> dict[str, str]:
+    """Slurm's state of each job that is in its queue, from squeue: RUNNING, or, with the reason, PENDING (Priority).
+
+    Raises SlurmError where squeue does not answer.
+    """
+    if not job_ids or shutil.which("squeue") is None:
+        return {}
+    found = {}
+    for line in _squeue("-r", "-o", "%i|%T|%r").splitlines():
+        job, state, reason = (line + "||").split("|")[:3]
+        found[job] = f"{state} ({reason})" if state == "PENDING" and reason not in ("", "None") else state
+    return {job: found[job] for job in job_ids if job in found}
 
 
 def queue_entry(job_id: str) -> tuple[str, str, str, str]:
     """A waiting job: (state, reason, when it may start, when it was submitted), in Slurm's words. Raises SlurmError."""
-    argv = ["squeue", "-h", "-j", job_id, "-o", "%T|%r|%S|%V"]
-    listing = subprocess.run(argv, capture_output=True, text=True, check=False)
-    if listing.returncode:
-        raise SlurmError(f"`{shlex.join(argv)}` failed ({listing.returncode}): {listing.stderr.strip()}")
-    state, reason, start, since = ((listing.stdout.splitlines() or ["gone"])[0] + "|||").split("|")[:4]
+    lines = _squeue("-r", "-j", job_id, "-o", "%T|%r|%S|%V").splitlines()
+    state, reason, start, since = ((lines or ["gone"])[0] + "|||").split("|")[:4]
     return state, reason, start, since
 
 
-def cancel(job_id: str, state: str) -> None:
+def cancel(job_id: str, state: str, *, now: bool = False) -> None:
     """Stops the job after a checkpoint where it runs (launch.node gets USR2, finds cancel.json and does not requeue); else at once.
 
     Raises SlurmError.
     """
-    argv = ["scancel", "--signal=USR2", job_id] if state == "RUNNING" else ["scancel", job_id]
+    argv = ["scancel", "--signal=USR2", job_id] if state == "RUNNING" and not now else ["scancel", job_id]
     result = subprocess.run(argv, capture_output=True, text=True, check=False)
     if result.returncode:
         raise SlurmError(f"`{shlex.join(argv)}` failed ({result.returncode}): {result.stderr.strip()}")

@@ -56,9 +56,16 @@ def look(project: Path) -> Code:
     return Code(project, sorted(files), digest.hexdigest(), commit, dirty)
 
 
-def freeze(code: Code, run: RunDir, image: str | None) -> None:
-    """Copies the code to `run.code` and records where it came from. What was there before is replaced as a whole."""
-    _copy(code, run.code)
+def freeze(code: Code, run: RunDir, image: str | None, *, shared: bool = False) -> None:
+    """Copies the code to `run.code` and records where it came from. What was there before is replaced as a whole.
+
+    shared: a link to `code.root`, which `keep` made for all points of a sweep, instead of a copy for each.
+    """
+    if shared:
+        _remove(run.code)
+        run.code.symlink_to(code.root)
+    else:
+        _copy(code, run.code)
     record: dict[str, Any] = {
         "commit": code.commit, "dirty": code.dirty, "files": len(code.files), "sha256": code.sha256,
         "versions": {"python": sys.version.split()[0], **_versions()}, "image": image,
@@ -81,8 +88,15 @@ def _copy(code: Code, folder: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(code.root / file, target)
         target.chmod(0o555 if (code.root / file).stat().st_mode & stat.S_IXUSR else 0o444)
-    shutil.rmtree(folder, ignore_errors=True)
+    _remove(folder)
     fresh.rename(folder)
+
+
+def _remove(folder: Path) -> None:
+    if folder.is_symlink():
+        folder.unlink()
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _versions() -> dict[str, str]:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from launch import rundir
+from launch.report import words
 from launch.rundir import Standing
 from trainer.config.layout import RunDir, read_json
 from trainer.config.outcome import Outcome
@@ -29,38 +32,57 @@ def standings(runs: list[RunDir]) -> dict[str, Standing]:
 def show(runs: list[RunDir], console: Console) -> None:
     """Prints the table of all runs, the newest last."""
     table = Table(box=None, pad_edge=False)
-    for column in ("run", "state", "step", "test accuracy", "where", "started"):
-        table.add_column(column, justify="right" if column in ("step", "test accuracy") else "left", overflow="fold")
+    for column in ("run", "state", "step", "loss", "test accuracy", "left", "where", "started", "took"):
+        right = column in ("step", "loss", "test accuracy", "left", "took")
+        table.add_column(column, justify="right" if right else "left", overflow="fold")
     where_all = standings(runs)
     for run in runs:
         where = where_all[run.run_id]
-        row = progress_cells(run, where)
-        table.add_row(run.run_id, f"[{COLOURS.get(where.state, 'white')}]{where.state}[/]", *row)
+        row = Row.of(run, where)
+        table.add_row(
+            run.run_id, f"[{COLOURS.get(where.state, 'white')}]{where.state}[/]", row.step, row.loss, row.accuracy, row.left,
+            escape(where.where or "-"), row.started, row.took,
+        )  # fmt: skip
     console.print(table)
 
 
-def progress_cells(run: RunDir, where: Standing) -> tuple[str, str, str, str]:
-    """step/total, test accuracy, where, started."""
-    progress = rundir.progress(run)
-    outcome = where.outcome
-    accuracy = outcome.test_accuracy if outcome and outcome.test_accuracy is not None else progress["test_accuracy"]
-    step = outcome.global_step if outcome and outcome.global_step is not None else progress["step"]
-    record = read_json(where.attempt.record) if where.attempt else None
-    started = time.strftime("%Y-%m-%d %H:%M", time.localtime(record["started"])) if record else "-"
-    return (
-        f"{step if step is not None else '-'}/{progress['total'] or '?'}",
-        f"{100 * accuracy:.2f} %" if accuracy is not None else "-",
-        where.where or "-",
-        started,
-    )
+@dataclass(frozen=True)
+class Row:
+    """What the tables show of one run, each "-" where there is nothing. left: by its last step times; took: its last attempt."""
+
+    step: str
+    loss: str
+    accuracy: str
+    left: str
+    started: str
+    took: str
+
+    @classmethod
+    def of(cls, run: RunDir, where: Standing) -> Row:
+        progress, outcome = rundir.progress(run), where.outcome
+        accuracy = outcome.test_accuracy if outcome and outcome.test_accuracy is not None else progress["test_accuracy"]
+        step = outcome.global_step if outcome and outcome.global_step is not None else progress["step"]
+        record = (read_json(where.attempt.record) or {}) if where.attempt else {}
+        started, running = record.get("started"), where.state == "running"
+        ended = time.time() if running else record.get("ended")
+        known = running and progress["total"] and progress["step_time_s"]
+        return cls(
+            f"{step if step is not None else '-'}/{progress['total'] or '?'}",
+            words.number(progress["loss"]) if progress["loss"] is not None else "-",
+            f"{100 * accuracy:.2f} %" if accuracy is not None else "-",
+            words.seconds((progress["total"] - (step or 0)) * progress["step_time_s"]) if known else "-",
+            time.strftime("%Y-%m-%d %H:%M", time.localtime(started)) if started else "-",
+            words.seconds(max(0.1, ended - started)) if started and ended else "-",
+        )
 
 
 def show_one(run: RunDir, console: Console) -> None:
     """Prints all that there is to say about one run."""
     where = standings([run])[run.run_id]
-    step, accuracy, place, _ = progress_cells(run, where)
+    row = Row.of(run, where)
     console.print(f"[bold]{run.run_id}[/]  [{COLOURS.get(where.state, 'white')}]{where.state}[/]")
-    for label, value in (("step", step), ("test accuracy", accuracy), ("where", place), ("directory", run.path)):
+    for label, value in (("step", row.step), ("loss", row.loss), ("test accuracy", row.accuracy), ("left", row.left),
+                         ("where", where.where or "-"), ("directory", run.path)):
         console.print(f"  {label:14} {value}", highlight=False, soft_wrap=True)
     if where.outcome and where.outcome.cause:
         console.print(f"  {'cause':14} {where.outcome.cause}", highlight=False, markup=False, soft_wrap=True)

@@ -112,9 +112,13 @@ def acquire(lock: Lock, name: str) -> bool:
         ) from None
 
 
-def prepare_run(ready: Ready, before: Standing, code: Code, image: str | None, say: Callable[[str], None]) -> None:
+def prepare_run(
+    ready: Ready, before: Standing, code: Code, image: str | None, say: Callable[[str], None],
+    prepared: dict[str, Any] | None = None,
+) -> None:
     """Writes the run directory: configuration, plan, data and code. image: name and digest, for the record.
 
+    prepared: of a sweep's points that are queued together, whose code is one: the data sets that are ready, by configuration.
     Raises SubmitError.
     """
     run = ready.run
@@ -130,13 +134,13 @@ def prepare_run(ready: Ready, before: Standing, code: Code, image: str | None, s
     else:
         if outcome and code_differs(run, code):
             say("takes the code as it is now, which has changed since the failed attempt")
-        snapshot.freeze(code, run, image)
+        snapshot.freeze(code, run, image, shared=prepared is not None)
     run.cancel.unlink(missing_ok=True)
     run.job.write_text(yaml.safe_dump(ready.spec.model_dump(mode="json", exclude_unset=True), sort_keys=False))
     config = ready.config.model_dump(mode="json")
     write_json(run.config, known_to(read_json(run.config), config) if keep else config)
     write_json(run.plan, ready.plan.to_json())
-    prepare_data(ready, say)
+    prepare_data(ready, say, prepared)
 
 
 def known_to(before: Any, now: Any) -> Any:
@@ -153,12 +157,17 @@ def code_differs(run: RunDir, code: Code) -> bool:
         return False
 
 
-def prepare_data(ready: Ready, say: Callable[[str], None]) -> None:
+def prepare_data(ready: Ready, say: Callable[[str], None], prepared: dict[str, Any] | None = None) -> None:
     """Makes the data set ready by the run's own Python and code, and records what was made. Raises SubmitError."""
     run, plan, where = ready.run, ready.plan, ready.request.folders
-    where.cache.mkdir(parents=True, exist_ok=True)
-    result = tool(run, plan.python, "prepare", "--data-dir", str(where.data), "--cache-dir", str(where.cache), needs="numpy")
-    record = json.loads(result.stdout)
+    asked = f"{run.code.resolve()} {ready.config.train.data!r} {ready.config.execution.allow_unverified_data}"
+    record = (prepared or {}).get(asked)
+    if record is None:
+        where.cache.mkdir(parents=True, exist_ok=True)
+        result = tool(run, plan.python, "prepare", "--data-dir", str(where.data), "--cache-dir", str(where.cache), needs="numpy")
+        record = json.loads(result.stdout)
+        if prepared is not None:
+            prepared[asked] = record
     known = run.data_record.exists() and json.loads(run.data_record.read_text())
     if known and known["sha256"] != record["sha256"]:
         raise SubmitError(

@@ -68,6 +68,7 @@ class Sweep(Strict):
         None, min_length=1, description="axis: [values]; every combination"
     )
     random: Random | None = None
+    array_parallelism: int = Field(256, ge=1, description="on Slurm: how many points run at once, at most; elsewhere it is one")
 
     @model_validator(mode="after")
     def _something(self) -> Self:

@@ -98,7 +98,8 @@ class Case:
     def slurm_log(self) -> str:
         """What Slurm wrote about the job of this attempt."""
         job = re.fullmatch(r"slurm-(\d+)(_\d+)?\.\d+", self.attempt.id)
-        logs = self.run.slurm.glob(f"{job[1]}{job[2] or ''}_*log.*") if job else ()
+        folder = Path((read_json(self.run.slurm_job) or {}).get("logs") or self.run.slurm)  # an array's logs lie with its sweep
+        logs = folder.glob(f"{job[1]}{job[2] or ''}_*log.*") if job else ()
         return "\n".join(tail(log) for log in sorted(logs))
 
     def host(self, rank: int | None = None) -> str:

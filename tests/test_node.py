@@ -217,3 +217,17 @@ def test_a_lock_of_this_process_under_a_reused_pid_is_not_held(tmp_path: Path) -
     path = tmp_path / "lock.json"
     write_json(path, {**lock.me(), "start": 12345})  # our pid, another start
     assert Lock(path).holder() is None
+
+
+def test_a_task_of_an_array_takes_its_own_run(tmp_path: Path) -> None:
+    runs = [run_dir(tmp_path / name, ["sh", "-c", f"echo {name} > $0/said; exit 1", f"{tmp_path}/{name}"]) for name in "ab"]
+    listing = tmp_path / "points.json"
+    write_json(listing, [str(run.path) for run in runs])
+    fake(tmp_path / "bin", "scontrol", "exit 0")
+    fake(tmp_path / "bin", "squeue", "exit 0")
+    task = {"SLURM_JOB_ID": "9", "SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "1"}
+    environment = {**os.environ, **task, "PATH": f"{tmp_path}/bin:{os.environ['PATH']}"}
+    argv = [sys.executable, "-m", "launch.node", str(listing), "--slurm"]
+    subprocess.run(argv, cwd=PROJECT, env=environment, stdin=subprocess.DEVNULL, timeout=60, check=False)
+    assert (tmp_path / "b/said").read_text() == "b\n" and not (tmp_path / "a/said").exists()
+    assert [a.id for a in runs[1].all_attempts()] == ["slurm-7_1.0"] and not runs[0].all_attempts()

@@ -231,3 +231,18 @@ def test_the_size_of_a_model_is_known_without_torch(train: dict[str, Any], numbe
     assert sum(p.numel() for p in model.parameters()) == config.model.parameters(given)
     assert numbers in (None, config.model.parameters(given))
     assert config.checkpoint_bytes() == 8 * config.model.parameters(given)  # SGD with momentum
+
+
+@pytest.mark.parametrize(("points", "largest", "at_once", "expected"), [
+    (20, 1001, 4, [(0, 20, 4, None)]),
+    (30, 11, 2, [(0, 10, 1, None), (10, 20, 1, None), (20, 30, 1, 0)]),
+    (30, 11, 8, [(0, 10, 3, None), (10, 20, 3, None), (20, 30, 2, None)]),
+    (5, 2, 1, [(0, 1, 1, None), (1, 3, 1, 0), (3, 5, 1, 1)]),
+    (1, 1, 256, [(0, 1, 256, None)]),
+])  # fmt: skip
+def test_a_sweep_is_cut_into_arrays_that_share_its_limit(points: int, largest: int, at_once: int, expected: Any) -> None:
+    found = slurm.pieces(points, largest, at_once)
+    assert [(p.start, p.stop, p.at_once, p.after) for p in found] == expected
+    assert all(p.stop - p.start <= largest for p in found)
+    lanes = [p for p in found if p.after is None]
+    assert sum(p.at_once for p in lanes) == at_once

@@ -110,6 +110,17 @@ def test_ctrl_c_stops_after_a_checkpoint_and_the_next_submit_continues(shell: Sh
     same_as(run, undisturbed[0])
 
 
+def test_cancel_now_ends_a_run_at_once(shell: Shell) -> None:
+    front = shell.start("submit", "digits", *SHORT, "--set", "train.epochs=80", "--set", "execution.checkpoint_every_steps=10")
+    wait_for("step 20", lambda: list(shell.runs.glob("*/config.json")) and step_reached(shell.only_run(), 20)())
+    run = shell.only_run()
+    assert f"{run.run_id} (local-1 on " in (printed := shell.run("cancel", "digits", "--now")) and ") is ended" in printed
+    assert "cancelled by a person, before a new checkpoint" in finish(front, code=75)
+    wait_for("the end of all processes", lambda: not processes_of(run))
+    assert outcome(run).verdict == "cancelled" and "cancelled" in shell.run("status", "digits")
+    assert "--prune is for a job with a sweep; digits has none" in shell.run("submit", "digits", "--prune", code=2)
+
+
 def test_cancel_from_another_shell_and_two_submits_at_once(shell: Shell, undisturbed: tuple[RunDir, str]) -> None:
     first, second = shell.start("submit", "digits", *SHORT), shell.start("submit", "digits", *SHORT)
     run = wait_for_run(shell, first)

@@ -169,7 +169,7 @@ def test_one_that_waits_has_slurms_reason_in_words(run: RunDir, tmp_path: Path, 
     squeue = tmp_path / "bin" / "squeue"
     squeue.parent.mkdir()
     times = "2026-11-25T05:00:00|2026-11-25T03:00:00"
-    squeue.write_text(f"#!/bin/sh\ncase \"$*\" in *%T*%r*) echo 'PENDING|{reason}|{times}';; *) echo '7 PENDING';; esac\n")
+    squeue.write_text(f"#!/bin/sh\ncase \"$*\" in *%S*) echo 'PENDING|{reason}|{times}';; *) echo '7|PENDING|{reason}';; esac\n")
     squeue.chmod(0o755)
     shell = Shell(run.path.parent, env=(("PATH", f"{squeue.parent}:{os.environ['PATH']}"),))
     lines = shell.run("why", "t").splitlines()

@@ -24,6 +24,7 @@ VERBS = {
     "report": ("runs", "make a run's report page"),
     "export": ("export", "a run's weights as safetensors"),
     "replay": ("replay", "the step that was not finite, once more: which layer, which samples"),
+    "clean": ("clean", "remove what finished runs no longer need, its size first"),
     "drill": ("drill", "kill a job many times and compare it with an undisturbed run"),
 }
 

@@ -80,9 +80,10 @@ def logs_(run: str, follow: bool, rank: int, site_file: Path | None, runs_dir: P
 
 
 @click.command("cancel")
+@click.option("--now", is_flag=True, help="At once, without a checkpoint: what was done since the last one is lost.")
 @options.for_runs
 @click.argument("run")
-def cancel_(run: str, site_file: Path | None, runs_dir: Path | None) -> None:
+def cancel_(run: str, now: bool, site_file: Path | None, runs_dir: Path | None) -> None:
     """Stop RUN after a checkpoint. It is not requeued; submitting the job again continues it.
 
     Of a sweep, its points that run; and no further one begins.
@@ -91,13 +92,13 @@ def cancel_(run: str, site_file: Path | None, runs_dir: Path | None) -> None:
     if sweep := sweepdir.find(run, runs):
         from launch.cli import sweep as sweeps
 
-        sweeps.cancel(sweep)
+        sweeps.cancel(sweep, now=now)
         return
     found = rundir.find(run, runs)
-    cancel_run(found, status.standings([found])[found.run_id])
+    cancel_run(found, status.standings([found])[found.run_id], now=now)
 
 
-def cancel_run(found: RunDir, standing: Standing) -> None:
+def cancel_run(found: RunDir, standing: Standing, *, now: bool = False) -> None:
     """Stops one run. Raises NoSuchRun where it does not run, or runs elsewhere."""
     if standing.state not in ("running", "queued"):
         raise NoSuchRun(f"{found.run_id} does not run, nothing to cancel: it is {standing.state}")
@@ -108,13 +109,14 @@ def cancel_run(found: RunDir, standing: Standing) -> None:
         from launch import slurm
 
         state = slurm.states([standing.slurm_job]).get(standing.slurm_job, "gone")
-        slurm.cancel(standing.slurm_job, state)
+        slurm.cancel(standing.slurm_job, state, now=now)
     elif pid := rundir.owner_pid(standing):
-        local.cancel(pid)
+        local.cancel(pid, now=now)
     else:
         found.cancel.unlink()
         raise NoSuchRun(f"{found.run_id} runs as {standing.where}: cancel it there")
-    click.echo(f"{found.run_id} ({standing.where}) stops after a checkpoint; batchyard status {found.run_id} tells when it has")
+    how = "is ended" if now else "stops after a checkpoint"
+    click.echo(f"{found.run_id} ({standing.where}) {how}; batchyard status {found.run_id} tells when it has")
 
 
 @click.command("report")

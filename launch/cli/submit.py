@@ -20,8 +20,9 @@ from trainer.config.outcome import EXIT_DONE, Outcome
 
 
 @click.command("submit")
+@click.option("--prune", is_flag=True, help="Of a sweep: cancel what runs or waits of points that it no longer has.")
 @options.for_jobs
-def submit_(backend: BackendName | None, **given: Any) -> None:
+def submit_(backend: BackendName | None, prune: bool, **given: Any) -> None:
     """Run JOB, or continue it where it was stopped; a finished run shows its result. A run_id as JOB continues that run.
 
     Of a job with a sweep: its points that are not done, one after the other; then their table. A sweep's id continues that one.
@@ -35,7 +36,9 @@ def submit_(backend: BackendName | None, **given: Any) -> None:
     if loaded.is_sweep:
         from launch.cli import sweep
 
-        sys.exit(sweep.submit_all(request, loaded, machine))
+        sys.exit(sweep.submit_all(request, loaded, machine, prune=prune))
+    if prune:
+        raise click.UsageError(f"--prune is for a job with a sweep; {request.job.name} has none")
     ready = submit.resolve(request, loaded.specs[0], machine)
     sys.exit(run(ready, snapshot.look(request.project), local.Foreground()))
 
@@ -47,6 +50,10 @@ def run(ready: Ready, code: Code, front: local.Foreground) -> int:
     """
     lock = submit.take(ready.run.submit_lock, ready.run.run_id)
     try:
+        if ready.plan.backend == "slurm":
+            from launch import slurm
+
+            slurm.adopt(ready.run)
         before = status.standings([ready.run])[ready.run.run_id]
         if before.state == "completed":
             return _done(ready, before, code)

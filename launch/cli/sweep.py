@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +14,7 @@ import yaml
 from rich.markup import escape
 from rich.table import Table
 
-from launch import local, report, site, snapshot, sweepdir
+from launch import local, report, site, slurm, snapshot, sweepdir
 from launch import status as run_status
 from launch import submit as submitting
 from launch import sweep as sweeping
@@ -24,13 +24,13 @@ from launch.local import StartError
 from launch.report import points, words
 from launch.rundir import NoSuchRun
 from launch.site import Machine
-from launch.slurm import SlurmError
 from launch.snapshot import Code
 from launch.spec import Loaded
 from launch.submit import Ready, Request, SubmitError
-from launch.sweep import Point, Reconciled, Wanted
+from launch.sweep import Point, Reconciled, Sweep, Wanted
 from launch.sweepdir import Submit
 from trainer.config.layout import SweepDir, write_json
+from trainer.config.lock import Lock
 from trainer.config.outcome import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED
 
 
@@ -64,12 +64,20 @@ def resolve(request: Request, loaded: Loaded, machine: Machine, sweep: SweepDir)
     return list(found.values())
 
 
-def submit_all(request: Request, loaded: Loaded, machine: Machine) -> int:
-    """Runs what is missing of a sweep, one point after the other; on Slurm queues it. Returns the exit code."""
+def submit_all(request: Request, loaded: Loaded, machine: Machine, *, prune: bool = False) -> int:
+    """Runs what is missing of a sweep, one point after the other; on Slurm queues it. Returns the exit code.
+
+    prune: cancels runs of points that are no longer wanted.
+    """
     sweep = sweep_of(request)
+    if request.backend == "slurm" and (lock := Lock(sweep.queue_lock)) and lock.acquire():
+        slurm.adopt_sweep(sweep)
+        lock.release()
     ready = resolve(request, loaded, machine, sweep)
     plan = reconcile(sweep, ready)
     show_plan(sweep, plan)
+    if prune:
+        _prune(sweep, plan)
     to_run = [(wanted, r) for wanted, (_, r) in zip(plan.wanted, ready, strict=True) if wanted.to_run]
     if to_run and ready[0][1].plan.backend == "docker":
         cli.image_of(ready[0][1])  # without an image no point can start: said once, before the first
@@ -80,8 +88,49 @@ def submit_all(request: Request, loaded: Loaded, machine: Machine) -> int:
     done_by_others = [r for wanted, (_, r) in zip(plan.wanted, ready, strict=True) if wanted.progress == "done"]
     if differ := sum(submitting.code_differs(r.run, code) for r in done_by_others):
         click.echo(f"{words.plural(differ, 'point')} finished with other code than yours: --new trains all with yours")
+    if request.backend == "slurm":
+        return _queue_all(sweep, submit, to_run, code, Sweep.model_validate(loaded.written["sweep"]).array_parallelism)
     stopped = _run_all(sweep, submit, to_run, code)
     return _conclude(sweep, submit, request.job.name, stopped)
+
+
+def _prune(sweep: SweepDir, plan: Reconciled) -> None:
+    """Cancels what runs or waits of the points that are no longer wanted; their directories stay."""
+    from launch.cli import runs
+
+    unwanted = [sweep.run(run_id) for _, run_id in plan.unwanted]
+    standings = run_status.standings(unwanted)
+    for run in unwanted:
+        if standings[run.run_id].state in ("running", "queued"):
+            try:
+                runs.cancel_run(run, standings[run.run_id])
+            except NoSuchRun as error:  # on another machine
+                click.echo(error)
+
+
+def _queue_all(sweep: SweepDir, submit: Submit, to_run: list[tuple[Wanted, Ready]], code: Code, at_once: int) -> int:
+    """Queues points as job arrays. One that cannot be prepared is recorded, and keeps no other from its place in the queue."""
+    job, prepared, queued = next((r.request.job.name for _, r in to_run), ""), dict[str, Any](), list[Ready]()
+    with ExitStack() as locks:  # held until all are queued: another submit finds them in the queue, or waits
+        for lock, name in ((sweep.queue_lock, sweep.sweep_id), *((r.run.submit_lock, r.run.run_id) for _, r in to_run)):
+            locks.callback(submitting.take(lock, name).release)
+        now = run_status.standings([ready.run for _, ready in to_run])
+        for _, ready in to_run:
+            before = now[ready.run.run_id]
+            if sweeping.PROGRESS[before.state] in ("done", "running"):  # by another submit, since the table
+                continue
+            try:
+                submitting.prepare_run(ready, before, code, None, lambda line: click.echo(f"  {line}"), prepared)
+                queued.append(ready)
+            except (SubmitError, OSError) as error:
+                _tell(sweep, submit, ready, error)
+        arrays = slurm.submit_sweep([(r.run, r.plan) for r in queued], sweep, code.root, at_once) if queued else []
+    submit["ended"] = time.time()
+    _record(sweep, submit, job)
+    if arrays:
+        click.echo(f"queued {words.plural(len(queued), 'point')} as Slurm job array {', '.join(arrays)}, at most {at_once} at once")
+        click.echo(f"batchyard status {sweep.sweep_id} shows them; batchyard cancel {sweep.sweep_id} stops them after a checkpoint")
+    return EXIT_FAILED if any("error" in p for p in submit["points"]) else EXIT_DONE
 
 
 def reconcile(sweep: SweepDir, ready: list[tuple[Point, Ready]]) -> Reconciled:
@@ -152,10 +201,14 @@ def _run_one(sweep: SweepDir, submit: Submit, ready: Ready, code: Code, front: l
     """A point; one that cannot start is recorded and does not keep the others from theirs."""
     try:
         cli.run(ready, code, front)
-    except (SubmitError, StartError, SlurmError, OSError) as error:
-        click.echo(f"batchyard: {ready.run.run_id}: {error}", err=True)
-        next(p for p in submit["points"] if p["run_id"] == ready.run.run_id)["error"] = str(error)
-        _record(sweep, submit, ready.request.job.name)
+    except (SubmitError, StartError, OSError) as error:
+        _tell(sweep, submit, ready, error)
+
+
+def _tell(sweep: SweepDir, submit: Submit, ready: Ready, error: Exception) -> None:
+    click.echo(f"batchyard: {ready.run.run_id}: {error}", err=True)
+    next(p for p in submit["points"] if p["run_id"] == ready.run.run_id)["error"] = str(error)
+    _record(sweep, submit, ready.request.job.name)
 
 
 def _record(sweep: SweepDir, submit: Submit, job: str) -> None:
@@ -204,11 +257,11 @@ def show(sweep: SweepDir) -> list[str]:
         table.add_column(column, justify="left" if column in ("state", "run") else "right", overflow="fold")
     for point, run in zip(found.points, runs, strict=True):
         where = standings[run.run_id]
-        step, accuracy, _, _ = run_status.progress_cells(run, where)
+        row = run_status.Row.of(run, where)
         validation = [(points.validation(point) or "-").replace("%", " %")] if with_validation else []
         lasted = words.seconds(point.lasted_s) if point.lasted_s is not None else "-"
         state = f"[{run_status.COLOURS.get(where.state, 'white')}]{where.state}[/]"
-        table.add_row(*(escape(point.value(a)) for a in names), state, step, accuracy, *validation, lasted, run.run_id)
+        table.add_row(*(escape(point.value(a)) for a in names), state, row.step, row.accuracy, *validation, lasted, run.run_id)
     console.print(table)
     for line in _told(found):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -227,7 +280,7 @@ def _told(found: points.Sweep) -> Iterator[str]:
         yield f"best: {_label(found.names(), best.point.axes)} ({best.point.run.run_id}), {best.told}"
 
 
-def cancel(sweep: SweepDir) -> None:
+def cancel(sweep: SweepDir, *, now: bool = False) -> None:
     """Stops the points that run after a checkpoint, and keeps every submit that works on the sweep from its next one.
 
     Raises NoSuchRun where nothing runs.
@@ -243,7 +296,7 @@ def cancel(sweep: SweepDir) -> None:
     click.echo(f"{sweep.sweep_id}: no further point begins")
     for run in active:
         try:
-            runs.cancel_run(run, standings[run.run_id])
+            runs.cancel_run(run, standings[run.run_id], now=now)
         except NoSuchRun as error:  # on another machine
             click.echo(error)
 

@@ -1,30 +1,162 @@
-"""A sweep on a real cluster: each point a job of its own, queued, passed over while it waits, cancelled together."""
+"""A sweep on a real cluster: job arrays with a limit, cut where the cluster's are small; requeued, cancelled, submitted once."""
 
 from __future__ import annotations
 
+import os
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
-from tests.cli import SHORT, Shell
+import pytest
+
+from tests.cli import SHORT, Shell, outcome, step_reached, wait_for
 from tests.slurm.conftest import Slurm
 from trainer.config.layout import RunDir, read_json
 
+HERE = ("--set", "resources.nproc_per_node=1", "--set", "resources.cpus_per_task=1")
 
-def test_points_are_queued_once_and_cancelled_together(tmp_path: Path, cluster: Slurm) -> None:
-    shell = Shell(tmp_path / "runs", env=(*cluster.env.items(), ("XDG_CACHE_HOME", str(tmp_path / "cache"))))
-    seeds = (*SHORT, "--set", "sweep.grid.train.seed=[0, 1]", "--backend", "slurm")
+
+@pytest.fixture(scope="module")
+def environment(cluster: Slurm, tmp_path_factory: pytest.TempPathFactory) -> tuple[tuple[str, str], ...]:
+    return (*cluster.env.items(), ("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache"))))
+
+
+@pytest.fixture
+def shell(tmp_path: Path, environment: tuple[tuple[str, str], ...]) -> Shell:
+    return Shell(tmp_path / "runs", env=environment)
+
+
+@pytest.fixture
+def held(cluster: Slurm) -> Iterator[None]:
+    """Nothing starts."""
     cluster.run("scontrol", "update", "partition=main", "state=down")
-    try:
-        printed = shell.run("submit", "digits", *seeds)
-        runs = [RunDir(p.parent) for p in sorted(shell.runs.glob("*/config.json"))]
-        jobs = [str(read_json(run.slurm_job)["job_id"]) for run in runs]
-        assert len(runs) == 2 and all(f"queued as Slurm job {job}" in printed for job in jobs)
-        assert {cluster.squeue(job)["name"] for job in jobs} == {run.run_id for run in runs}
-        assert "digits.sweep: 2 points: 2 queued" in shell.run("status", "digits")
-        again = shell.run("submit", "digits", *seeds)
-        assert "digits.sweep: 2 points: 2 running" in again and "queued as Slurm job" not in again
-        shell.run("cancel", "digits.sweep")
-        for job in jobs:
-            cluster.wait(job, "CANCELLED")
-    finally:
-        cluster.run("scontrol", "update", "partition=main", "state=up")
-    assert "digits.sweep: 2 points: 2 stopped" in shell.run("show", "digits", *seeds)
+    yield
+    cluster.run("scontrol", "update", "partition=main", "state=up")
+
+
+def seeds(*values: int) -> tuple[str, ...]:
+    return (*SHORT, *HERE, "--set", f"sweep.grid.train.seed={list(values)}", "--backend", "slurm")
+
+
+def runs_of(shell: Shell) -> list[RunDir]:
+    found = [RunDir(p.parent) for p in shell.runs.glob("*/config.json")]
+    return sorted(found, key=lambda run: int(read_json(run.config)["train"].get("seed", 0)))
+
+
+def job(run: RunDir) -> str:
+    return str(read_json(run.slurm_job)["job_id"])
+
+
+def queue(cluster: Slurm) -> list[str]:
+    return cluster.run("squeue", "-h", "-r", "-o", "%i").splitlines()
+
+
+def with_tool(shell: Shell, folder: Path, name: str, text: str) -> Shell:
+    """The shell with another `name` first on PATH; {real} in its text is the real one."""
+    folder.mkdir(exist_ok=True)
+    path = dict(shell.env)["PATH"]
+    real = subprocess.run(["which", name], env={"PATH": path}, capture_output=True, text=True, check=True).stdout.strip()
+    (folder / name).write_text(f"#!/bin/bash\n{text.replace('{real}', real)}\n")
+    (folder / name).chmod(0o755)
+    return Shell(shell.runs, env=(*shell.env, ("PATH", f"{folder}:{path}")))
+
+
+def test_points_are_queued_once_as_an_array_and_cancelled_together(shell: Shell, cluster: Slurm, held: None) -> None:
+    printed = shell.run("submit", "digits", *seeds(0, 1))
+    first, second = runs_of(shell)
+    array = job(first).split("_")[0]
+    assert (job(first), job(second)) == (f"{array}_0", f"{array}_1") and f"queued 2 points as Slurm job array {array}," in printed
+    assert cluster.squeue(f"{array}_0")["name"] == "digits.sweep"
+    assert first.code.is_symlink() and first.code.resolve() == second.code.resolve()
+    assert "digits.sweep: 2 points: 2 queued" in shell.run("status", "digits")
+    assert f"waits in the queue as Slurm job {array}_1 since" in shell.run("why", second.run_id)
+    again = shell.run("submit", "digits", *seeds(0, 1))
+    assert "digits.sweep: 2 points: 2 running" in again and "queued 2" not in again and len(queue(cluster)) == 2
+    printed = shell.run("submit", "digits", *seeds(0, 2), "--prune")
+    assert f"{second.run_id} (Slurm job {job(second)} PENDING (PartitionDown)) stops after a checkpoint" in printed
+    assert job(second) not in queue(cluster)
+    assert "queued 1 point as Slurm job array" in printed and len(queue(cluster)) == 2
+    shell.run("cancel", "digits.sweep")
+    assert "digits.sweep: 2 points: 2 stopped" in shell.run("show", "digits", *seeds(0, 1))
+    assert not queue(cluster)
+
+
+def test_small_arrays_share_the_limit_and_only_the_holes_are_submitted_again(shell: Shell, cluster: Slurm, tmp_path: Path) -> None:
+    small = with_tool(shell, tmp_path / "bin", "scontrol", 'if [ "$1 $2" = "show config" ]; then echo "MaxArraySize = 2"; '
+                      'else exec {real} "$@"; fi')  # fmt: skip
+    at_once = ("--set", "sweep.array_parallelism=2")
+    printed = small.run("submit", "digits", *seeds(0, 1, 2, 3, 4), *at_once)
+    runs = runs_of(shell)
+    arrays = list(dict.fromkeys(job(run).split("_")[0] for run in runs))
+    assert len(arrays) == 3 and f"array {', '.join(arrays)}, at most 2 at once" in printed
+    most = 0
+
+    def all_done() -> bool:
+        nonlocal most
+        most = max(most, len(cluster.run("squeue", "-h", "-r", "-t", "running,completing", "-o", "%i").splitlines()))
+        return all(run.outcome.exists() and outcome(run).status == "completed" for run in runs)
+
+    wait_for("five points", all_done, timeout_s=240)
+    assert most == 2
+    assert "digits.sweep: 5 points: 5 completed" in shell.run("status", "digits.sweep")
+    here = Shell(tmp_path / "here", env=shell.env)
+    here.run("submit", "digits", *SHORT, *HERE, "--backend", "local")
+    assert outcome(here.only_run()).weights_sha256 == outcome(runs[0]).weights_sha256
+
+    before = {job(run) for run in runs}
+    subprocess.run(["rm", "-r", str(runs[2].path)], check=True)
+    printed = shell.run("submit", "digits", *seeds(0, 1, 2, 3, 5))
+    assert "5 points: 3 done, 2 missing" in printed and f"not wanted   seed=4  {runs[4].run_id} is left as it is" in printed
+    assert "queued 2 points as Slurm job array" in printed
+    asked = [run for run in runs_of(shell) if job(run) not in before]
+    assert [read_json(run.config)["train"].get("seed", 0) for run in asked] == [2, 5]
+    for run in asked:
+        cluster.wait(job(run), "COMPLETED", timeout_s=120)
+
+
+def test_a_task_that_is_requeued_leaves_its_sibling_alone(shell: Shell, cluster: Slurm) -> None:
+    shell.run("submit", "digits", *seeds(0, 1), "--set", "train.epochs=40")
+    first, second = runs_of(shell)
+    wait_for("both at step 10", lambda: step_reached(first, 10)() and step_reached(second, 10)())
+    cluster.run("scancel", "--signal=USR2", job(second))
+    wait_for("its second attempt", lambda: len(second.all_attempts()) == 2)
+    for run, restarts in ((first, "0"), (second, "1")):
+        assert cluster.wait(job(run), "COMPLETED", timeout_s=180)["Restarts"] == restarts
+        assert outcome(run).status == "completed"
+    assert second.all_attempts()[1].id == f"slurm-{job(second)}.1"
+    assert "continued from step-" in second.all_attempts()[1].rank_log(0).read_text()
+    assert second.all_attempts()[1].script.read_text() == second.all_attempts()[0].script.read_text()
+
+
+@pytest.mark.parametrize(("sbatch", "code"), [
+    ('{real} "$@" >/dev/null; echo "sbatch: error: Batch job submission failed: Socket timed out" >&2; exit 1', 0),
+    ('{real} "$@" >/dev/null; kill -9 $PPID', -9),
+])  # fmt: skip
+def test_an_sbatch_that_accepts_and_then_fails_makes_one_job(
+    shell: Shell, cluster: Slurm, held: None, tmp_path: Path, sbatch: str, code: int
+) -> None:
+    broken = with_tool(shell, tmp_path / "bin", "sbatch", sbatch)
+    for what in ((*SHORT, "--backend", "slurm"), seeds(3, 4)):
+        before = set(queue(cluster))
+        broken.run("submit", "digits", *what, code=code)
+        again = shell.run("submit", "digits", *what)
+        assert "is queued" in again or "2 points: 2 running" in again, again
+        new = [RunDir(p.parent.parent) for p in shell.runs.glob("*/slurm/job.json")]
+        assert {job(run) for run in new} == set(queue(cluster)) > before
+    assert len(queue(cluster)) == 3
+    cluster.run("scancel", "-u", "root")
+
+
+def test_an_sbatch_that_refuses_leaves_nothing_to_look_for(shell: Shell, held: None, tmp_path: Path) -> None:
+    broken = with_tool(shell, tmp_path / "bin", "sbatch", 'echo "sbatch: error: invalid account" >&2; exit 1')
+    assert "sbatch refused the job:\nsbatch: error: invalid account" in broken.run("submit", "digits", *seeds(0, 1), code=1)
+    assert not list(shell.runs.glob("*/slurm/intent.json"))
+    assert "queued 2 points" in shell.run("submit", "digits", *seeds(0, 1))
+
+
+def test_submits_at_once_make_one_job(shell: Shell, cluster: Slurm, held: None) -> None:
+    crowd = [shell.start("submit", "digits", *SHORT, "--backend", "slurm") for _ in range(int(os.environ.get("CROWD", "12")))]
+    for one in crowd:
+        printed, _ = one.communicate(timeout=240)
+        assert one.returncode == 0, printed
+    assert len(queue(cluster)) == 1 and job(shell.only_run()) == queue(cluster)[0]

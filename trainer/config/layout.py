@@ -131,12 +131,12 @@ class RunDir:
 
     @property
     def slurm(self) -> Path:
-        """Slurm's job id of the newest submit, and submitit's files. Writer: launch.slurm."""
+        """Slurm's job of the newest submit, and what Slurm wrote of it. Writer: launch.slurm."""
         return self.path / "slurm"
 
     @property
     def slurm_job(self) -> Path:
-        """The newest Slurm job. Writer: launch.slurm."""
+        """{job_id, logs}: the newest Slurm job, `12` or `12_3`, and the folder of its logs. Writer: launch.slurm."""
         return self.slurm / "job.json"
 
     @property
@@ -243,6 +243,16 @@ class SweepDir:
         return self.path / "cancel.json"
 
     @property
+    def slurm(self) -> Path:
+        """The job arrays' scripts, the runs that each one's tasks are, and what Slurm wrote of them. Writer: launch.slurm."""
+        return self.path / "slurm"
+
+    @property
+    def queue_lock(self) -> Path:
+        """Held while a submit queues job arrays. Writer: submit."""
+        return self.path / "queue-lock.json"
+
+    @property
     def submit_lock(self) -> Path:
         """Held while a submit writes here. Writer: submit."""
         return self.path / "submit-lock.json"
@@ -292,10 +302,17 @@ def write_json(path: Path, value: Any) -> None:
         raise
 
 
-def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """The whole rows of a .jsonl file; a last line that is still being written is left out."""
+def read_jsonl(path: Path, last_bytes: int | None = None) -> list[dict[str, Any]]:
+    """The whole rows of a .jsonl file; a last line that is still being written is left out.
+
+    last_bytes: only those within so many bytes from the end, so that a table of thousands of runs stays quick.
+    """
     try:
-        text = path.read_text(errors="replace")
+        with path.open("rb") as file:
+            if last_bytes is not None and os.fstat(file.fileno()).st_size > last_bytes:
+                file.seek(-last_bytes, os.SEEK_END)
+                file.readline()  # the part of a row
+            text = file.read().decode(errors="replace")
     except OSError:
         return []
     rows = []

@@ -1,0 +1,65 @@
+"""The table of runs: where each stands, how far it is, what is left, and why it waits; quick however long its files are."""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from launch import rundir, status
+from launch.rundir import Standing
+from trainer.config.layout import RunDir, read_jsonl, write_json
+from trainer.config.outcome import Outcome
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDir:
+    run = RunDir(tmp_path / "a-01234567")
+    write_json(run.config, {"job": "a", "train": {}})
+    rows = [{"kind": "train", "global_step": step, "loss": 2.0 / step} for step in range(10, 110, 10)]
+    rows.insert(5, {"kind": "eval", "split": "test", "global_step": 50, "accuracy": 0.625})
+    run.metrics.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run.timing.write_text(json.dumps({"global_step": 100, "total_steps": 700, "step_time_s": 0.5}) + "\n")
+    write_json(run.attempt("local-1").record, {"started": time.time() - 90, "host": "n1"})
+    return run
+
+
+def test_a_running_run_tells_what_is_left(run: RunDir) -> None:
+    row = status.Row.of(run, Standing("running", None, run.attempt("local-1"), "local-1 on n1"))
+    assert (row.step, row.loss, row.accuracy, row.left) == ("100/700", "0.02", "62.50 %", "5 min 00 s")
+    assert row.took in ("1 min 30 s", "1 min 31 s")
+
+
+def test_an_ended_run_tells_how_long_it_took(run: RunDir) -> None:
+    write_json(run.attempt("local-1").record, {"started": 1000.0, "ended": 1075.0})
+    ended = Outcome("completed", "completed", "local-1", "trainer rank 0", 700, test_accuracy=0.75)
+    row = status.Row.of(run, Standing("completed", ended, run.attempt("local-1"), "local-1"))
+    assert (row.step, row.accuracy, row.left, row.took) == ("700/700", "75.00 %", "-", "1 min 15 s")
+
+
+def test_a_waiting_run_tells_slurms_reason(run: RunDir) -> None:
+    write_json(run.slurm_job, {"job_id": "12_3"})
+    where = rundir.standing(run, {"12_3": "PENDING (Priority)"})
+    assert (where.state, where.where, where.slurm_job) == ("queued", "Slurm job 12_3 PENDING (Priority)", "12_3")
+
+
+def test_the_table(run: RunDir) -> None:
+    out = io.StringIO()
+    status.show([run, RunDir(run.path.parent / "none")], Console(file=out, width=200))
+    head, first, second = out.getvalue().splitlines()
+    assert head.split() == ["run", "state", "step", "loss", "test", "accuracy", "left", "where", "started", "took"]
+    assert first.split()[:5] == ["a-01234567", "dead", "100/700", "0.02", "62.50"] and second.split()[:2] == ["none", "new"]
+
+
+def test_of_a_long_file_only_the_end_is_read(run: RunDir) -> None:
+    with run.metrics.open("a") as file:
+        for step in range(110, 20_000):
+            file.write(json.dumps({"kind": "train", "global_step": step, "loss": 1.0}) + "\n")
+    assert run.metrics.stat().st_size > 10 * rundir.LAST_BYTES
+    found = read_jsonl(run.metrics, rundir.LAST_BYTES)
+    assert found == read_jsonl(run.metrics)[-len(found) :] and 500 < len(found) < 2000
+    assert rundir.progress(run)["step"] == 19_999
