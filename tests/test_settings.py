@@ -177,7 +177,7 @@ def test_after_a_gradient_that_is_not_finite_nothing_changes_any_more() -> None:
     assert not guard.spoilt() and len(guard.buffers) > 0
     step(float("nan"))
     step()  # a good batch does not bring it back: its number is to be found at the next checkpoint
-    assert guard.spoilt() and guard.good_steps.item() == 2
+    assert guard.spoilt() and guard.good_steps() == 2
     for old, new in zip(before, state(model, optimizer), strict=True):
         assert torch.equal(old, new)  # weights, momentum and BatchNorm's running statistics
 

@@ -16,7 +16,7 @@ class Guard:
     """Turns an update whose gradient is not finite into a no-op for weights, optimizer state and BatchNorm's buffers.
 
     fp32 and bf16: that update and every later one, so that the state stays as it was before the first bad step, whose number is
-    `good_steps` + 1 after the guard was made. fp16: that update alone, and the loss scale is halved; the run counts as spoilt
+    `good_steps()` + 1 after the guard was made. fp16: that update alone, and the loss scale is halved; the run counts as spoilt
     once the scale is below LEAST_SCALE. The flag is read (`spoilt`) at log and checkpoint steps only; it is the same on every
     rank, since it comes from the reduced gradient.
     """
@@ -26,16 +26,16 @@ class Guard:
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.not_finite = torch.zeros((), device=device)
         self.bad = self.not_finite  # of the last update: 1 where it was refused
-        self.good_steps = torch.zeros((), dtype=torch.float64, device=device)
+        self.steps, self.bad_steps = 0, torch.zeros((), dtype=torch.float64, device=device)
         self.scale = torch.tensor(FIRST_SCALE, device=device) if precision == "fp16" else None
         self.growth_tracker = torch.zeros((), dtype=torch.int32, device=device)
         self.buffers = flatten_buffers(model)
         self.kept = self.buffers.clone()
         optimizer.grad_scale = None  # beside found_inf: what the fused kernels look for
 
-    def scaled(self, loss: Tensor) -> Tensor:
-        """What to call backward on."""
-        return loss if self.scale is None else loss * self.scale
+    def scaled(self, weight: Tensor) -> Tensor:
+        """What the backward pass begins with, for a loss that counts `weight`, float32 []."""
+        return weight if self.scale is None else weight * self.scale
 
     def gradient_norm(self) -> Tensor:
         """The 2-norm of the reduced gradient, float32 []; takes fp16's loss scale out of the gradients first.
@@ -45,8 +45,9 @@ class Guard:
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         if self.scale is not None:
             torch._foreach_div_(gradients, self.scale)
-        norm = torch.nn.utils.get_total_norm(gradients)
-        bad = (~torch.isfinite(norm)).float()
+        # torch.nn.utils.get_total_norm of tensors of one device and type, without its sorting of them
+        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+        bad = torch.nan_to_num_(norm - norm, nan=1.0)  # 0 where it is finite; of an infinity, too, the difference is NaN
         if self.scale is None:
             torch.maximum(self.not_finite, bad, out=self.not_finite)
             bad = self.not_finite
@@ -59,7 +60,8 @@ class Guard:
 
     def settle(self) -> None:
         """After the update: a bad step's forward pass has spoilt BatchNorm's buffers, which become what they were before it."""
-        self.good_steps += 1 - self.not_finite
+        self.steps += 1
+        self.bad_steps += self.not_finite
         if len(self.buffers):
             torch.where(self.bad > 0, self.kept, self.buffers, out=self.buffers)
             self.kept.copy_(self.buffers)
@@ -67,6 +69,10 @@ class Guard:
     def spoilt(self) -> bool:
         """Whether an update has been refused for good, or has made a weight that is not finite. Waits for the device."""
         return bool(self.not_finite.item()) or not self.weights_are_finite()
+
+    def good_steps(self) -> int:
+        """How many updates came before the first that was refused for good. Waits for the device."""
+        return self.steps - int(self.bad_steps.item())
 
     def weights_are_finite(self) -> bool:
         """A finite gradient may still lead to an update that overflows. Waits for the device."""

@@ -267,7 +267,7 @@ class Trainer:
         """The outcome of a run whose loss or gradient is not finite; the flag is the same on every rank."""
         if not self.guard.spoilt():
             return None
-        step = self.first_step + int(self.guard.good_steps.item()) + 1
+        step = self.first_step + self.guard.good_steps() + 1
         cause = f"the gradient of step {step} is not finite; no checkpoint holds it"
         if step > self.step:  # every gradient was finite, an update was not: the next step would show it
             cause = f"the update of step {self.step} made weights that are not finite; no checkpoint holds them"

@@ -67,7 +67,7 @@ def train(t: Trainer) -> Outcome:
             torch.nn.utils.clip_grads_with_norm_(model.parameters(), config.clip_grad_norm, grad_norm)
         t.optimizer.step()  # does nothing, on the device, where the guard found a gradient that is not finite
         t.guard.settle()
-        t.optimizer.zero_grad(set_to_none=False)  # DDP's buckets are the gradients' memory
+        t.optimizer.zero_grad(set_to_none=t.world.size == 1)  # of several ranks, DDP's buckets are the gradients' memory
         t.step += 1
         watchdog.step(t.step)
         t.update_average()
@@ -110,9 +110,9 @@ def gradients(
             loss_sum = functional.cross_entropy(
                 logits.float(), batch.labels, reduction="sum", label_smoothing=config.label_smoothing
             )
-            guard.scaled(loss_sum * (world.size / batch.global_samples)).backward()
+            loss_sum.backward(guard.scaled(loss_sum.new_tensor(world.size / batch.global_samples)))
             correct = (logits.detach().argmax(1) == batch.labels).sum()
-            sums += torch.stack((loss_sum.detach().double(), correct.double(), sums.new_tensor(len(batch.labels))))
+            sums += torch.stack((loss_sum.detach(), correct.float(), loss_sum.new_tensor(len(batch.labels))))
 
 
 def write_to_rank_log(world: World) -> None:
