@@ -8,6 +8,7 @@ torchrun saw its ranks end; what the kernel counted and what launch.node and Slu
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import signal
 from collections.abc import Callable
@@ -30,7 +31,9 @@ CAUSES: tuple[tuple[str, Verdict, str | None], ...] = (
      "set train.micro_batch_size lower; the global batch stays"),
     (r"\bMemoryError\b|an't allocate memory|annot allocate memory|worker.*killed by signal: Killed", "oom_host",
      LESS_MEMORY),
-    (r"Bus error|insufficient shared memory|file </torch_.*No space", "oom_host", SHARED_MEMORY),
+    (r"worker was killed by SIGKILL", "killed",
+     f"it was sent by somebody, or by the kernel for want of memory: dmesg on that node tells; {LESS_MEMORY}"),
+    (r"worker was killed by SIGBUS|Bus error|insufficient shared memory|file </torch_.*No space", "oom_host", SHARED_MEMORY),
     (r"No space left on device|Disk quota exceeded", "infrastructure", f"free some space there; {AGAIN}"),
     (r"Read-only file system|Input/output error|Stale file handle|Transport endpoint|Remote I/O error", "infrastructure",
      f"the disk does not take what is written: have it looked after; {AGAIN}"),
@@ -54,6 +57,7 @@ DATA_ERRORS = {"FileNotFoundError", "OSError", "ValueError", "EOFError"}  # wher
 
 # torchrun's table of ranks that failed, in the log of its node; the one that it saw first is named in the root cause.
 EXIT = re.compile(r"rank\s*: (\d+) \(local_rank: \d+\)\s*\n\s*exitcode\s*: (-?\d+)")
+FULL = re.compile(r"^CHECKPOINT NOT WRITTEN.*(?:No space left|quota|Read-only).*$", re.M)
 ASKED = (-signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP)  # what torchrun, too, ends the other ranks with
 TORCHRUN_STOPPED = re.compile(r"SignalException: Process \d+ got signal: (\d+)")
 # An exception's last line, also with torch's "[rank0]: " before it
@@ -175,6 +179,8 @@ def error(case: Case) -> Outcome | None:
     if not own:
         return None
     words, (verdict, hint) = own[0]
+    if verdict == "killed" and case.killed_for_memory():
+        verdict, hint = "oom_host", LESS_MEMORY
     rank, same = words["rank"], [w["rank"] for w, _ in own[1:] if w["type"] == words["type"]]
     message = f"{words['type']}: {words['message']}" if words["message"] else words["type"]
     also = f" (rank {', '.join(map(str, same[:8]))} too)" if same else ""
@@ -293,6 +299,9 @@ def no_word(case: Case) -> Outcome:
     hint = f"see {log}; {AGAIN}"
     if case.killed_for_memory():
         return case.outcome("oom_host", "killed by the kernel for its memory", LESS_MEMORY)
+    if full := FULL.search(tail(case.log(0))) or _no_room(case.run.path):
+        cause = f"the disk did not take the run's last checkpoint and outcome: {full if isinstance(full, str) else full[0]}"
+        return case.outcome("infrastructure", cause, f"make room; {AGAIN}")
     words = case.slurm_log()
     said = {found[-1].start(): (verdict, cause) for p, verdict, cause in SLURM if (found := list(re.finditer(p, words)))}
     if said:
@@ -304,8 +313,16 @@ def no_word(case: Case) -> Outcome:
         return case.outcome("killed", f"no rank left a word (exit status {status})" + (f": {last}" if last else ""), hint)
     if case.launcher is not None and case.launcher < 0:
         return case.outcome("killed", f"launch.node was killed by {signal.Signals(-case.launcher).name}", AGAIN)
-    cause = f"launch.node on {case.host()} left no word: it was killed, or the machine went down"
+    ended = f"ended with status {case.launcher} and" if case.launcher is not None else ""
+    why = "could not write" if ended else "was killed, or the machine went down"
+    cause = f"launch.node on {case.host()} {ended} left no word: it {why}".replace("  ", " ")
     return case.outcome("killed", cause, AGAIN)
+
+
+def _no_room(folder: Path) -> str | None:
+    """That the disk is full now; the line of the log that would say it may have found no room itself."""
+    found = os.statvfs(folder)
+    return f"no space left in {folder}" if found.f_blocks and not found.f_bavail else None
 
 
 def checkpoint_step(run: RunDir) -> int | None:

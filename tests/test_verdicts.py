@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -192,6 +193,21 @@ def test_asked_to_stop_before_there_was_a_checkpoint(scene: Scene, log: str, rec
     assert scene.verdict() == ("stopped", "preempted", None) and words in scene.cause()
     scene.rank(1, "OSError", "[Errno 28] No space left on device")  # its checkpoint could not be written: that is no clean stop
     assert scene.verdict() == ("failed", "infrastructure", 1)
+
+
+def test_a_loader_worker_that_was_killed(scene: Scene) -> None:
+    scene.rank(1, "RuntimeError", "a DataLoader worker was killed by SIGKILL: often too little memory", phase="data")
+    assert scene.verdict() == ("failed", "killed", 1)
+    scene.node(oom_kills=1)
+    assert scene.verdict() == ("failed", "oom_host", 1)
+    scene.rank(1, "RuntimeError", "a DataLoader worker was killed by SIGBUS: often too little memory", phase="data")
+    assert scene.verdict() == ("failed", "oom_host", 1)
+
+
+def test_a_launcher_that_ended_and_could_not_write(scene: Scene) -> None:
+    assert "it was killed, or the machine went down" in scene.cause()
+    found = judge(scene.run, scene.attempt, 1)
+    assert found.cause == "launch.node on n1 ended with status 1 and left no word: it could not write"
 
 
 @pytest.mark.parametrize(("words", "verdict"), [
@@ -447,6 +463,24 @@ def test_a_data_file_cut_short_under_the_run(tmp_path: Path) -> None:
     assert (found.status, found.verdict, found.rank) == ("failed", "data", 0)
     assert "trainer/data/batches.py" in run.attempt("local-1").rank_log(0).read_text()  # faulthandler's stack
     assert "SIGBUS" in why(shell)
+
+
+def test_a_disk_that_is_full_to_the_end_is_the_cause(shell: Shell) -> None:
+    shell.runs.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", shell.runs], check=True)
+    try:
+        process, run = begin(shell, "--set", "execution.checkpoint_every_steps=20")
+        wait_for("step 25", step_reached(run, 25))
+        with (shell.runs / "others").open("wb", buffering=0) as file, contextlib.suppress(OSError):
+            while file.write(bytes(4096)):
+                pass
+        printed = finish(process, code=1)
+        assert "failed (infrastructure)" in printed and "No space left on device" in printed
+        (shell.runs / "others").unlink()
+        assert "failed (infrastructure)" in why(shell)
+        assert "completed" in shell.run("submit", "digits", *SHORT, *ONE_RANK, "--set", "execution.checkpoint_every_steps=20")
+    finally:
+        subprocess.run(["umount", "-l", shell.runs], check=True)
 
 
 def test_a_run_directory_that_becomes_read_only(shell: Shell) -> None:
