@@ -36,7 +36,7 @@ class DrillError(Exception):
 
 @dataclass(frozen=True)
 class Kill:
-    """One disturbance. step: as soon as metrics.jsonl has it (for a checkpoint's: the step whose checkpoint is being written)."""
+    """One disturbance. step: as soon as the attempt has done it, or one behind it (for a checkpoint's: the step whose checkpoint is being written)."""
 
     kind: str
     step: int
@@ -152,10 +152,14 @@ class Drill:
         begun = time.monotonic()
         run = RunDir(self.folder / "disturbed" / run_id)
         if kill.kind == "checkpoint":  # the next one that is still to be written: a stop before it may have come late
-            kill = replace(kill, step=max(kill.step, min(((checkpoint_step(run) or 0) // every + 1) * every, steps)))
+            step = max(kill.step, min(((checkpoint_step(run) or 0) // every + 1) * every, steps))
+            while run.killed(kill.point, step).exists() and step < steps:  # each point of a step kills once
+                step = min(step + every, steps)
+            kill = replace(kill, step=step)
         fault = f"kill:{kill.point}:{kill.step}" if kill.kind == "checkpoint" else ""
+        before = {attempt.id for attempt in run.all_attempts()}
         launcher = self._submit("disturbed", every, fault)
-        while launcher.poll() is None and (fault or last_step(run) < kill.step):
+        while launcher.poll() is None and (fault or step_of_others(run, before) < kill.step):
             if time.monotonic() - begun > REACH_S:
                 raise DrillError(f"step {kill.step} was not reached within {REACH_S:.0f} s; see {self._log('disturbed')}")
             time.sleep(0.003)
@@ -211,6 +215,12 @@ def gone(run: RunDir) -> list[str]:
     while (left := processes(run)) and time.monotonic() < end:
         time.sleep(0.05)
     return left
+
+
+def step_of_others(run: RunDir, before: set[str]) -> int:
+    """The newest step that an attempt not in `before` has done: a kill before it came up would hit nobody."""
+    rows = read_jsonl(run.timing, last_bytes=4096)
+    return max((int(row["global_step"]) for row in rows if row.get("attempt") not in before), default=-1)
 
 
 def last_step(run: RunDir) -> int:

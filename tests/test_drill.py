@@ -10,6 +10,7 @@ import pytest
 
 from launch import drill
 from tests.cli import Shell
+from trainer.config.layout import RunDir
 
 
 def test_each_kind_of_kill_as_often_as_the_others_and_in_order() -> None:
@@ -67,6 +68,20 @@ def test_a_kill_in_a_checkpoint_that_a_late_stop_has_written_already_takes_the_n
     for asked, every, steps in ((30, 6, 60), (42, 6, 60), (30, 40, 60), (24, 12, 60)):
         it._kill("x", drill.Kill("checkpoint", asked, 0, "prune"), every, steps)
     assert begun == ["kill:prune:36", "kill:prune:42", "kill:prune:40", "kill:prune:36"]
+    (tmp_path / "disturbed/x/.killed-prune-42").touch()  # twice at one point of one step: the second would never come
+    it._kill("x", drill.Kill("checkpoint", 42, 0, "prune"), 6, 60)
+    assert begun[-1] == "kill:prune:48"
+
+
+def test_a_kill_waits_for_a_step_of_its_own_attempt(tmp_path: Path) -> None:
+    """A signal sent as soon as an earlier attempt's steps were there hit a launcher that had not begun, or nobody."""
+    run = RunDir(tmp_path / "x")
+    run.path.mkdir()
+    run.timing.write_text('{"attempt": "local-1", "global_step": 30}\n')
+    assert drill.step_of_others(run, {"local-1"}) == -1
+    with run.timing.open("a") as file:
+        file.write('{"attempt": "local-2", "global_step": 25}\n{"attempt": "local-2", "glob')
+    assert drill.step_of_others(run, {"local-1"}) == 25
 
 
 def test_five_kills_change_nothing(tmp_path: Path) -> None:
