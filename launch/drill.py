@@ -36,7 +36,8 @@ class DrillError(Exception):
 
 @dataclass(frozen=True)
 class Kill:
-    """One disturbance. step: as soon as the attempt has done it, or one behind it (for a checkpoint's: the step whose checkpoint is being written)."""
+    """One disturbance. step: as soon as the attempt has done it, or one behind it; for a checkpoint's, the step whose checkpoint is
+    being written."""
 
     kind: str
     step: int
