@@ -81,6 +81,7 @@ def _executor(folder: Path, plan: Plan) -> SlurmExecutor:
             return 1  # a script can be shown where there is no srun
 
     executor = Executor(folder)
+    executor.folder = Path(str(executor.folder).replace("%", "%%"))  # only in the names of logs, where Slurm fills in %j
     executor._internal_update_parameters(**plan.slurm)
     return executor
 

@@ -183,6 +183,19 @@ def test_the_kept_script_is_what_show_printed_and_runs_by_hand(shell: Shell, clu
     same_as(run, whole["local"])
 
 
+@pytest.mark.parametrize("name", ["a'; touch owned; #", 'two  "words" $HOME `id`', "100% %j"])
+def test_a_hostile_name_changes_nothing(
+    tmp_path: Path, environment: tuple[tuple[str, str], ...], cluster: Slurm, name: str
+) -> None:
+    shell = Shell(tmp_path / name / "runs", env=(*environment, ("HOSTILE", f"{name}\nexit 3")))
+    shell.run("submit", "digits", *SHORT, "--set", "train.epochs=1", "--backend", "slurm")
+    run = shell.only_run()
+    wait_for_end(run)
+    assert run.path.parent.parent.name == name and not list(tmp_path.rglob("owned"))
+    assert list(run.slurm.glob(f"{job_id(run)}_0_log.out"))
+    assert cluster.wait(job_id(run), "COMPLETED")["Restarts"] == "0"
+
+
 def test_a_refused_job_is_told_in_slurms_words(shell: Shell, cluster: Slurm, tmp_path: Path) -> None:
     site = tmp_path / "site.yaml"
     site.write_text("backend: slurm\nslurm: {partition: nowhere}\n")
