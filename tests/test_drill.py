@@ -84,6 +84,7 @@ def test_a_kill_waits_for_a_step_of_its_own_attempt(tmp_path: Path) -> None:
     assert drill.step_of_others(run, {"local-1"}) == 25
 
 
+@pytest.mark.long
 def test_five_kills_change_nothing(tmp_path: Path) -> None:
     printed = Shell(tmp_path).run("drill", "digits", "--kills", "5", "--seed", "1", "--steps", "60", timeout_s=600)
     assert "kills: 1 TERM, 1 checkpoint, 1 session, 1 torchrun, 1 worker" in printed

@@ -228,6 +228,7 @@ def test_show_and_check_tell_every_point(job: Path, shell: Shell) -> None:
     assert not shell.runs.exists()
 
 
+@pytest.mark.long
 def test_one_that_fails_and_one_that_cannot_start_stop_no_other(job: Path, shell: Shell) -> None:
     job.write_text(JOB + f"sweep: {{grid: {{{LR}: [0.1, 1e30, 0.2]}}}}\n")
     cannot, nan, good = (f"lrs-{s.train.digest()[:8]}" for s in load(job).specs)
@@ -280,6 +281,7 @@ def first_run(shell: Shell, process: Any, run_id: str, step: int) -> RunDir:
     return run
 
 
+@pytest.mark.long
 def test_cancel_and_ctrl_c_begin_no_further_point_and_submit_continues(shell: Shell) -> None:
     process = shell.start("submit", "digits", *SHORT, "--set", f"sweep.grid.{SEED}=[0, 1, 2]")
     wait_for("the sweep", lambda: process.poll() is not None or list(shell.runs.glob("digits.sweep/sweep.json")))

@@ -465,6 +465,7 @@ def test_a_data_file_cut_short_under_the_run(tmp_path: Path) -> None:
     assert "SIGBUS" in why(shell)
 
 
+@pytest.mark.long
 def test_a_disk_that_is_full_to_the_end_is_the_cause(shell: Shell) -> None:
     shell.runs.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", shell.runs], check=True)
@@ -483,6 +484,7 @@ def test_a_disk_that_is_full_to_the_end_is_the_cause(shell: Shell) -> None:
         subprocess.run(["umount", "-l", shell.runs], check=True)
 
 
+@pytest.mark.long
 def test_a_run_directory_that_becomes_read_only(shell: Shell) -> None:
     settings = ("--set", "execution.checkpoint_every_steps=200", "--set", "train.epochs=40")
     process, run = begin(shell, *settings)
