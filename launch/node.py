@@ -136,17 +136,40 @@ def lead(run: RunDir, node: Node, signals: Signals) -> int:
     if node.slurm_job:  # for Slurm's log; locally submit tells it
         print(f"{run.run_id} {outcome.status} ({outcome.verdict})" + (f": {outcome.cause}" if outcome.cause else ""), flush=True)
     if node.slurm_job and goes_on(run, attempt, outcome):
-        # Explicitly: a job that exits in its grace time has ended for Slurm. <array>_<task>, for the array's id would take all.
-        subprocess.run(["scontrol", "requeue", node.slurm_job], check=False)
+        start_again(run, plan, attempt, node.slurm_job)
     return outcome.exit_code
 
 
 def goes_on(run: RunDir, attempt: Attempt, outcome: Outcome) -> bool:
     """Whether Slurm shall start the run again: the budget of its verdict counts over the attempts of one submit."""
-    job = attempt.id.rpartition(".")[0]
-    earlier = [end.budget for a in run.all_attempts() if a != attempt and a.id.rpartition(".")[0] == job
+    follows = (read_json(run.slurm_job) or {}).get("follows", ())
+    jobs = {attempt.id.rpartition(".")[0], *(f"slurm-{job}" for job in follows)}
+    earlier = [end.budget for a in run.all_attempts() if a != attempt and a.id.rpartition(".")[0] in jobs
                and (end := Outcome.read(a.outcome))]
     return not run.cancel.exists() and retries(outcome.budget, earlier)
+
+
+def start_again(run: RunDir, plan: dict[str, Any], attempt: Attempt, job: str) -> None:
+    """Requeues the job; where the site allows none (slurm.requeue: false), queues another one that begins when it has ended.
+
+    Explicitly: a job that exits in its grace time has ended for Slurm. job: <array>_<task>, for the array's id would take all.
+    """
+    if "no-requeue" not in plan.get("slurm", {}).get("additional_parameters", {}):
+        subprocess.run(["scontrol", "requeue", job], check=False)
+        return
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "SBATCH_", "SRUN_")) or k == "SLURM_CONF"}
+    argv = ["sbatch", "--parsable", f"--dependency=afterany:{job}", str(attempt.script)]
+    answer = subprocess.run(argv, env=inherited, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    if answer.returncode:
+        print(f"launch.node: no job follows this one: {answer.stderr.strip()}", file=sys.stderr)
+        return
+    follower = answer.stdout.strip().split(";")[0]
+    record = read_json(run.slurm_job) or {}
+    script = run.attempt(f"slurm-{follower}.0").script
+    script.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(attempt.script, script)
+    write_json(run.slurm_job, {"job_id": follower, "logs": str(run.slurm), "follows": [*record.get("follows", ()), job]})
+    print(f"Slurm job {follower} goes on with {run.run_id}", flush=True)
 
 
 def keep(write: Callable[[], None]) -> None:

@@ -229,7 +229,7 @@ def _slurm_parameters(job: JobSpec, site: Site, placement: Placement, run_id: st
         # since 22.05 srun does not inherit --cpus-per-task
         "setup": [*(["set -e", *cluster.setup, "set +e"] if cluster.setup else []), f"export SRUN_CPUS_PER_TASK={cpus}"],
         "srun_args": cluster.srun_args,
-        "additional_parameters": {"requeue": True, **cluster.additional_parameters},
+        "additional_parameters": {"requeue" if cluster.requeue else "no-requeue": True, **cluster.additional_parameters},
     }
     if placement.device == "cuda":
         parameters["gpus_per_node"] = wants.gpus_per_node

@@ -39,6 +39,7 @@ class SlurmSite(Strict):
     constraint: str | None = None
     has_gpus: bool = Field(True, description="false: `fallback` applies to jobs that ask for GPUs")
     grace_s: int = Field(120, ge=10, description="seconds before the time limit at which the job is told to stop")
+    requeue: bool = Field(True, description="false: where jobs may not be requeued, another one follows a job that goes on")
     setup: list[str] = Field([], description="shell lines before the job (module load ...); a failing one stops the job")
     srun_args: list[str] = Field([], description="further arguments of srun")
     additional_parameters: dict[str, str | int | float | bool] = Field({}, description="further sbatch options")

@@ -94,6 +94,26 @@ def test_usr2_stops_after_a_checkpoint_requeues_and_continues(
     same_as(run, whole[place])
 
 
+def test_where_nothing_may_be_requeued_another_job_follows(
+    shell: Shell, cluster: Slurm, whole: dict[str, RunDir], tmp_path: Path
+) -> None:
+    site = tmp_path / "site.yaml"
+    site.write_text("backend: slurm\nslurm: {requeue: false}\n")
+    shell.run("submit", "digits", *SHORT, "--site", str(site))
+    run = shell.only_run()
+    first = job_id(run)
+    assert cluster.job(first)["Requeue"] == "0"
+    wait_for("step 10", step_reached(run, 10))
+    cluster.run("scancel", "--signal=USR2", first)
+    wait_for_end(run)
+    second = job_id(run)
+    assert [a.id for a in run.all_attempts()] == [f"slurm-{first}.0", f"slurm-{second}.0"] and first != second
+    assert read_json(run.slurm_job)["follows"] == [first]
+    assert cluster.wait(second, "COMPLETED")["Restarts"] == cluster.job(first)["Restarts"] == "0"
+    assert run.all_attempts()[1].script.read_text() == run.all_attempts()[0].script.read_text()
+    same_as(run, whole["one node"])
+
+
 def test_a_rank_that_is_killed_on_the_second_node_is_named_and_the_job_goes_on(
     shell: Shell, cluster: Slurm, whole: dict[str, RunDir]
 ) -> None:

@@ -136,7 +136,10 @@ class RunDir:
 
     @property
     def slurm_job(self) -> Path:
-        """{job_id, logs}: the newest Slurm job, `12` or `12_3`, and the folder of its logs. Writer: launch.slurm."""
+        """{job_id, logs, follows}: the newest Slurm job, `12` or `12_3`, the folder of its logs, and the jobs that it follows.
+
+        Writers: launch.slurm, and launch.node where a job follows another.
+        """
         return self.slurm / "job.json"
 
     @property
