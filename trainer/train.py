@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import socket
 import sys
@@ -105,14 +106,27 @@ def gradients(
                 model.train()
                 continue
             randomness.seed_dropout(config.seed, step, batch.chunk, world.device)
-            with torch.autocast(world.device.type, DTYPES[config.precision], enabled=config.precision != "fp32"):
+            with autocast(config, world):
                 logits = model(batch.images)
             loss_sum = functional.cross_entropy(
                 logits.float(), batch.labels, reduction="sum", label_smoothing=config.label_smoothing
             )
-            loss_sum.backward(guard.scaled(loss_sum.new_tensor(world.size / batch.global_samples)))
+            loss_sum.backward(guard.scaled(constant(world.size / batch.global_samples, world.device)))
             correct = (logits.detach().argmax(1) == batch.labels).sum()
-            sums += torch.stack((loss_sum.detach(), correct.float(), loss_sum.new_tensor(len(batch.labels))))
+            sums += torch.stack((loss_sum.detach(), correct.float(), constant(float(len(batch.labels)), world.device)))
+
+
+@functools.lru_cache(maxsize=1024)
+def constant(value: float, device: torch.device) -> Tensor:
+    """float32 [], made once: a copy from the host would make a GPU wait."""
+    return torch.tensor(value, device=device)
+
+
+def autocast(config: TrainConfig, world: World) -> contextlib.AbstractContextManager[None]:
+    """Where the model computes in the run's precision."""
+    if config.precision == "fp32":
+        return contextlib.nullcontext()  # autocast, off, costs a small step one part in a hundred
+    return torch.autocast(world.device.type, DTYPES[config.precision])
 
 
 def write_to_rank_log(world: World) -> None:
