@@ -199,6 +199,11 @@ def tool(run: RunDir, python: str, name: str, *arguments: str, needs: str) -> su
     return result
 
 
+def python_of(run: RunDir, used: Site) -> str:
+    """The Python that the run was submitted with; where it never was, the site's."""
+    return str((read_json(run.plan) or {}).get("python") or site.python(used))
+
+
 def _difference(before: RunConfig, job: JobSpec) -> str:
     old, new = (json.dumps(canonical(t), indent=1, sort_keys=True).splitlines() for t in (before.train, job.train))
     return "\n".join(line for line in difflib.unified_diff(old, new, "the run's", "yours", lineterm="", n=0) if line[:2] != "@@")

@@ -61,6 +61,11 @@ def recorded(sweep: SweepDir) -> list[tuple[dict[str, Any], str]]:
     return [(p["axes"], p["run_id"]) for submit in submits(sweep) for p in submit["points"]]
 
 
+def runs(sweep: SweepDir) -> list[RunDir]:
+    """The runs of all points of all submits, each once; some may never have begun."""
+    return [sweep.run(run_id) for run_id in dict.fromkeys(run_id for _, run_id in recorded(sweep))]
+
+
 def keep_code(sweep: SweepDir, code: Code) -> Code:
     """The code from a copy in the sweep's directory, so that all points of a submit have one. Raises SubmitError."""
     lock = take(sweep.submit_lock, sweep.sweep_id)

@@ -62,8 +62,7 @@ def clean_(
 
 def _named(name: str, folder: Path) -> list[RunDir]:
     if sweep := sweepdir.find(name, folder):
-        ids = dict.fromkeys(run_id for _, run_id in sweepdir.recorded(sweep))
-        return [run for run_id in ids if (run := sweep.run(run_id)).config.exists()]
+        return [run for run in sweepdir.runs(sweep) if run.config.exists()]
     return [rundir.find(name, folder)]
 
 

@@ -9,7 +9,6 @@ import click
 
 from launch import rundir, site, submit
 from launch.cli import options
-from trainer.config.layout import read_json
 
 
 @click.command("export")
@@ -21,9 +20,8 @@ def export_(run: str, best: bool, out: Path | None, site_file: Path | None, runs
     """Write RUN's weights as a safetensors file and print its path. A run that goes on is not disturbed."""
     used, runs = options.runs_folder(site_file, runs_dir)
     found = rundir.find(run, runs)
-    python = str((read_json(found.plan) or {}).get("python") or site.python(used))
-    to = ["--out", str(out.absolute())] if out else []
-    result = submit.tool(found, python, "export", "--checkpoint", "best" if best else "latest", *to, needs="safetensors")
+    asked = ["--checkpoint", "best" if best else "latest", *(["--out", str(out.absolute())] if out else [])]
+    result = submit.tool(found, submit.python_of(found, used), "export", *asked, needs="safetensors")
     click.echo(result.stderr, nl=False, err=True)
     written = json.loads(result.stdout)
     click.echo(f"{site.shown(written['file'])}: {written['tensors']} tensors, {written['bytes'] / 1e6:.1f} MB, from "

@@ -9,9 +9,8 @@ from typing import Any
 
 import click
 
-from launch import rundir, site, submit
+from launch import rundir, submit
 from launch.cli import options
-from trainer.config.layout import read_json
 from trainer.config.outcome import EXIT_FAILED
 
 SHOWN = 8
@@ -31,8 +30,7 @@ def replay_(run: str, site_file: Path | None, runs_dir: Path | None) -> None:
     """
     used, runs = options.runs_folder(site_file, runs_dir)
     found = rundir.find(run, runs)
-    python = str((read_json(found.plan) or {}).get("python") or site.python(used))
-    told = json.loads(submit.tool(found, python, "replay", needs="torch").stdout)
+    told = json.loads(submit.tool(found, submit.python_of(found, used), "replay", needs="torch").stdout)
     for line in lines(told):
         click.echo(line)
     sys.exit(0 if told["first"] else EXIT_FAILED)

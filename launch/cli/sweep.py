@@ -89,7 +89,8 @@ def submit_all(request: Request, loaded: Loaded, machine: Machine, *, prune: boo
     if differ := sum(submitting.code_differs(r.run, code) for r in done_by_others):
         click.echo(f"{words.plural(differ, 'point')} finished with other code than yours: --new trains all with yours")
     if request.backend == "slurm":
-        return _queue_all(sweep, submit, to_run, code, Sweep.model_validate(loaded.written["sweep"]).array_parallelism)
+        at_once = Sweep.model_validate(loaded.written["sweep"]).array_parallelism
+        return _queue_all(sweep, submit, request.job.name, to_run, code, at_once)
     stopped = _run_all(sweep, submit, to_run, code)
     return _conclude(sweep, submit, request.job.name, stopped)
 
@@ -108,9 +109,11 @@ def _prune(sweep: SweepDir, plan: Reconciled) -> None:
                 click.echo(error)
 
 
-def _queue_all(sweep: SweepDir, submit: Submit, to_run: list[tuple[Wanted, Ready]], code: Code, at_once: int) -> int:
+def _queue_all(
+    sweep: SweepDir, submit: Submit, job: str, to_run: list[tuple[Wanted, Ready]], code: Code, at_once: int
+) -> int:
     """Queues points as job arrays. One that cannot be prepared is recorded, and keeps no other from its place in the queue."""
-    job, prepared, queued = next((r.request.job.name for _, r in to_run), ""), dict[str, Any](), list[Ready]()
+    prepared, queued = dict[str, Any](), list[Ready]()
     with ExitStack() as locks:  # held until all are queued: another submit finds them in the queue, or waits
         for lock, name in ((sweep.queue_lock, sweep.sweep_id), *((r.run.submit_lock, r.run.run_id) for _, r in to_run)):
             locks.callback(submitting.take(lock, name).release)
@@ -287,7 +290,7 @@ def cancel(sweep: SweepDir, *, now: bool = False) -> None:
     """
     from launch.cli import runs
 
-    points_ = [sweep.run(run_id) for run_id in dict.fromkeys(run_id for _, run_id in sweepdir.recorded(sweep))]
+    points_ = sweepdir.runs(sweep)
     standings = run_status.standings(points_)
     active = [run for run in points_ if standings[run.run_id].state in ("running", "queued")]
     if not active and not sweepdir.is_submitted(sweep):

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.cli import Shell
+
 from .cluster import PATH, Cluster, ClusterError, missing, start_tick
 
 # Not pytest's own temporary folder: a later session has to find what a killed one left.
@@ -143,6 +145,17 @@ def cluster(cluster_dir: Path) -> Iterator[Slurm]:
         yield Slurm(booted)
     finally:
         booted.down()
+
+
+@pytest.fixture(scope="module")
+def environment(cluster: Slurm, tmp_path_factory: pytest.TempPathFactory) -> tuple[tuple[str, str], ...]:
+    """The cluster's variables and one cache of prepared data."""
+    return (*cluster.env.items(), ("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache"))))
+
+
+@pytest.fixture
+def shell(tmp_path: Path, environment: tuple[tuple[str, str], ...]) -> Shell:
+    return Shell(tmp_path / "runs", env=environment)
 
 
 @pytest.fixture(autouse=True)

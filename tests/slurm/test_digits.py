@@ -22,17 +22,6 @@ TWO_NODES = ("--set", "resources.nodes=2")
 
 
 @pytest.fixture(scope="module")
-def environment(cluster: Slurm, tmp_path_factory: pytest.TempPathFactory) -> tuple[tuple[str, str], ...]:
-    """The cluster's variables and one cache of prepared data."""
-    return (*cluster.env.items(), ("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache"))))
-
-
-@pytest.fixture
-def shell(tmp_path: Path, environment: tuple[tuple[str, str], ...]) -> Shell:
-    return Shell(tmp_path / "runs", env=environment)
-
-
-@pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory, environment: tuple[tuple[str, str], ...]) -> dict[str, RunDir]:
     """Undisturbed runs: on this machine, on one node, and on two nodes."""
     found = {}

@@ -16,16 +16,6 @@ from trainer.config.layout import RunDir, read_json
 HERE = ("--set", "resources.nproc_per_node=1", "--set", "resources.cpus_per_task=1")
 
 
-@pytest.fixture(scope="module")
-def environment(cluster: Slurm, tmp_path_factory: pytest.TempPathFactory) -> tuple[tuple[str, str], ...]:
-    return (*cluster.env.items(), ("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache"))))
-
-
-@pytest.fixture
-def shell(tmp_path: Path, environment: tuple[tuple[str, str], ...]) -> Shell:
-    return Shell(tmp_path / "runs", env=environment)
-
-
 @pytest.fixture
 def held(cluster: Slurm) -> Iterator[None]:
     """Nothing starts."""
@@ -72,6 +62,7 @@ def test_points_are_queued_once_as_an_array_and_cancelled_together(shell: Shell,
     assert f"waits in the queue as Slurm job {array}_1 since" in shell.run("why", second.run_id)
     again = shell.run("submit", "digits", *seeds(0, 1))
     assert "digits.sweep: 2 points: 2 running" in again and "queued 2" not in again and len(queue(cluster)) == 2
+    assert read_json(shell.runs / "digits.sweep/sweep.json")["job"] == "digits"  # also where there was nothing to queue
     printed = shell.run("submit", "digits", *seeds(0, 2), "--prune")
     assert f"{second.run_id} (Slurm job {job(second)} PENDING (PartitionDown)) stops after a checkpoint" in printed
     assert job(second) not in queue(cluster)
