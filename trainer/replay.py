@@ -118,17 +118,16 @@ def look_at_step(t: Trainer, step: int) -> list[dict[str, Any]]:
     _, numbers = t.batches.plan.index(range(step, step + 1))
     micro_batches = t.batches.at(step)
     distributed.inject_fault(t.world, step, micro_batches[0].images)
-    chunks: list[Chunk] = []
+    found: list[dict[str, Any]] = []
     position = 0
     for batch in micro_batches:
         assert batch.chunk is not None, "one rank has all chunks"
         chunk = Chunk(batch.chunk, numbers[position : position + len(batch.labels)])
         position += len(batch.labels)
         look_at_chunk(t, step, batch, chunk)
-        chunks.append(chunk)
+        found += chunk.found
         if chunk.found:
             t.optimizer.zero_grad(set_to_none=False)
-    found = [f for chunk in chunks for f in chunk.found]
     if not found and not torch.isfinite(guard.gradient_norm()):
         sizes = [(float(p.grad.abs().max()), name) for name, p in model.named_parameters() if p.grad is not None]
         found.append(finding("norm of all gradients", max(sizes)[1], largest_input=max(sizes)[0]))

@@ -22,7 +22,7 @@ from trainer.config.run import RunConfig, TrainConfig
 from trainer.data.batches import MicroBatch
 from trainer.data.prepared import load
 from trainer.distributed import Agreement, World
-from trainer.evaluate import DTYPES
+from trainer.evaluate import autocast
 from trainer.guard import Guard
 from trainer.state import Trainer
 
@@ -106,7 +106,7 @@ def gradients(
                 model.train()
                 continue
             randomness.seed_dropout(config.seed, step, batch.chunk, world.device)
-            with autocast(config, world):
+            with autocast(config.precision, world.device):
                 logits = model(batch.images)
             loss_sum = functional.cross_entropy(
                 logits.float(), batch.labels, reduction="sum", label_smoothing=config.label_smoothing
@@ -120,13 +120,6 @@ def gradients(
 def constant(value: float, device: torch.device) -> Tensor:
     """float32 [], made once: a copy from the host would make a GPU wait."""
     return torch.tensor(value, device=device)
-
-
-def autocast(config: TrainConfig, world: World) -> contextlib.AbstractContextManager[None]:
-    """Where the model computes in the run's precision."""
-    if config.precision == "fp32":
-        return contextlib.nullcontext()  # autocast, off, costs a small step one part in a hundred
-    return torch.autocast(world.device.type, DTYPES[config.precision])
 
 
 def write_to_rank_log(world: World) -> None:
