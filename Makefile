@@ -9,7 +9,7 @@ ARGS ?=
 SUBMIT := $(BIN)/batchyard submit $(JOB) $(if $(BACKEND),--backend $(BACKEND)) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all test-long test-slurm test-docker test-browser test-gpu lint check show submit status logs cancel report image
+.PHONY: help install demo test test-all test-long test-slurm test-slurm-all test-docker test-browser test-gpu lint check show submit status logs cancel report image
 
 help:  ## print this list
 	@echo "make TARGET [JOB=digits] [RUN=...] [BACKEND=local|docker|slurm] [ARGS='--set train.epochs=3']"
@@ -34,16 +34,19 @@ demo: install  ## train digits on this machine: the whole path in half a minute
 	@echo "  make status                                 where all runs stand"
 
 test: install  ## the tests that need no daemon, no browser and no data set
-	$(BIN)/python -m pytest -m "not long and not slurm and not docker and not browser and not gpu" $(ARGS)
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile -m "not long and not slurm and not docker and not browser and not gpu" $(ARGS)
 
 test-all:  ## all tests that this machine can run, with coverage
 	$(MAKE) test ARGS="--cov --cov-report=term:skip-covered"
 	$(MAKE) lint test-long test-slurm test-docker test-browser
 
 test-long: install  ## the tests of this machine alone that take longest: drills, sweeps, disks
-	$(BIN)/python -m pytest -m long $(ARGS)
+	$(BIN)/python -m pytest -m "long and not slurm" $(ARGS)
 
 test-slurm: install  ## the Slurm tests on a real cluster of its own (root, Debian's Slurm packages)
+	$(BIN)/python -m pytest -m "slurm and not long" $(ARGS)
+
+test-slurm-all: install  ## those and the long ones: drills, large sweeps, clusters of other settings
 	$(BIN)/python -m pytest -m slurm $(ARGS)
 
 test-docker: install  ## the container tests on a real engine of its own (root, dockerd)

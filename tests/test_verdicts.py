@@ -414,6 +414,7 @@ def test_term_during_start_up_is_a_stop(shell: Shell, whom: str) -> None:
 def test_a_killed_launch_node(shell: Shell) -> None:
     process, run = begin(shell, "--set", "execution.checkpoint_every_steps=5")
     wait_for("step 10", step_reached(run, 10))
+    wait_for("a whole checkpoint", (run.checkpoints / "latest").exists)  # it is written behind the steps
     pid = process_with(run, "launch.node")
     assert pid
     os.kill(pid, signal.SIGKILL)
