@@ -1,7 +1,8 @@
 """Kills a run many times, continues it each time, and compares it, bit for bit, with a run that nobody disturbed.
 
 The kills come from outside, as a cluster's do: signals to the processes that name the run's directory. One kind comes from inside,
-since nothing else hits it: a kill in the middle of a checkpoint's writing, by BATCHYARD_FAULT (trainer/distributed.py).
+since nothing else hits it: a kill in the middle of a checkpoint's writing, by BATCHYARD_FAULT (trainer/distributed.py). What a
+real cluster does to a queued run is launch/drill_slurm.py's.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
@@ -48,6 +49,8 @@ class Kill:
         return {
             "worker": f"SIGKILL to rank {self.rank}", "torchrun": "SIGKILL to torchrun", "session": "SIGKILL to all its processes",
             "TERM": "SIGTERM to the launcher", "checkpoint": f"SIGKILL in a checkpoint's {self.point}",
+            "signal": "USR2 by scancel", "requeue": "scontrol requeue", "preempt": "preempted by another job",
+            "cut": "its node's power cut",
         }[self.kind]  # fmt: skip
 
 
@@ -63,7 +66,7 @@ class Killed:
 
 @dataclass(frozen=True)
 class Result:
-    """first_difference: None where metrics.jsonl is the same. left_alive: what outlived its attempt."""
+    """first_difference: None where metrics.jsonl is the same. left_alive: what outlived it. ends: the attempts' verdicts."""
 
     kills: list[Killed]
     weights: tuple[str | None, str | None]
@@ -71,6 +74,7 @@ class Result:
     first_difference: str | None
     spoilt: list[str]
     left_alive: list[str]
+    ends: list[str]
 
     @property
     def equal(self) -> bool:
@@ -107,7 +111,7 @@ class Drill:
 
     def carry_out(self, tell: Callable[[Killed], None]) -> Result:
         """tell: called after each kill. Raises DrillError."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self.clear()
         whole = self._undisturbed()
         outcome, config = Outcome.read(whole.outcome), read_json(whole.config)
         assert outcome is not None and outcome.global_step is not None
@@ -120,32 +124,31 @@ class Drill:
             left += alive
             tell(killed)
         run = RunDir(self.folder / "disturbed" / whole.run_id)
-        self._submit("disturbed", every).wait()
-        end = Outcome.read(run.outcome)
-        return Result(
-            kills, (outcome.weights_sha256, end.weights_sha256 if end and end.status == "completed" else None),
-            len(read_jsonl(whole.metrics)), difference(whole.metrics, run.metrics),
-            sorted(p.name for p in run.checkpoints.glob("bad-*")), left + processes(run),
-        )  # fmt: skip
+        self.submit("disturbed", every).wait()
+        return compare(kills, whole, run, left + processes(run))
 
-    def _submit(self, which: str, every: int | None, fault: str = "") -> subprocess.Popen[bytes]:
+    def clear(self) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def submit(self, which: str, every: int | None, fault: str = "", more: Sequence[str] = ()) -> subprocess.Popen[bytes]:
+        """Starts `batchyard submit` of one of the two runs. every: steps between checkpoints, None for the job's own."""
         settings = ["execution.log_every_steps=1", "tracking.mode=disabled"]
         settings += [f"execution.checkpoint_every_steps={every}"] if every else []
-        argv = [sys.executable, "-m", "launch", "submit", self.job, "--runs-dir", str(self.folder / which), *self.arguments]
+        argv = [sys.executable, "-m", "launch", "submit", self.job, "--runs-dir", str(self.folder / which), *self.arguments, *more]
         argv += [part for setting in settings for part in ("--set", setting)]
         self.folder.mkdir(parents=True, exist_ok=True)
         environment = site.environment(**({"BATCHYARD_FAULT": fault} if fault else {}))
-        with self._log(which).open("ab") as log:
+        with self.log(which).open("ab") as log:
             return subprocess.Popen(
                 argv, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
             )
 
-    def _log(self, which: str) -> Path:
+    def log(self, which: str) -> Path:
         return self.folder / f"{which}.log"
 
     def _undisturbed(self) -> RunDir:
-        if self._submit("undisturbed", None).wait() != EXIT_DONE:
-            raise DrillError(f"the undisturbed run did not end well:\n{self._log('undisturbed').read_text(errors='replace')}")
+        if self.submit("undisturbed", None).wait() != EXIT_DONE:
+            raise DrillError(f"the undisturbed run did not end well:\n{self.log('undisturbed').read_text(errors='replace')}")
         (config,) = (self.folder / "undisturbed").glob("*/config.json")
         return RunDir(config.parent)
 
@@ -159,10 +162,10 @@ class Drill:
             kill = replace(kill, step=step)
         fault = f"kill:{kill.point}:{kill.step}" if kill.kind == "checkpoint" else ""
         before = {attempt.id for attempt in run.all_attempts()}
-        launcher = self._submit("disturbed", every, fault)
+        launcher = self.submit("disturbed", every, fault)
         while launcher.poll() is None and (fault or step_of_others(run, before) < kill.step):
             if time.monotonic() - begun > REACH_S:
-                raise DrillError(f"step {kill.step} was not reached within {REACH_S:.0f} s; see {self._log('disturbed')}")
+                raise DrillError(f"step {kill.step} was not reached within {REACH_S:.0f} s; see {self.log('disturbed')}")
             time.sleep(0.003)
         if launcher.poll() is None:
             strike(kill, run, launcher)
@@ -172,8 +175,23 @@ class Drill:
         if launcher.returncode == EXIT_DONE and kill.kind != "TERM":
             raise DrillError(f"the run ended before '{kill}' at step {kill.step}: fewer --kills, or more steps")
         if kill.kind == "TERM" and (code := launcher.returncode) not in (EXIT_STOPPED, EXIT_DONE):
-            raise DrillError(f"SIGTERM ended with exit code {code}, not {EXIT_STOPPED}; see {self._log('disturbed')}")
+            raise DrillError(f"SIGTERM ended with exit code {code}, not {EXIT_STOPPED}; see {self.log('disturbed')}")
         return Killed(kill, attempt, last_step(run), time.monotonic() - begun), alive
+
+
+def compare(kills: list[Killed], whole: RunDir, run: RunDir, left_alive: list[str]) -> Result:
+    """The run that was disturbed against the one that was not."""
+    before, after = Outcome.read(whole.outcome), Outcome.read(run.outcome)
+    return Result(
+        kills, (before.weights_sha256 if before else None, after.weights_sha256 if after and after.status == "completed" else None),
+        len(read_jsonl(whole.metrics)), difference(whole.metrics, run.metrics),
+        sorted(p.name for p in run.checkpoints.glob("bad-*")), left_alive, ends(run),
+    )  # fmt: skip
+
+
+def ends(run: RunDir) -> list[str]:
+    """How each attempt ended, the oldest first."""
+    return [end.verdict if (end := Outcome.read(attempt.outcome)) else "no word" for attempt in run.all_attempts()]
 
 
 def strike(kill: Kill, run: RunDir, launcher: subprocess.Popen[bytes]) -> None:

@@ -25,7 +25,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from launch import verdict
+from launch import scratch, verdict
 from trainer.config.layout import Attempt, RunDir, read_json, write_json
 from trainer.config.lock import LEASE_S, Lock, local_pid, me
 from trainer.config.outcome import EXIT_DONE, EXIT_FAILED, Outcome, retries
@@ -221,6 +221,8 @@ def execute(plan: dict[str, Any], run: RunDir, node: Node, signals: Signals, loc
     environment = {**os.environ, **plan["env"], "BATCHYARD_ATTEMPT": node.attempt_id}
     if deadline := node.rank == 0 and read_json(attempt.record)["deadline"]:  # rank 0 decides for all
         environment["BATCHYARD_DEADLINE"] = str(deadline)
+    if plan.get("local_scratch") and (own := on_local_scratch(run, plan["local_scratch"])):
+        environment["BATCHYARD_PREPARED"] = str(own)
     argv = [sys.executable, "-S", "-c", DIE_WITH_PARENT, *(node.fill(a) for a in plan["argv"])]
     contained = plan["backend"] == "docker"
     killed_before = oom_kills(contained)
@@ -244,6 +246,19 @@ def execute(plan: dict[str, Any], run: RunDir, node: Node, signals: Signals, loc
     }
     keep(partial(write_json, attempt.node_record(node.rank), record))
     return process.returncode
+
+
+def on_local_scratch(run: RunDir, folder: str) -> Path | None:
+    """The prepared data on this node's own disk; None, and said, where it cannot be had there: the shared copy serves."""
+    shared = Path((read_json(run.data_record) or {}).get("path", ""))
+    try:
+        expanded = os.path.expandvars(folder)
+        if not Path(expanded).is_absolute():
+            raise scratch.NotCopied(f"{folder} is {expanded} on this node, no absolute path")
+        return scratch.copy(shared, Path(expanded))
+    except scratch.NotCopied as error:
+        print(f"launch.node: {socket.gethostname()} reads the data from {shared}, not from local_scratch: {error}", flush=True)
+        return None
 
 
 def oom_kills(contained: bool) -> int:

@@ -14,6 +14,7 @@ from trainer.config.run import RunConfig, RunExecution
 
 SHUTDOWN_S = 120  # what torchrun waits for its ranks' checkpoint before it kills them; its own default of 30 s has lost some
 SLOW_DISK = 50e6  # bytes a second: a shared disk on a busy day
+ALWAYS_EXPORTED = ("HOME", "LANG", "LOGNAME", "PATH", "SLURM_CONF", "USER")  # where the site names the rest
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class Plan:
     """What a backend runs. In `argv`, {ATTEMPT}, {NODE_RANK}, {MASTER_ADDR} and {MASTER_PORT} are filled in on the node.
 
     env: variables with their values, which are no secrets; everything else is inherited. slurm: submitit's parameters.
+    local_scratch: the folder of a node's own disk that the prepared data is copied to, its variables not yet expanded.
     """
 
     backend: BackendName
@@ -48,6 +50,7 @@ class Plan:
     python: str
     image: str | None = None
     slurm: dict[str, Any] = field(default_factory=dict)
+    local_scratch: str | None = None
     notes: list[str] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
@@ -61,6 +64,15 @@ class Plan:
 def has_gpu(backend: BackendName, site: Site, machine: Machine) -> bool:
     """Whether the chosen place has a GPU: this machine for local and docker; the site's word for Slurm, never the login node."""
     return site.slurm.has_gpus if backend == "slurm" else machine.gpus > 0
+
+
+def with_defaults(job: JobSpec, site: Site, backend: BackendName) -> JobSpec:
+    """The job with the cluster's default resources where it names none itself."""
+    if backend != "slurm":
+        return job
+    given = site.slurm.resources.model_dump(exclude_none=True)
+    missing = {name: value for name, value in given.items() if name not in job.resources.model_fields_set}
+    return job.model_copy(update={"resources": job.resources.model_copy(update=missing)})
 
 
 def place(job: JobSpec, site: Site, machine: Machine, backend: BackendName, *, strict: bool = False) -> Placement:
@@ -153,6 +165,7 @@ def build(
         backend=backend, run_id=config.run_id, nodes=placement.nodes, nproc_per_node=placement.nproc_per_node,
         device=placement.device, argv=argv, env=env, python=python, image=image,
         slurm=_slurm_parameters(job, site, placement, config.run_id) if backend == "slurm" else {},
+        local_scratch=site.paths.local_scratch if backend == "slurm" else None,
         notes=[*placement.notes, *(_grace_note(job, site) if backend == "slurm" else ())],
     )  # fmt: skip
 
@@ -227,10 +240,16 @@ def _slurm_parameters(job: JobSpec, site: Site, placement: Placement, run_id: st
         "wckey": None,
         "stderr_to_stdout": True,
         # since 22.05 srun does not inherit --cpus-per-task
-        "setup": [*(["set -e", *cluster.setup, "set +e"] if cluster.setup else []), f"export SRUN_CPUS_PER_TASK={cpus}"],
+        "setup": [
+            *(["unset SLURM_EXPORT_ENV  # srun takes along what the lines below set"] if cluster.environment is not None else []),
+            *(["set -e", *cluster.setup, "set +e"] if cluster.setup else []), f"export SRUN_CPUS_PER_TASK={cpus}",
+        ],
         "srun_args": cluster.srun_args,
         "additional_parameters": {"requeue" if cluster.requeue else "no-requeue": True, **cluster.additional_parameters},
     }
+    if cluster.environment is not None:
+        named = ",".join(dict.fromkeys((*ALWAYS_EXPORTED, *cluster.environment)))
+        parameters["additional_parameters"].setdefault("export", named)  # names alone: a value would stand in the script
     if placement.device == "cuda":
         parameters["gpus_per_node"] = wants.gpus_per_node
     if wants.mem_gb is not None:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field
 
@@ -28,6 +28,18 @@ class Paths(Strict):
     data: str | None = None
     cache: str | None = None
     runs: str | None = None
+    local_scratch: str | None = Field(
+        None, description="Slurm: a folder of each node's own disk, as in $TMPDIR/data (expanded there): prepared data is copied "
+        "there once a node; null: read from the cache"
+    )  # fmt: skip
+
+
+class SlurmDefaults(Strict):
+    """What a job gets on this cluster where its own `resources` say nothing."""
+
+    cpus_per_task: int | None = Field(None, ge=1)
+    mem_gb: float | None = Field(None, gt=0)
+    timeout_min: int | None = Field(None, ge=1)
 
 
 class SlurmSite(Strict):
@@ -38,6 +50,10 @@ class SlurmSite(Strict):
     qos: str | None = None
     constraint: str | None = None
     has_gpus: bool = Field(True, description="false: `fallback` applies to jobs that ask for GPUs")
+    resources: SlurmDefaults = SlurmDefaults()
+    environment: list[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]] | None = Field(
+        None, description="names of the variables that a job takes along from where it is submitted; null: all"
+    )
     grace_s: int = Field(120, ge=10, description="seconds before the time limit at which the job is told to stop")
     requeue: bool = Field(True, description="false: where jobs may not be requeued, another one follows a job that goes on")
     setup: list[str] = Field([], description="shell lines before the job (module load ...); a failing one stops the job")

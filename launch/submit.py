@@ -74,6 +74,7 @@ def load(request: Request) -> tuple[Loaded, Machine]:
 
 def resolve(request: Request, job: JobSpec, machine: Machine) -> Ready:
     """Placement, configuration and plan of one run. Writes nothing. Raises SpecError and SubmitError."""
+    job = planning.with_defaults(job, request.site, request.backend)
     placement = planning.place(job, request.site, machine, request.backend, strict=request.strict)
     job, placement = planning.fit_precision(job, placement, machine, request.backend)
     run_id = request.run_id or f"{request.job.name}-{job.train.digest()[:8]}"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from launch import drill
+from launch import drill, drill_slurm
 from tests.cli import Shell
 from trainer.config.layout import RunDir
 
@@ -39,7 +39,7 @@ def test_the_first_difference_is_named(tmp_path: Path) -> None:
 
 
 def test_another_hash_is_no_pass() -> None:
-    right = drill.Result([], ("a", "a"), 3, None, [], [])
+    right = drill.Result([], ("a", "a"), 3, None, [], [], ["completed"])
     assert right.equal
     for change in ({"weights": ("a", "b")}, {"weights": (None, None)}, {"first_difference": "row 1"}, {"spoilt": ["bad-step-3"]},
                    {"left_alive": ["12 python -m trainer"]}):  # fmt: skip
@@ -60,7 +60,7 @@ def test_a_kill_in_a_checkpoint_that_a_late_stop_has_written_already_takes_the_n
 
         wait = poll
 
-    monkeypatch.setattr(drill.Drill, "_submit", lambda self, which, every, fault="": begun.append(fault) or Ended())
+    monkeypatch.setattr(drill.Drill, "submit", lambda self, which, every, fault="": begun.append(fault) or Ended())
     it = drill.Drill("digits", [], tmp_path, 5, 0)
     latest = tmp_path / "disturbed/x/checkpoints/latest"
     (latest.parent / "step-30.local-2").mkdir(parents=True)
@@ -82,6 +82,21 @@ def test_a_kill_waits_for_a_step_of_its_own_attempt(tmp_path: Path) -> None:
     with run.timing.open("a") as file:
         file.write('{"attempt": "local-2", "global_step": 25}\n{"attempt": "local-2", "glob')
     assert drill.step_of_others(run, {"local-1"}) == 25
+
+
+def test_a_cluster_strikes_in_turn_and_cuts_the_power_once_at_the_end() -> None:
+    strikes = drill_slurm.plan(4, 3, 1000, ["signal", "requeue", "cut"])
+    assert [s.kind for s in strikes] == ["signal", "requeue", "signal", "cut"]
+    assert all(225 * i < s.step < 225 * (i + 1) for i, s in enumerate(strikes))
+    again, other = (drill_slurm.plan(4, seed, 1000, ["signal", "requeue", "cut"]) for seed in (3, 4))
+    assert strikes == again != other
+    assert [s.kind for s in drill_slurm.plan(3, 0, 100, ["preempt"])] == ["preempt"] * 3
+    assert [s.kind for s in drill_slurm.plan(1, 0, 100, ["preempt", "cut"])] == ["cut"]
+
+
+def test_words_for_a_cluster_are_refused_elsewhere(tmp_path: Path) -> None:
+    for option in (("--timeout-min", "1"), ("--preempt-with", "--qos=high"), ("--cut-with", "true")):
+        assert "are for --backend slurm" in Shell(tmp_path).run("drill", "digits", *option, code=2)
 
 
 @pytest.mark.long

@@ -40,6 +40,7 @@ def build(
     site = site or Site()
     without_gpu = not planning.has_gpu(backend, site, machine)
     job = spec.load(Job("x", tmp_path / "x.yaml"), given.get("settings", ()), without_gpu=without_gpu)
+    job = planning.with_defaults(job, site, backend)
     placement = planning.place(job, site, machine, backend, strict=given.get("strict", False))
     config = planning.run_config("x", RUN.run_id, job, placement, None)
     return planning.build(job, config, placement, RUN, site, WHERE, backend, "/venv/bin/python", (1000, 1001))
@@ -171,6 +172,21 @@ export SUBMITIT_EXECUTOR=slurm
 srun --unbuffered --output /runs/x-00000000/slurm/%j_%t_log.out --cpu-bind=none env PYTHONPATH=/runs/x-00000000/code \
 /venv/bin/python -P -m launch.node /runs/x-00000000 --slurm
 """
+
+
+def test_a_cluster_has_defaults_and_takes_along_what_the_site_names(tmp_path: Path) -> None:
+    cluster = {"resources": {"cpus_per_task": 12, "mem_gb": 48.0, "timeout_min": 240}, "environment": ["HTTPS_PROXY", "HOME"]}
+    site = Site.model_validate({"slurm": cluster, "paths": {"local_scratch": "$TMPDIR/data"}})
+    text = JOB.partition("resources:")[0] + "resources: {timeout_min: 30}\n"
+    plan = build(tmp_path, text, Machine(0, 4), "slurm", site)
+    script = slurm.script(RunDir(tmp_path / "x-00000000"), plan)
+    for line in ("--cpus-per-task=12", "--mem=49152MB", "--time=30", "--export=HOME,LANG,LOGNAME,PATH,SLURM_CONF,USER,HTTPS_PROXY"):
+        assert f"#SBATCH {line}\n" in script
+    assert script.index("unset SLURM_EXPORT_ENV") < script.index("srun")
+    assert (plan.local_scratch, plan.env["OMP_NUM_THREADS"]) == ("$TMPDIR/data", "12")
+    here = build(tmp_path, text, Machine(0, 4), "local", site)
+    assert (here.local_scratch, here.slurm, here.env["OMP_NUM_THREADS"]) == (None, {}, "4")
+    assert "--export" not in slurm.script(RunDir(tmp_path / "x-00000000"), build(tmp_path, text, Machine(0, 4), "slurm"))
 
 
 def test_the_site_example_is_right_and_holds_the_defaults() -> None:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -83,6 +84,11 @@ def cpus() -> int:
 def cpus_of_a_rank() -> int:
     """Its share of the CPUs that all ranks of this node may use; at least one."""
     return max(1, cpus() // int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("WORLD_SIZE", 1))))
+
+
+def prepared_from_environment() -> Path | None:
+    """Where launch.node has copied the prepared data to, on this node's own disk."""
+    return Path(os.environ["BATCHYARD_PREPARED"]) if "BATCHYARD_PREPARED" in os.environ else None
 
 
 def attempt_from_environment(run: RunDir) -> Attempt:

@@ -129,7 +129,7 @@ class Layout:
         resources = f"Port={self.values['node_port']} CPUs={cpus} RealMemory=8000"
         resources += f" Gres=gpu:fake:{options.gpus_per_node}" if options.gpus_per_node else ""
         lines += [f"NodeName={x} NodeHostname={x} NodeAddr={ip} {resources}" for x, ip in self.nodes.items()]
-        partitions = {"main": "Default=YES PriorityTier=10", "scavenge": "PriorityTier=1"}
+        partitions = {"main": "Default=YES PriorityTier=10", "scavenge": f"PriorityTier=1 GraceTime={options.grace_s}"}
         always = f"Nodes={','.join(self.nodes)} MaxTime=INFINITE DefaultTime=60"
         lines += [f"PartitionName={name} {always} {rest}" for name, rest in partitions.items()]
         return "\n".join(lines) + "\n"

@@ -8,13 +8,14 @@ import re
 import subprocess
 import time
 from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from tests.cli import Shell
 
-from .cluster import PATH, Cluster, ClusterError, missing, start_tick
+from .cluster import PATH, Cluster, ClusterError, Options, missing, start_tick
 
 # Not pytest's own temporary folder: a later session has to find what a killed one left.
 HOME = Path(f"/tmp/batchyard-slurm-{os.getuid()}")
@@ -137,14 +138,21 @@ def cluster_dir() -> Path:
     return HOME / f"{os.getpid()}-{start_tick(os.getpid())}"
 
 
+@contextmanager
+def booted(directory: Path, options: Options | None = None) -> Iterator[Slurm]:
+    """A cluster for as long as the block."""
+    cluster = Cluster(directory)
+    try:
+        cluster.up(options, owner=os.getpid())
+        yield Slurm(cluster)
+    finally:
+        cluster.down()
+
+
 @pytest.fixture(scope="session")
 def cluster(cluster_dir: Path) -> Iterator[Slurm]:
-    booted = Cluster(cluster_dir)
-    try:
-        booted.up(owner=os.getpid())
-        yield Slurm(booted)
-    finally:
-        booted.down()
+    with booted(cluster_dir) as found:
+        yield found
 
 
 @pytest.fixture(scope="module")

@@ -135,15 +135,16 @@ def prepare(config: DataConfig, data_dir: Path, cache_dir: Path, *, allow_unveri
     return {**manifest, "path": str(path), "made": True}
 
 
-def load(run: RunDir, validation: float | None = None) -> Prepared:
-    """Maps the arrays that submit prepared for `run`. validation: the part of the train pictures that is held out.
+def load(run: RunDir, validation: float | None = None, copy: Path | None = None) -> Prepared:
+    """Maps the arrays that submit prepared for `run`. validation: the part of the train pictures that is held out. copy: where they
+    lie on this node's own disk.
 
     Raises FileNotFoundError, naming the folder, where they are gone or a file has another size; ValueError where they changed.
     """
     record = read_json(run.data_record)
     if not record:
         raise FileNotFoundError(f"{run.data_record} is missing: start runs by `batchyard submit`, which prepares the data")
-    path = Path(record["path"])
+    path = copy or Path(record["path"])
     manifest = read_json(path / "manifest.json")
     if not manifest:
         raise FileNotFoundError(f"no prepared data set in {path}: was the cache cleared? Submitting again makes it")
