@@ -19,7 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -127,7 +127,7 @@ def lead(run: RunDir, node: Node, signals: Signals) -> int:
         status = execute(plan, run, node, signals, lock)
         if not attempt.outcome.exists():
             wait_for_words(attempt, plan["nodes"])
-        outcome = verdict.conclude(run, attempt)
+        outcome = in_slurms_words(verdict.conclude(run, attempt), attempt, record["started"], node)
         ended = {"ended": time.time(), "exit_status": status, "signal": signals.received}
         keep(partial(write_json, attempt.record, {**record, **ended}))
         keep(partial(outcome.write, run.outcome))
@@ -138,6 +138,19 @@ def lead(run: RunDir, node: Node, signals: Signals) -> int:
     if node.slurm_job and goes_on(run, attempt, outcome):
         start_again(run, plan, attempt, node.slurm_job)
     return outcome.exit_code
+
+
+def in_slurms_words(outcome: Outcome, attempt: Attempt, started: float, node: Node) -> Outcome:
+    """A stop near the time limit that was a preemption, as Slurm tells: the trainer has the clock alone to judge by."""
+    if outcome.verdict != "timeout" or node.slurm_job is None:
+        return outcome
+    shown = ask_slurm("scontrol", "show", "job", "-o", node.slurm_job)
+    told = re.search(r"\bPreemptTime=(\d\S+)", shown)
+    if told is None or time.mktime(time.strptime(told[1], "%Y-%m-%dT%H:%M:%S")) < started - 1:  # of an earlier attempt
+        return outcome
+    outcome = replace(outcome, verdict="preempted", cause="preempted by another job", written_by="launch.node")
+    keep(partial(outcome.write, attempt.outcome))
+    return outcome
 
 
 def goes_on(run: RunDir, attempt: Attempt, outcome: Outcome) -> bool:
@@ -289,11 +302,17 @@ def slurm_deadline() -> float | None:
         return float(env["SLURM_JOB_END_TIME"])
     if "SLURM_JOB_ID" not in env:
         return None
-    argv = ["squeue", "-h", "-j", env["SLURM_JOB_ID"], "-o", "%e"]
-    with contextlib.suppress(OSError, ValueError, subprocess.TimeoutExpired):
-        answer = subprocess.run(argv, capture_output=True, text=True, timeout=SLURM_ANSWER_S, check=False).stdout.split()
+    answer = ask_slurm("squeue", "-h", "-j", env["SLURM_JOB_ID"], "-o", "%e").split()
+    with contextlib.suppress(ValueError):
         return time.mktime(time.strptime(answer[0], "%Y-%m-%dT%H:%M:%S")) if answer else None
     return None
+
+
+def ask_slurm(*argv: str) -> str:
+    """What the command prints; nothing where Slurm does not answer."""
+    with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+        return subprocess.run(argv, capture_output=True, text=True, timeout=SLURM_ANSWER_S, check=False).stdout
+    return ""
 
 
 def slurm_node(run: RunDir) -> Node:

@@ -10,6 +10,7 @@ process, the queue is searched for the token before anything is submitted again.
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import shutil
@@ -106,6 +107,7 @@ def submit_sweep(runs: Sequence[tuple[RunDir, Plan]], sweep: SweepDir, code: Pat
     """
     folder, ids = sweep.slurm, list[str]()
     folder.mkdir(parents=True, exist_ok=True)
+    os.sync()  # what the jobs will read is on the disk before they are in the queue
     for piece in pieces(len(runs), _largest_array(), at_once):
         of_piece = runs[piece.start : piece.stop]
         listing = folder / f"points-{uuid.uuid4().hex[:12]}.json"
@@ -117,17 +119,18 @@ def submit_sweep(runs: Sequence[tuple[RunDir, Plan]], sweep: SweepDir, code: Pat
         text = executor._make_submission_file_text(command(listing, code, plan), "")
         ids.append(_sbatch(text, folder, plan, listing))
         for task, (run, its_plan) in enumerate(of_piece):
-            _queued(run, f"{ids[-1]}_{task}", script(run, its_plan), folder)
+            _queued(run, f"{ids[-1]}_{task}", script(run, its_plan), folder, sync=False)
+        os.sync()
         _intent(folder).unlink(missing_ok=True)
     return ids
 
 
-def _queued(run: RunDir, job: str, text: str, logs: Path) -> Attempt:
+def _queued(run: RunDir, job: str, text: str, logs: Path, *, sync: bool = True) -> Attempt:
     """Records the run's newest Slurm job. job: as squeue shows it, `12` or `12_3`. text: a script that runs this run by hand."""
     attempt = run.attempt(f"slurm-{job}.0")
     attempt.path.mkdir(parents=True, exist_ok=True)
     attempt.script.write_text(text)
-    write_json(run.slurm_job, {"job_id": job, "logs": str(logs)})
+    write_json(run.slurm_job, {"job_id": job, "logs": str(logs)}, sync=sync)
     _intent(run.slurm).unlink(missing_ok=True)
     return attempt
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import shutil
 import stat
@@ -70,7 +71,7 @@ def freeze(code: Code, run: RunDir, image: str | None, *, shared: bool = False) 
         "commit": code.commit, "dirty": code.dirty, "files": len(code.files), "sha256": code.sha256,
         "versions": {"python": sys.version.split()[0], **_versions()}, "image": image,
     }  # fmt: skip
-    write_json(run.code_record, record)
+    write_json(run.code_record, record, sync=not shared)
 
 
 def keep(code: Code, folder: Path) -> Code:
@@ -99,6 +100,7 @@ def _remove(folder: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@functools.cache
 def _versions() -> dict[str, str]:
     found = {}
     for package in PACKAGES:

@@ -135,6 +135,21 @@ def test_slurm_starts_a_failed_machine_again_within_its_budget_and_an_error_neve
     assert float((other.attempt("slurm-7.0").path / "deadline").read_text()) == 1800000000
 
 
+@pytest.mark.parametrize(("told", "verdict"), [("2031-02-03T04:05:06", "preempted"), ("2001-02-03T04:05:06", "timeout"),
+                                               ("None", "timeout")])  # fmt: skip
+def test_a_preemption_near_the_time_limit_is_none_by_the_limit(tmp_path: Path, told: str, verdict: str) -> None:
+    """With a limit of a minute every preemption read as a timeout. Slurm's word of an earlier attempt does not count."""
+    own = Outcome("stopped", "timeout", "slurm-7.0", "trainer", 5, cause="the time limit is near")
+    own.write(tmp_path / "own.json")
+    run = run_dir(tmp_path, ["cp", str(tmp_path / "own.json"), f"{tmp_path}/x-00000000/attempts/{{ATTEMPT}}/outcome.json"])
+    fake(tmp_path / "bin", "squeue", "exit 1")
+    fake(tmp_path / "bin", "scontrol", f'if [ "$1" = show ]; then echo "JobId=7 PreemptTime={told} Power="; fi')
+    assert slurm_attempt(run, tmp_path / "bin", 0) == 75
+    for path in (run.outcome, run.attempt("slurm-7.0").outcome):
+        found = Outcome.read(path)
+        assert found and (found.status, found.verdict, found.global_step) == ("stopped", verdict, 5)
+
+
 def test_a_cluster_that_does_not_answer_gives_no_deadline(tmp_path: Path) -> None:
     run = run_dir(tmp_path, ["sh", "-c", "echo x${BATCHYARD_DEADLINE}x > deadline"])
     fake(tmp_path / "bin", "squeue", "echo 'slurm_load_jobs error' >&2; exit 1")

@@ -382,7 +382,7 @@ def main() -> None:
         kind = {"int": int, "bool": bool}.get(str(option.type).split()[0], str)
         how: dict[str, Any] = {"action": argparse.BooleanOptionalAction} if kind is bool else {"type": kind}
         parser.add_argument(f"--{option.name.replace('_', '-')}", default=option.default, **how)
-    given = vars(parser.parse_args())
+    given = vars(parser.parse_intermixed_args())
     verb, node, cluster = given.pop("verb"), given.pop("node"), Cluster(given.pop("dir"))
     try:
         if verb == "up":

@@ -93,7 +93,7 @@ class Lock:
     def acquire(self, **details: Any) -> bool:
         """Takes the lock; details are kept in it. Whole from the first moment: written aside, then linked."""
         mine = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-        write_json(mine, {**me(), **details})
+        write_json(mine, {**me(), **details}, sync=False)  # no lock outlives a power cut
         try:
             while True:
                 try:
