@@ -17,6 +17,7 @@ from launch.verdict import conclude
 from trainer.config import lock
 from trainer.config.layout import RunDir, read_json, write_json
 from trainer.config.lock import Lock
+from trainer.config.outcome import Outcome
 
 PROJECT = Path(__file__).resolve().parents[1]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -145,9 +144,9 @@ def test_an_sbatch_that_refuses_leaves_nothing_to_look_for(shell: Shell, held: N
     assert "queued 2 points" in shell.run("submit", "digits", *seeds(0, 1))
 
 
-def test_submits_at_once_make_one_job(shell: Shell, cluster: Slurm, held: None) -> None:
-    crowd = [shell.start("submit", "digits", *SHORT, "--backend", "slurm") for _ in range(int(os.environ.get("CROWD", "12")))]
-    for one in crowd:
-        printed, _ = one.communicate(timeout=240)
+@pytest.mark.parametrize("crowd", [12, pytest.param(50, marks=pytest.mark.long)])
+def test_submits_at_once_make_one_job(shell: Shell, cluster: Slurm, held: None, crowd: int) -> None:
+    for one in [shell.start("submit", "digits", *SHORT, "--backend", "slurm") for _ in range(crowd)]:
+        printed, _ = one.communicate(timeout=480)
         assert one.returncode == 0, printed
     assert len(queue(cluster)) == 1 and job(shell.only_run()) == queue(cluster)[0]
