@@ -50,7 +50,7 @@ def submit(run: RunDir, plan: Plan) -> tuple[Attempt, subprocess.Popen[bytes]]:
     except BaseException:  # Ctrl-C too: nobody would be in front of it
         process.kill()
         raise
-    if not attempt.record.exists() and process.returncode:
+    if not attempt.record.exists() and not attempt.outcome.exists() and process.returncode:
         raise StartError(f"{shlex.join(argv)} ended with {process.returncode} before it started anything")
     return attempt, process
 

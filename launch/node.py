@@ -28,7 +28,7 @@ from typing import Any
 from launch import scratch, verdict
 from trainer.config.layout import Attempt, RunDir, read_json, write_json
 from trainer.config.lock import LEASE_S, Lock, local_pid, me
-from trainer.config.outcome import EXIT_DONE, EXIT_FAILED, Outcome, retries
+from trainer.config.outcome import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, Outcome, retries
 
 POLL_S = 0.05
 OTHER_NODES_WAIT_S = 60.0
@@ -99,7 +99,33 @@ def main(arguments: list[str] | None = None) -> int:
     if finished and finished.status == "completed":
         print(f"{run.run_id} is completed already (attempt {finished.attempt})")
         return EXIT_DONE
+    if (parent := (read_json(run.plan) or {}).get("after")) and not is_completed(RunDir(Path(parent))):
+        return too_early(run, node, RunDir(Path(parent))) if node.rank == 0 else EXIT_DONE
     return lead(run, node, signals) if node.rank == 0 else follow(run, node, signals)
+
+
+def is_completed(run: RunDir) -> bool:
+    outcome = Outcome.read(run.outcome)
+    return outcome is not None and outcome.status == "completed"
+
+
+def too_early(run: RunDir, node: Node, parent: RunDir) -> int:
+    """The run that must be completed first is not: waits behind the job that goes on with it, or fails and says so."""
+    attempt = run.attempt(node.attempt_id)
+    attempt.path.mkdir(parents=True, exist_ok=True)
+    job = str((read_json(parent.slurm_job) or {}).get("job_id"))
+    if node.slurm_job and ask_slurm("squeue", "-h", "-j", job, "-o", "%i") and queue_behind(run, attempt, node.slurm_job, job):
+        return EXIT_DONE
+    end = Outcome.read(parent.outcome)
+    how = f"{end.status} ({end.verdict})" if end else "not begun"
+    outcome = Outcome(
+        "failed", "data", node.attempt_id, "launch.node", cause=f"{parent.run_id}, which comes before, is {how}",
+        hint=f"`batchyard why {parent.run_id}`, then submit this job again",
+    )  # fmt: skip
+    for path in (attempt.outcome, run.outcome):
+        keep(partial(outcome.write, path))
+    print(f"{run.run_id} failed: {outcome.cause}", flush=True)
+    return EXIT_FAILED
 
 
 def lead(run: RunDir, node: Node, signals: Signals) -> int:
@@ -109,7 +135,10 @@ def lead(run: RunDir, node: Node, signals: Signals) -> int:
     lock = Lock(run.lock)
     if not take(lock, node, signals):
         print(f"{run.run_id} is held by {lock.holder()}", file=sys.stderr)
-        return EXIT_FAILED
+        if signals.received is None or node.slurm_job is None or run.cancel.exists():
+            return EXIT_FAILED
+        start_again(run, read_json(run.plan), attempt, node.slurm_job)  # its time was over before the lease of a lost node was
+        return EXIT_STOPPED
     try:
         plan = read_json(run.plan)
         record = {
@@ -170,19 +199,26 @@ def start_again(run: RunDir, plan: dict[str, Any], attempt: Attempt, job: str) -
     if "no-requeue" not in plan.get("slurm", {}).get("additional_parameters", {}):
         subprocess.run(["scontrol", "requeue", job], check=False)
         return
+    queue_behind(run, attempt, job, job)
+
+
+def queue_behind(run: RunDir, attempt: Attempt, job: str, behind: str) -> bool:
+    """Queues the attempt's script again, behind another job, in the place of `job`; whether that went well."""
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "SBATCH_", "SRUN_")) or k == "SLURM_CONF"}
-    argv = ["sbatch", "--parsable", f"--dependency=afterany:{job}", str(attempt.script)]
+    own = attempt.script if attempt.script.exists() else run.attempt(f"slurm-{job}.0").script
+    argv = ["sbatch", "--parsable", f"--dependency=afterany:{behind}", str(own)]
     answer = subprocess.run(argv, env=inherited, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     if answer.returncode:
         print(f"launch.node: no job follows this one: {answer.stderr.strip()}", file=sys.stderr)
-        return
+        return False
     follower = answer.stdout.strip().split(";")[0]
     record = read_json(run.slurm_job) or {}
     script = run.attempt(f"slurm-{follower}.0").script
     script.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(attempt.script, script)
+    shutil.copyfile(own, script)
     write_json(run.slurm_job, {"job_id": follower, "logs": str(run.slurm), "follows": [*record.get("follows", ()), job]})
     print(f"Slurm job {follower} goes on with {run.run_id}", flush=True)
+    return True
 
 
 def keep(write: Callable[[], None]) -> None:

@@ -38,6 +38,7 @@ class Plan:
 
     env: variables with their values, which are no secrets; everything else is inherited. slurm: submitit's parameters.
     local_scratch: the folder of a node's own disk that the prepared data is copied to, its variables not yet expanded.
+    after: the directory of the run that must be completed before.
     """
 
     backend: BackendName
@@ -51,6 +52,7 @@ class Plan:
     image: str | None = None
     slurm: dict[str, Any] = field(default_factory=dict)
     local_scratch: str | None = None
+    after: str | None = None
     notes: list[str] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:

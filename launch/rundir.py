@@ -98,8 +98,10 @@ def standing(run: RunDir, slurm_states: dict[str, str] | None = None) -> Standin
         return Standing(state_, outcome, newest, newest.id if newest else "")
     if run.cancel.exists():
         return Standing("cancelled", None, newest)
-    if newest or job:
-        return Standing("dead", None, newest, newest.id if newest else f"Slurm job {job} is gone")
+    if newest and (newest.record.exists() or not job):
+        return Standing("dead", None, newest, newest.id)
+    if job:  # what was queued has a script at most
+        return Standing("dead", None, None, f"Slurm job {job} is gone")
     return Standing("new")
 
 

@@ -21,7 +21,7 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from launch.plan import Plan
 from trainer.config.layout import Attempt, RunDir, SweepDir, read_json, write_json
@@ -89,7 +89,20 @@ def _executor(folder: Path, plan: Plan) -> SlurmExecutor:
 
 def script(run: RunDir, plan: Plan) -> str:
     """The batch script that submit will submit."""
-    return str(_executor(run.slurm, plan)._make_submission_file_text(command(run.path, run.code, plan), ""))
+    executor = _executor(run.slurm, plan)
+    executor.parameters.update(_behind(plan))
+    return str(executor._make_submission_file_text(command(run.path, run.code, plan), ""))
+
+
+def _behind(plan: Plan, *others: str) -> dict[str, Any]:
+    """submitit's parameters for a job that waits: for the run that must be completed first, while that is in the queue, and for
+    `others`. Where nothing may be requeued the parent's job ends whenever it stops: launch.node then looks for its follower."""
+    conditions, more = list(others), dict(plan.slurm["additional_parameters"])
+    parent = RunDir(Path(plan.after)) if plan.after else None
+    if parent and (job := read_json(parent.slurm_job)) and job["job_id"] in states([job["job_id"]]):
+        conditions.append(f"{'afterany' if 'no-requeue' in more else 'afterok'}:{job['job_id']}")
+        more["kill-on-invalid-dep"] = "yes"  # a job behind one that failed would wait for ever
+    return {"dependency": ",".join(conditions), "additional_parameters": more} if conditions else {}
 
 
 def submit(run: RunDir, plan: Plan) -> tuple[Attempt, str]:
@@ -115,7 +128,7 @@ def submit_sweep(runs: Sequence[tuple[RunDir, Plan]], sweep: SweepDir, code: Pat
         plan = of_piece[0][1]
         executor = _executor(folder, plan)
         more = {"job_name": sweep.sweep_id, "map_count": len(of_piece), "array_parallelism": piece.at_once}
-        executor.parameters.update(more, **({} if piece.after is None else {"dependency": f"afterany:{ids[piece.after]}"}))
+        executor.parameters.update(more, **_behind(plan, *([] if piece.after is None else [f"afterany:{ids[piece.after]}"])))
         text = executor._make_submission_file_text(command(listing, code, plan), "")
         ids.append(_sbatch(text, folder, plan, listing))
         for task, (run, its_plan) in enumerate(of_piece):

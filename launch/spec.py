@@ -15,7 +15,7 @@ from launch import sweep as sweeping
 from launch import yaml_tree
 from launch.mistakes import show, validate
 from launch.sweep import Point, Sweep
-from launch.yaml_tree import Place, Problem, SpecError, Tree
+from launch.yaml_tree import Path_, Place, Problem, SpecError, Tree
 from trainer.config.conflicts import conflicts
 from trainer.config.run import Execution, Tracking, TrainConfig
 from trainer.config.strict import Strict
@@ -53,6 +53,9 @@ class JobSpec(Strict):
     resources: Resources = Resources()
     container: Container = Container()
     tracking: Tracking = Tracking()
+    after: str | None = Field(
+        None, min_length=1, description="a job beside this one whose run must be completed first; it is submitted along"
+    )
     sweep: Sweep | None = None
 
 
@@ -117,7 +120,7 @@ def load_points(job: Job, settings: tuple[str, ...] = (), *, without_gpu: bool) 
         except SpecError as error:
             problems += error.problems
     fallback, found = _fallback(tree)
-    problems += found
+    problems += found + _after_problems(job.path, tree)
     variants = [tree] if fallback is None else [tree, yaml_tree.merge(tree, fallback)]
     loaded = []
     for variant in variants:
@@ -130,6 +133,42 @@ def load_points(job: Job, settings: tuple[str, ...] = (), *, without_gpu: bool) 
         problems = list(dict.fromkeys(problems))
         raise SpecError(sorted(problems, key=lambda p: (p.place.source, p.place.line or 0, p.place.column or 0)))
     return loaded[-1] if without_gpu else loaded[0]
+
+
+def parent(job: Job, spec: JobSpec) -> Job | None:
+    """The job that `after` names."""
+    return Job(Path(spec.after).stem, _beside(job.path, spec.after)) if spec.after else None
+
+
+def _after_problems(path: Path, tree: Tree) -> list[Problem]:
+    """An `after` that leads nowhere, in a circle, or to a sweep, which has no one result."""
+    chain, name = [path.resolve()], tree.value.get("after")
+    place, of = tree.place(("after",)), ("after",)
+    while isinstance(name, str):
+        target = _beside(chain[-1], name)
+        if problem := _missing(target, place, of):
+            return [problem]
+        if target.resolve() in chain:
+            names = " -> ".join(p.name for p in (*chain, target))
+            return [Problem(place, of, f"goes in a circle: {names}")]
+        chain.append(target.resolve())
+        before = _with_bases(target, ()).value
+        if before.get("sweep") is not None:
+            return [Problem(place, of, f"{target.name} is a sweep, which has no one result; name a job without one")]
+        name = before.get("after")
+    return []
+
+
+def _beside(path: Path, name: str) -> Path:
+    """The file of a job that another one names."""
+    return path.parent / (name if name.endswith((".yaml", ".yml")) else f"{name}.yaml")
+
+
+def _missing(target: Path, place: Place, of: Path_) -> Problem | None:
+    if target.is_file():
+        return None
+    near = difflib.get_close_matches(target.stem, [p.stem for p in target.parent.glob("*.yaml")], 1)
+    return Problem(place, of, f"there is no {_shown(target)}" + (f"; did you mean '{near[0]}'?" if near else ""))
 
 
 def _fallback(tree: Tree) -> tuple[Tree | None, list[Problem]]:
@@ -225,15 +264,13 @@ def _with_bases(path: Path, seen: tuple[Path, ...]) -> Tree:
     place = tree.place(("extends",))
     if not isinstance(base, str):
         raise SpecError([Problem(place, ("extends",), f"found {show(base)}; expected the name of a job beside this one")])
-    target = path.parent / (base if base.endswith((".yaml", ".yml")) else f"{base}.yaml")
+    target = _beside(path, base)
     chain = (*seen, path.resolve())
     if target.resolve() in chain:
         names = " -> ".join(p.name for p in (*chain, target))
         raise SpecError([Problem(place, ("extends",), f"goes in a circle: {names}")])
-    if not target.is_file():
-        near = difflib.get_close_matches(target.stem, [p.stem for p in path.parent.glob("*.yaml")], 1)
-        hint = f"; did you mean '{near[0]}'?" if near else ""
-        raise SpecError([Problem(place, ("extends",), f"there is no {_shown(target)}{hint}")])
+    if problem := _missing(target, place, ("extends",)):
+        raise SpecError([problem])
     return yaml_tree.merge(_with_bases(target, chain), tree)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import json
 import os
@@ -51,6 +52,7 @@ class Request:
     new: bool = False
     strict: bool = False
     run_id: str | None = None  # the run's id where it is known: an existing run to go on with, a point of a sweep
+    after: RunDir | None = None  # the run that must be completed first
     sweep: str | None = None  # the id of an existing sweep to go on with, or of the one that the run is a point of
 
 
@@ -89,6 +91,7 @@ def resolve(request: Request, job: JobSpec, machine: Machine) -> Ready:
         job, config, placement, run, request.site, request.folders, request.backend, site.python(request.site),
         (os.getuid(), os.getgid()),
     )
+    plan = dataclasses.replace(plan, after=str(request.after.path) if request.after else None)
     return Ready(request, job, placement, run, config, plan)
 
 
@@ -138,7 +141,8 @@ def prepare_run(
             say("takes the code as it is now, which has changed since the failed attempt")
         snapshot.freeze(code, run, image, shared=prepared is not None)
     run.cancel.unlink(missing_ok=True)
-    run.job.write_text(yaml.dump(ready.spec.model_dump(mode="json", exclude_unset=True), Dumper=DUMPER, sort_keys=False))
+    job = ready.spec.model_dump(mode="json", exclude_unset=True, exclude={"after"})  # which run that is stands in the plan
+    run.job.write_text(yaml.dump(job, Dumper=DUMPER, sort_keys=False))
     config, alone = ready.config.model_dump(mode="json"), prepared is None
     write_json(run.config, known_to(read_json(run.config), config) if keep else config, sync=alone)
     write_json(run.plan, ready.plan.to_json(), sync=alone)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from launch import rundir, site
@@ -22,6 +23,7 @@ REASONS = {
     "Resources": "it waits for nodes to become free",
     "Priority": "other jobs come before it",
     "BeginTime": "it was started again, for which Slurm lets two minutes pass",
+    "DependencyNeverSatisfied": "the job before it failed: mend that one, cancel this one and submit it again",
     "Dependency": "it waits for another job",
     "JobHeld": "it is held; `scontrol release {job}` lets it go",
     "ReqNodeNotAvail": "nodes that it needs are down, drained or reserved",
@@ -121,6 +123,11 @@ def _stopped(run: RunDir, where: Standing) -> list[str]:
 def _failed(run: RunDir, where: Standing) -> list[str]:
     attempt = where.attempt
     if attempt is None:
+        parent = RunDir(Path(before)) if (before := (read_json(run.plan) or {}).get("after")) else None
+        if parent and ((end := Outcome.read(parent.outcome)) is None or end.status != "completed"):
+            how = f"{end.status} ({end.verdict})" if end else "without a result"
+            return [f"{run.run_id} was never begun: {parent.run_id}, which comes before it, is {how}",
+                    f"`batchyard why {parent.run_id}` tells; submitting again goes on with both"]  # fmt: skip
         return [f"{run.run_id} is dead: {where.where}, and no attempt of it has begun", f"see {run.slurm}",
                 f"`batchyard submit {run.run_id}` starts it again"]  # fmt: skip
     outcome = where.outcome or judge(run, attempt)

@@ -188,6 +188,23 @@ def test_the_lease_of_a_machine_that_died_is_waited_for(tmp_path: Path) -> None:
     assert run.attempt("local-2").record.exists()  # it did run, once the lease was over
 
 
+def test_a_job_whose_time_is_over_before_a_lost_nodes_lease_goes_on(tmp_path: Path) -> None:
+    """With a limit of a minute the job that came after a power cut was signalled while it waited, and failed for good."""
+    run = run_dir(tmp_path, ["sh", "-c", "exit 3"])
+    write_json(run.lock, {**lock.me(), "host": "n1", "boot": "of another machine", "attempt": "slurm-7.0"})
+    fake(tmp_path / "bin", "scontrol", f'echo "$@" >> {tmp_path}/requeued')
+    environment = {**os.environ, "PATH": f"{tmp_path}/bin:{os.environ['PATH']}", "SLURM_JOB_ID": "7", "SLURM_RESTART_COUNT": "1"}
+    argv = [sys.executable, "-m", "launch.node", str(run.path), "--slurm"]
+    process = subprocess.Popen(argv, cwd=PROJECT, env=environment, stdin=subprocess.DEVNULL)
+    deadline = time.monotonic() + 30
+    while not run.attempt("slurm-7.1").path.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGUSR2)
+    assert process.wait(30) == 75 and (tmp_path / "requeued").read_text() == "requeue 7\n"
+    assert not run.attempt("slurm-7.1").record.exists() and not run.outcome.exists()
+
+
 def take_and_count(path: str, counter: str, go: float) -> None:
     time.sleep(max(0.0, go - time.time()))
     mine = Lock(Path(path))

@@ -51,6 +51,8 @@ def show_(**given: Any) -> None:
     micro, world = ready.config.micro_batch_size(), placement.world_size
     batch = ready.spec.train.global_batch_size
     click.echo(f"batch      {batch} = {world} rank(s) x at most {micro}, {-(-batch // (micro * world))} round(s) a step")
+    if ready.spec.after:
+        click.echo(f"after      {ready.spec.after}, which is submitted along; while that is in the queue, this job waits behind it")
     for note in plan.notes:
         click.echo(f"note       {note}")
     click.echo("\n# the job, resolved")

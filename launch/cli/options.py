@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import click
 from rich.console import Console
 
-from launch import site, spec
+from launch import site, spec, sweepdir
 from launch.site import BACKENDS, BackendName, Folders, Site
 from launch.spec import Job
 from launch.submit import Request
@@ -68,12 +68,17 @@ def request(
     if "/" not in job and run.config.exists() and not new:  # a run_id: that run goes on, by its own resolved job
         return Request(
             Job(read_json(run.config)["job"], run.job), project, found, where, backend or found.backend, settings,
-            strict=strict_resources, run_id=run.run_id,
+            strict=strict_resources, run_id=run.run_id, after=_before([run]),
         ), used  # fmt: skip
     sweep = SweepDir(where.runs / job)
     if "/" not in job and sweep.record.exists() and not new:  # a sweep's id: that one goes on, likewise
         return Request(
             Job(read_json(sweep.record)["job"], sweep.job), project, found, where, backend or found.backend, settings,
-            strict=strict_resources, sweep=sweep.sweep_id,
+            strict=strict_resources, sweep=sweep.sweep_id, after=_before(sweepdir.runs(sweep)),
         ), used  # fmt: skip
     return Request(spec.find(job, project), project, found, where, backend or found.backend, settings, new, strict_resources), used
+
+
+def _before(runs: list[RunDir]) -> RunDir | None:
+    """The run that an earlier submit found must be completed before these."""
+    return next((RunDir(Path(before)) for run in runs if (before := (read_json(run.plan) or {}).get("after"))), None)

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from dataclasses import replace
 from typing import Any
 
 import click
 from rich.console import Console
 
-from launch import local, report, site, snapshot, status, submit
+from launch import local, report, site, snapshot, spec, status, submit
 from launch.cli import options
 from launch.rundir import Standing
 from launch.site import BackendName
 from launch.snapshot import Code
-from launch.submit import Ready
+from launch.spec import JobSpec
+from launch.submit import Ready, Request
 from launch.watch import Follower
 from trainer.config.outcome import EXIT_DONE, Outcome
 
@@ -33,6 +35,7 @@ def submit_(backend: BackendName | None, prune: bool, **given: Any) -> None:
     if submit.slurm_is_here_unasked(request, site_file, backend):
         click.echo("sbatch is here, but no site file says slurm: running on this machine (--backend slurm runs it there)")
     loaded, machine = submit.load(request)
+    request = _after_its_parents(request, loaded.specs[0])
     if loaded.is_sweep:
         from launch.cli import sweep
 
@@ -41,6 +44,26 @@ def submit_(backend: BackendName | None, prune: bool, **given: Any) -> None:
         raise click.UsageError(f"--prune is for a job with a sweep; {request.job.name} has none")
     ready = submit.resolve(request, loaded.specs[0], machine)
     sys.exit(run(ready, snapshot.look(request.project), local.Foreground()))
+
+
+def _after_its_parents(request: Request, job: JobSpec) -> Request:
+    """Submits the jobs that `job` comes after, the first one first: to their ends here, into the queue on Slurm.
+
+    Their runs are those of their own files; `--set` and `--new` are for the job that was named. Returns the request, which knows
+    the run before it. Exits where a job before it did not complete.
+    """
+    before = spec.parent(request.job, job)
+    if before is None:
+        return request
+    own = replace(request, job=before, settings=(), new=False, run_id=None, sweep=None)
+    loaded, machine = submit.load(own)
+    ready = submit.resolve(_after_its_parents(own, loaded.specs[0]), loaded.specs[0], machine)
+    click.echo(f"{request.job.name} comes after {before.name}:")
+    if (code := run(ready, snapshot.look(request.project), local.Foreground())) != EXIT_DONE:
+        click.echo(f"{request.job.name} was not started: {ready.run.run_id} is not completed; submitting again goes on with both")
+        sys.exit(code)
+    click.echo()
+    return replace(request, after=ready.run)
 
 
 def run(ready: Ready, code: Code, front: local.Foreground) -> int:
