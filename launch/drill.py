@@ -50,7 +50,7 @@ class Kill:
             "worker": f"SIGKILL to rank {self.rank}", "torchrun": "SIGKILL to torchrun", "session": "SIGKILL to all its processes",
             "TERM": "SIGTERM to the launcher", "checkpoint": f"SIGKILL in a checkpoint's {self.point}",
             "signal": "USR2 by scancel", "requeue": "scontrol requeue", "preempt": "preempted by another job",
-            "cut": "its node's power cut",
+            "timeout": "its time limit", "cut": "its node's power cut",
         }[self.kind]  # fmt: skip
 
 

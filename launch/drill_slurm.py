@@ -25,7 +25,8 @@ QUEUE_S = 900.0  # by when a run that was disturbed has a new attempt: a requeue
 @dataclass(frozen=True)
 class SlurmDrill(Drill):
     """preempt_with: sbatch options of a job that preempts the run's, as --qos=high. cut_with: a command that cuts the power of the
-    node whose name follows it. timeout_min: the time limit of each disturbed attempt, by which they also end; None: the job's."""
+    node whose name follows it. timeout_min: the time limit of each disturbed attempt, which one strike in each round waits for;
+    None: the job's."""
 
     preempt_with: str | None = None
     cut_with: str | None = None
@@ -36,6 +37,8 @@ class SlurmDrill(Drill):
         found: dict[str, Callable[[str], None]] = {"signal": signal, "requeue": requeue}
         if self.preempt_with:
             found = {"preempt": partial(preempt, self.preempt_with)}
+        if self.timeout_min:
+            found["timeout"] = lambda job: None  # comes by itself
         return {**found, "cut": partial(cut, self.cut_with)} if self.cut_with else found
 
     def carry_out(self, tell: Callable[[Killed], None]) -> Result:

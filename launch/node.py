@@ -170,14 +170,22 @@ def lead(run: RunDir, node: Node, signals: Signals) -> int:
 
 
 def in_slurms_words(outcome: Outcome, attempt: Attempt, started: float, node: Node) -> Outcome:
-    """A stop near the time limit that was a preemption, as Slurm tells: the trainer has the clock alone to judge by."""
-    if outcome.verdict != "timeout" or node.slurm_job is None:
+    """Why a job was asked to stop, as Slurm tells; the trainer has a signal and the clock alone to judge by.
+
+    A person's scancel must not be answered by a requeue; near the time limit a preemption looks like a timeout.
+    """
+    if outcome.verdict not in ("preempted", "timeout", "killed") or node.slurm_job is None:
         return outcome
     shown = ask_slurm("scontrol", "show", "job", "-o", node.slurm_job)
     told = re.search(r"\bPreemptTime=(\d\S+)", shown)
-    if told is None or time.mktime(time.strptime(told[1], "%Y-%m-%dT%H:%M:%S")) < started - 1:  # of an earlier attempt
+    # one of an earlier attempt does not count
+    preempted = told is not None and time.mktime(time.strptime(told[1], "%Y-%m-%dT%H:%M:%S")) >= started - 1
+    if "JobState=CANCELLED" in shown and not preempted:
+        outcome = replace(outcome, status="stopped", verdict="cancelled", cause="cancelled by scancel", hint=None)
+    elif outcome.verdict == "timeout" and preempted:
+        outcome = replace(outcome, verdict="preempted", cause="preempted by another job")
+    else:
         return outcome
-    outcome = replace(outcome, verdict="preempted", cause="preempted by another job", written_by="launch.node")
     keep(partial(outcome.write, attempt.outcome))
     return outcome
 

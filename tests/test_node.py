@@ -136,19 +136,24 @@ def test_slurm_starts_a_failed_machine_again_within_its_budget_and_an_error_neve
     assert float((other.attempt("slurm-7.0").path / "deadline").read_text()) == 1800000000
 
 
-@pytest.mark.parametrize(("told", "verdict"), [("2031-02-03T04:05:06", "preempted"), ("2001-02-03T04:05:06", "timeout"),
-                                               ("None", "timeout")])  # fmt: skip
-def test_a_preemption_near_the_time_limit_is_none_by_the_limit(tmp_path: Path, told: str, verdict: str) -> None:
-    """With a limit of a minute every preemption read as a timeout. Slurm's word of an earlier attempt does not count."""
+@pytest.mark.parametrize(("told", "state", "verdict"), [
+    ("2031-02-03T04:05:06", "RUNNING", "preempted"), ("2001-02-03T04:05:06", "RUNNING", "timeout"), ("None", "RUNNING", "timeout"),
+    ("None", "CANCELLED", "cancelled"), ("2031-02-03T04:05:06", "CANCELLED", "preempted"),
+])  # fmt: skip
+def test_slurm_tells_a_timeout_a_preemption_and_a_cancel_apart(tmp_path: Path, told: str, state: str, verdict: str) -> None:
+    """With a limit of a minute every preemption read as a timeout, and a scancel, which sends TERM, was answered by a requeue.
+    Slurm's word of an earlier attempt does not count."""
     own = Outcome("stopped", "timeout", "slurm-7.0", "trainer", 5, cause="the time limit is near")
     own.write(tmp_path / "own.json")
     run = run_dir(tmp_path, ["cp", str(tmp_path / "own.json"), f"{tmp_path}/x-00000000/attempts/{{ATTEMPT}}/outcome.json"])
     fake(tmp_path / "bin", "squeue", "exit 1")
-    fake(tmp_path / "bin", "scontrol", f'if [ "$1" = show ]; then echo "JobId=7 PreemptTime={told} Power="; fi')
+    shown = f"JobId=7 JobState={state} PreemptTime={told}"
+    fake(tmp_path / "bin", "scontrol", f'if [ "$1" = show ]; then echo "{shown}"; else echo "$@" >> {tmp_path}/asked; fi')
     assert slurm_attempt(run, tmp_path / "bin", 0) == 75
     for path in (run.outcome, run.attempt("slurm-7.0").outcome):
         found = Outcome.read(path)
         assert found and (found.status, found.verdict, found.global_step) == ("stopped", verdict, 5)
+    assert (tmp_path / "asked").exists() == (verdict != "cancelled")
 
 
 def test_a_cluster_that_does_not_answer_gives_no_deadline(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from tests.slurm.test_digits import TWO_NODES, job_id, wait_for_end
 from trainer.config.layout import RunDir
 
 # epochs enough to outlast Slurm's shortest limit of a minute
-LONG = ("--steps", "5000", "--nproc", "1", "--set", "train.epochs=400", "--set", "resources.cpus_per_task=1", "--timeout-min", "1")
+LONG = ("--steps", "8000", "--nproc", "1", "--set", "train.epochs=400", "--set", "resources.cpus_per_task=1", "--timeout-min", "1")
 LOW, FORBIDDEN, SCAVENGE = "{qos: low}", "{qos: low, requeue: false}", "{partition: scavenge}"
 NO_USER_SIGNAL = {"SlurmctldParameters": "", "KillWait": "30"}
 
@@ -38,14 +38,15 @@ def test_a_disturbed_run_equals_an_undisturbed_one(
         power = f"{sys.executable} {PROJECT}/tests/slurm/cluster.py kill-node --dir {slurm.cluster.dir}"
         shell = Shell(tmp_path / "runs", env=(*slurm.env.items(), ("XDG_CACHE_HOME", str(tmp_path / "cache"))))
         printed = shell.run(
-            "drill", "digits", "--backend", "slurm", *LONG, "--kills", str(2 + cut), "--site", str(tmp_path / "site.yaml"),
+            "drill", "digits", "--backend", "slurm", *LONG, "--kills", str(3 + cut), "--site", str(tmp_path / "site.yaml"),
             "--preempt-with", preempt, *(("--cut-with", power) if cut else ()), timeout_s=1200,
         )  # fmt: skip
         assert re.search(r"weights_sha256: \w{64}, the same\n", printed) and "the same bytes" in printed, printed
         found = re.search(r"^attempts: (.*)$", printed, re.M)
         ends = Counter({word: int(n) for n, word in (part.split(" ", 1) for part in found[1].split(", "))}) if found else Counter()
-        # the power cut leaves no word of its attempt
-        assert ends["preempted"] >= 2 and ends["timeout"] >= 1 and ends["completed"] == 1 and ends["no word"] == cut, printed
+        assert ends["preempted"] >= 2 and ends["timeout"] >= 1 and ends["completed"] == 1, printed
+        # a power cut leaves no word of its attempt, nor do those that its lock keeps waiting until their minute is over
+        assert (ends["no word"] >= 1) == cut, printed
 
 
 @pytest.mark.long
