@@ -18,22 +18,21 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from launch import scratch, verdict
+from launch.slurm_node import ask, deadline_s, goes_on, in_slurms_words, keep, queue_behind, start_again
 from trainer.config.layout import Attempt, RunDir, read_json, write_json
 from trainer.config.lock import LEASE_S, Lock, local_pid, me
-from trainer.config.outcome import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, Outcome, retries
+from trainer.config.outcome import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, Outcome
 
 POLL_S = 0.05
 OTHER_NODES_WAIT_S = 60.0
 WORDS_WAIT_S = 45.0  # for the other nodes' records; torchrun gives its ranks 30 s after one failed
-SLURM_ANSWER_S = 10.0
 
 # Runs a command that dies with this process; exec'd, so that torchrun is our direct child. Never a preexec_fn.
 DIE_WITH_PARENT = (
@@ -94,7 +93,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.die_with_parent and sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)
     run = RunDir(Path(read_json(options.run)[int(os.environ["SLURM_ARRAY_TASK_ID"])]) if options.run.is_file() else options.run)
-    node = slurm_node(run) if options.slurm else Node(0, options.attempt, "localhost", 0)
+    node = place(run) if options.slurm else Node(0, options.attempt, "localhost", 0)
     finished = Outcome.read(run.outcome)
     if finished and finished.status == "completed":
         print(f"{run.run_id} is completed already (attempt {finished.attempt})")
@@ -114,7 +113,7 @@ def too_early(run: RunDir, node: Node, parent: RunDir) -> int:
     attempt = run.attempt(node.attempt_id)
     attempt.path.mkdir(parents=True, exist_ok=True)
     job = str((read_json(parent.slurm_job) or {}).get("job_id"))
-    if node.slurm_job and ask_slurm("squeue", "-h", "-j", job, "-o", "%i") and queue_behind(run, attempt, node.slurm_job, job):
+    if node.slurm_job and ask("squeue", "-h", "-j", job, "-o", "%i") and queue_behind(run, attempt, node.slurm_job, job):
         return EXIT_DONE
     end = Outcome.read(parent.outcome)
     how = f"{end.status} ({end.verdict})" if end else "not begun"
@@ -145,7 +144,7 @@ def lead(run: RunDir, node: Node, signals: Signals) -> int:
             "attempt": node.attempt_id, "backend": plan["backend"], "started": time.time(), **me(),
             "argv": [node.fill(a) for a in plan["argv"]], "nodes": plan["nodes"], "nproc_per_node": plan["nproc_per_node"],
             "world_size": plan["nodes"] * plan["nproc_per_node"],
-            "deadline": slurm_deadline(),
+            "deadline": deadline_s(),
             "code_sha256": (read_json(run.code_record) or {}).get("sha256"),  # a new submit after a failure takes new code
         }
         write_json(attempt.record, record)
@@ -156,7 +155,9 @@ def lead(run: RunDir, node: Node, signals: Signals) -> int:
         status = execute(plan, run, node, signals, lock)
         if not attempt.outcome.exists():
             wait_for_words(attempt, plan["nodes"])
-        outcome = in_slurms_words(verdict.conclude(run, attempt), attempt, record["started"], node)
+        outcome = verdict.conclude(run, attempt)
+        if node.slurm_job:
+            outcome = in_slurms_words(outcome, attempt, node.slurm_job)
         ended = {"ended": time.time(), "exit_status": status, "signal": signals.received}
         keep(partial(write_json, attempt.record, {**record, **ended}))
         keep(partial(outcome.write, run.outcome))
@@ -167,74 +168,6 @@ def lead(run: RunDir, node: Node, signals: Signals) -> int:
     if node.slurm_job and goes_on(run, attempt, outcome):
         start_again(run, plan, attempt, node.slurm_job)
     return outcome.exit_code
-
-
-def in_slurms_words(outcome: Outcome, attempt: Attempt, started: float, node: Node) -> Outcome:
-    """Why a job was asked to stop, as Slurm tells; the trainer has a signal and the clock alone to judge by.
-
-    A person's scancel must not be answered by a requeue; near the time limit a preemption looks like a timeout.
-    """
-    if outcome.verdict not in ("preempted", "timeout", "killed") or node.slurm_job is None:
-        return outcome
-    shown = ask_slurm("scontrol", "show", "job", "-o", node.slurm_job)
-    told = re.search(r"\bPreemptTime=(\d\S+)", shown)
-    # one of an earlier attempt does not count
-    preempted = told is not None and time.mktime(time.strptime(told[1], "%Y-%m-%dT%H:%M:%S")) >= started - 1
-    if "JobState=CANCELLED" in shown and not preempted:
-        outcome = replace(outcome, status="stopped", verdict="cancelled", cause="cancelled by scancel", hint=None)
-    elif outcome.verdict == "timeout" and preempted:
-        outcome = replace(outcome, verdict="preempted", cause="preempted by another job")
-    else:
-        return outcome
-    keep(partial(outcome.write, attempt.outcome))
-    return outcome
-
-
-def goes_on(run: RunDir, attempt: Attempt, outcome: Outcome) -> bool:
-    """Whether Slurm shall start the run again: the budget of its verdict counts over the attempts of one submit."""
-    follows = (read_json(run.slurm_job) or {}).get("follows", ())
-    jobs = {attempt.id.rpartition(".")[0], *(f"slurm-{job}" for job in follows)}
-    earlier = [end.budget for a in run.all_attempts() if a != attempt and a.id.rpartition(".")[0] in jobs
-               and (end := Outcome.read(a.outcome))]
-    return not run.cancel.exists() and retries(outcome.budget, earlier)
-
-
-def start_again(run: RunDir, plan: dict[str, Any], attempt: Attempt, job: str) -> None:
-    """Requeues the job; where the site allows none (slurm.requeue: false), queues another one that begins when it has ended.
-
-    Explicitly: a job that exits in its grace time has ended for Slurm. job: <array>_<task>, for the array's id would take all.
-    """
-    if "no-requeue" not in plan.get("slurm", {}).get("additional_parameters", {}):
-        subprocess.run(["scontrol", "requeue", job], check=False)
-        return
-    queue_behind(run, attempt, job, job)
-
-
-def queue_behind(run: RunDir, attempt: Attempt, job: str, behind: str) -> bool:
-    """Queues the attempt's script again, behind another job, in the place of `job`; whether that went well."""
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "SBATCH_", "SRUN_")) or k == "SLURM_CONF"}
-    own = attempt.script if attempt.script.exists() else run.attempt(f"slurm-{job}.0").script
-    argv = ["sbatch", "--parsable", f"--dependency=afterany:{behind}", str(own)]
-    answer = subprocess.run(argv, env=inherited, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
-    if answer.returncode:
-        print(f"launch.node: no job follows this one: {answer.stderr.strip()}", file=sys.stderr)
-        return False
-    follower = answer.stdout.strip().split(";")[0]
-    record = read_json(run.slurm_job) or {}
-    script = run.attempt(f"slurm-{follower}.0").script
-    script.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(own, script)
-    write_json(run.slurm_job, {"job_id": follower, "logs": str(run.slurm), "follows": [*record.get("follows", ()), job]})
-    print(f"Slurm job {follower} goes on with {run.run_id}", flush=True)
-    return True
-
-
-def keep(write: Callable[[], None]) -> None:
-    """Writes, and says where that fails: a disk that became full or read-only must not change how the attempt ends."""
-    try:
-        write()
-    except OSError as error:
-        print(f"launch.node: {error}", file=sys.stderr)
 
 
 def wait_for_words(attempt: Attempt, nodes: int) -> None:
@@ -339,27 +272,7 @@ def oom_kills(contained: bool) -> int:
     return 0
 
 
-def slurm_deadline() -> float | None:
-    """Unix seconds at which the job's time limit ends it; None where there is no Slurm or no limit. Asked on the host, once."""
-    env = os.environ
-    if "SLURM_JOB_END_TIME" in env:  # Slurm 22.05 does not set it
-        return float(env["SLURM_JOB_END_TIME"])
-    if "SLURM_JOB_ID" not in env:
-        return None
-    answer = ask_slurm("squeue", "-h", "-j", env["SLURM_JOB_ID"], "-o", "%e").split()
-    with contextlib.suppress(ValueError):
-        return time.mktime(time.strptime(answer[0], "%Y-%m-%dT%H:%M:%S")) if answer else None
-    return None
-
-
-def ask_slurm(*argv: str) -> str:
-    """What the command prints; nothing where Slurm does not answer."""
-    with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-        return subprocess.run(argv, capture_output=True, text=True, timeout=SLURM_ANSWER_S, check=False).stdout
-    return ""
-
-
-def slurm_node(run: RunDir) -> Node:
+def place(run: RunDir) -> Node:
     """This node from Slurm's variables: no scontrol, which an image may lack, and never localhost for a second node."""
     env = os.environ
     task = env.get("SLURM_ARRAY_TASK_ID")

@@ -16,10 +16,10 @@ OWNERS = {  # what may be used only there
     "wandb": ("trainer/tracking.py",),
     "submitit": ("launch/slurm.py",),
     "safetensors": ("trainer/export.py",),
-    "os.environ": ("trainer/distributed.py", "trainer/tracking.py", "launch/site.py", "launch/node.py"),
+    "os.environ": ("trainer/distributed.py", "trainer/tracking.py", "launch/site.py", "launch/node.py", "launch/slurm_node.py"),
 }
-STANDARD_LIBRARY_ONLY = ("launch/node.py", "launch/verdict.py", "trainer/config/lock.py", "trainer/config/layout.py",
-                         "trainer/config/outcome.py")  # fmt: skip
+STANDARD_LIBRARY_ONLY = ("launch/node.py", "launch/slurm_node.py", "launch/verdict.py", "trainer/config/lock.py",
+                         "trainer/config/layout.py", "trainer/config/outcome.py")  # fmt: skip
 
 
 def complaints(name: str, text: str) -> list[str]:

@@ -120,7 +120,7 @@ def test_slurm_starts_a_failed_machine_again_within_its_budget_and_an_error_neve
     run = run_dir(tmp_path, ["sh", "-c", script, f"{tmp_path}/x-00000000/attempts/{{ATTEMPT}}"])
     tools = tmp_path / "bin"
     fake(tools, "scontrol", f'echo "$@" >> {tmp_path}/requeued')
-    fake(tools, "squeue", "echo 2031-02-03T04:05:06")
+    fake(tools, "squeue", "echo EndTime=2031-02-03T04:05:06")
     for restart in range(5):
         assert slurm_attempt(run, tools, restart) == 1
     assert (tmp_path / "requeued").read_text() == "requeue 7\n" * 3
@@ -136,18 +136,25 @@ def test_slurm_starts_a_failed_machine_again_within_its_budget_and_an_error_neve
     assert float((other.attempt("slurm-7.0").path / "deadline").read_text()) == 1800000000
 
 
-@pytest.mark.parametrize(("told", "state", "verdict"), [
-    ("2031-02-03T04:05:06", "RUNNING", "preempted"), ("2001-02-03T04:05:06", "RUNNING", "timeout"), ("None", "RUNNING", "timeout"),
-    ("None", "CANCELLED", "cancelled"), ("2031-02-03T04:05:06", "CANCELLED", "preempted"),
+NEVER, NOW, BEFORE, LIMIT = "None", "2031-02-03T04:05:06", "2001-02-03T04:05:06", "2031-02-03T04:10:00"
+ENDING = "COMPLETING Reason=None Restarts=0"
+
+
+@pytest.mark.parametrize(("told", "state", "end", "verdict"), [
+    (NOW, "RUNNING", LIMIT, "preempted"), (BEFORE, "RUNNING", LIMIT, "timeout"), (NEVER, "RUNNING", LIMIT, "timeout"),
+    (NEVER, ENDING, NOW, "cancelled"), (NOW, ENDING, NOW, "preempted"), (NEVER, ENDING, LIMIT, "timeout"),
+    (NEVER, ENDING.replace("=0", "=1"), NOW, "timeout"), (NEVER, ENDING.replace("None", "NodeDown"), NOW, "timeout"),
 ])  # fmt: skip
-def test_slurm_tells_a_timeout_a_preemption_and_a_cancel_apart(tmp_path: Path, told: str, state: str, verdict: str) -> None:
+def test_slurm_tells_a_timeout_a_preemption_and_a_cancel_apart(
+    tmp_path: Path, told: str, state: str, end: str, verdict: str
+) -> None:
     """With a limit of a minute every preemption read as a timeout, and a scancel, which sends TERM, was answered by a requeue.
     Slurm's word of an earlier attempt does not count."""
     own = Outcome("stopped", "timeout", "slurm-7.0", "trainer", 5, cause="the time limit is near")
     own.write(tmp_path / "own.json")
     run = run_dir(tmp_path, ["cp", str(tmp_path / "own.json"), f"{tmp_path}/x-00000000/attempts/{{ATTEMPT}}/outcome.json"])
-    fake(tmp_path / "bin", "squeue", "exit 1")
-    shown = f"JobId=7 JobState={state} PreemptTime={told}"
+    fake(tmp_path / "bin", "squeue", f"echo EndTime={LIMIT}")
+    shown = f"JobId=7 JobState={state} EndTime={end} PreemptTime={told}"
     fake(tmp_path / "bin", "scontrol", f'if [ "$1" = show ]; then echo "{shown}"; else echo "$@" >> {tmp_path}/asked; fi')
     assert slurm_attempt(run, tmp_path / "bin", 0) == 75
     for path in (run.outcome, run.attempt("slurm-7.0").outcome):

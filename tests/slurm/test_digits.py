@@ -139,6 +139,25 @@ def test_cancel_stops_after_a_checkpoint_is_not_requeued_and_continues_here_or_t
     same_as(run, whole["local"])
 
 
+def test_a_plain_scancel_stops_after_a_checkpoint_and_is_no_reason_to_requeue(
+    shell: Shell, cluster: Slurm, whole: dict[str, RunDir]
+) -> None:
+    """It sends TERM, as a preemption may: the job came back from the dead."""
+    shell.run("submit", "digits", *SHORT, "--backend", "slurm", *TWO_NODES)
+    run = shell.only_run()
+    wait_for("step 5", step_reached(run, 5))
+    cluster.run("scancel", job_id(run))
+    job = cluster.wait(job_id(run), {"CANCELLED"})
+    assert job["Restarts"] == "0"
+    wait_for("its verdict", lambda: run.outcome.exists())
+    assert (outcome(run).status, outcome(run).verdict, outcome(run).cause) == ("stopped", "cancelled", "cancelled by scancel")
+    assert "cancelled" in shell.run("status", "digits")
+    wait_for("a queue without it", lambda: not cluster.squeue(job_id(run)))
+    shell.run("submit", "digits", *SHORT, "--backend", "slurm", *TWO_NODES)
+    wait_for_end(run)
+    same_as(run, whole["two nodes"])
+
+
 def test_a_key_reaches_the_trainer_and_stands_nowhere(shell: Shell, cluster: Slurm) -> None:
     key = secrets.token_hex(20)
     own = Shell(shell.runs, env=(*shell.env, ("WANDB_API_KEY", key)))
