@@ -131,8 +131,10 @@ def submit_sweep(runs: Sequence[tuple[RunDir, Plan]], sweep: SweepDir, code: Pat
         executor.parameters.update(more, **_behind(plan, *([] if piece.after is None else [f"afterany:{ids[piece.after]}"])))
         text = executor._make_submission_file_text(command(listing, code, plan), "")
         ids.append(_sbatch(text, folder, plan, listing))
-        for task, (run, its_plan) in enumerate(of_piece):
-            _queued(run, f"{ids[-1]}_{task}", script(run, its_plan), folder, sync=False)
+        first = of_piece[0][0].run_id
+        alone = script(*of_piece[0])
+        for task, (run, _) in enumerate(of_piece):  # the points differ in their directories alone
+            _queued(run, f"{ids[-1]}_{task}", alone.replace(first, run.run_id), folder, sync=False)
         os.sync()
         _intent(folder).unlink(missing_ok=True)
     return ids
@@ -144,7 +146,8 @@ def _queued(run: RunDir, job: str, text: str, logs: Path, *, sync: bool = True) 
     attempt.path.mkdir(parents=True, exist_ok=True)
     attempt.script.write_text(text)
     write_json(run.slurm_job, {"job_id": job, "logs": str(logs)}, sync=sync)
-    _intent(run.slurm).unlink(missing_ok=True)
+    if _intent(run.slurm).exists():
+        _intent(run.slurm).unlink()
     return attempt
 
 

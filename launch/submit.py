@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -95,21 +95,33 @@ def resolve(request: Request, job: JobSpec, machine: Machine) -> Ready:
     return Ready(request, job, placement, run, config, plan)
 
 
-def take(path: Path, name: str) -> Lock:
-    """The lock under which one submit of a run (or a sweep) decides; waits for another to be done. Raises SubmitError."""
+@dataclass
+class Together:
+    """What points of a sweep that are queued together have in common: made for the first of them, linked by the others.
+
+    data: by its configuration, the record of a prepared set and where it stands. The caller syncs the disk, once for all.
+    """
+
+    data: dict[str, tuple[dict[str, Any], Path]] = field(default_factory=dict)
+    code_record: Path | None = None
+
+
+def take(path: Path, name: str, held: Lock | None = None) -> Lock:
+    """The lock under which one submit of a run (or a sweep) decides; waits for another to be done. held: one of this process, which
+    renews and frees the new one with itself. Raises SubmitError."""
     lock = Lock(path)
     end = time.monotonic() + LOCK_WAIT_S
-    while not acquire(lock, name):
+    while not acquire(lock, name, held):
         if time.monotonic() > end:
             raise SubmitError(f"another submit of {name} has not ended within {LOCK_WAIT_S:.0f} s: {lock.holder()}")
         time.sleep(0.05)
     return lock
 
 
-def acquire(lock: Lock, name: str) -> bool:
+def acquire(lock: Lock, name: str, held: Lock | None = None) -> bool:
     try:
         lock.path.parent.mkdir(parents=True, exist_ok=True)
-        return lock.acquire()
+        return held.acquire_also(lock) if held else lock.acquire()
     except OSError as error:
         raise SubmitError(
             f"{lock.path.parent} cannot be written ({error.strerror}): free the disk, or name another place for {name} by "
@@ -119,13 +131,9 @@ def acquire(lock: Lock, name: str) -> bool:
 
 def prepare_run(
     ready: Ready, before: Standing, code: Code, image: str | None, say: Callable[[str], None],
-    prepared: dict[str, Any] | None = None,
+    together: Together | None = None,
 ) -> None:
-    """Writes the run directory: configuration, plan, data and code. image: name and digest, for the record.
-
-    prepared: of a sweep's points that are queued together, whose code is one: the data sets that are ready, by configuration; the
-    caller then syncs the disk, once for all. Raises SubmitError.
-    """
+    """Writes the run directory: configuration, plan, data and code. image: name and digest, for the record. Raises SubmitError."""
     run = ready.run
     outcome = before.outcome
     if before.state == "dead" and before.attempt and not before.attempt.outcome.exists():
@@ -139,14 +147,19 @@ def prepare_run(
     else:
         if outcome and code_differs(run, code):
             say("takes the code as it is now, which has changed since the failed attempt")
-        snapshot.freeze(code, run, image, shared=prepared is not None)
-    run.cancel.unlink(missing_ok=True)
+        if together:
+            snapshot.freeze_shared(code, run, together.code_record)
+            together.code_record = run.code_record
+        else:
+            snapshot.freeze(code, run, image)
+    if before.state != "new":
+        run.cancel.unlink(missing_ok=True)
     job = ready.spec.model_dump(mode="json", exclude_unset=True, exclude={"after"})  # which run that is stands in the plan
     run.job.write_text(yaml.dump(job, Dumper=DUMPER, sort_keys=False))
-    config, alone = ready.config.model_dump(mode="json"), prepared is None
+    config, alone = ready.config.model_dump(mode="json"), together is None
     write_json(run.config, known_to(read_json(run.config), config) if keep else config, sync=alone)
     write_json(run.plan, ready.plan.to_json(), sync=alone)
-    prepare_data(ready, say, prepared)
+    prepare_data(ready, say, together)
 
 
 def known_to(before: Any, now: Any) -> Any:
@@ -163,24 +176,27 @@ def code_differs(run: RunDir, code: Code) -> bool:
         return False
 
 
-def prepare_data(ready: Ready, say: Callable[[str], None], prepared: dict[str, Any] | None = None) -> None:
+def prepare_data(ready: Ready, say: Callable[[str], None], together: Together | None = None) -> None:
     """Makes the data set ready by the run's own Python and code, and records what was made. Raises SubmitError."""
     run, plan, where = ready.run, ready.plan, ready.request.folders
     asked = f"{run.code.resolve()} {ready.config.train.data!r} {ready.config.execution.allow_unverified_data}"
-    record = (prepared or {}).get(asked)
+    record, written = (together.data if together else {}).get(asked, (None, None))
     if record is None:
         where.cache.mkdir(parents=True, exist_ok=True)
         result = tool(run, plan.python, "prepare", "--data-dir", str(where.data), "--cache-dir", str(where.cache), needs="numpy")
         record = json.loads(result.stdout)
-        if prepared is not None:
-            prepared[asked] = record
     known = run.data_record.exists() and json.loads(run.data_record.read_text())
     if known and known["sha256"] != record["sha256"]:
         raise SubmitError(
             f"the prepared data is not what {run.run_id} was trained on "
             f"(sha256 {record['sha256'][:12]}, was {known['sha256'][:12]}); --new starts another run"
         )
-    write_json(run.data_record, record, sync=prepared is None)
+    if written:
+        snapshot.link(written, run.data_record)
+    else:
+        write_json(run.data_record, record, sync=together is None)
+    if together:
+        together.data[asked] = record, run.data_record
     if left_out := len(record.get("skipped", ())):
         say(f"{left_out} picture(s) cannot be read and are left out, as skip_bad says; {site.shown(run.data_record)} names them")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -113,21 +113,25 @@ def _queue_all(
     sweep: SweepDir, submit: Submit, job: str, to_run: list[tuple[Wanted, Ready]], code: Code, at_once: int
 ) -> int:
     """Queues points as job arrays. One that cannot be prepared is recorded, and keeps no other from its place in the queue."""
-    prepared, queued = dict[str, Any](), list[Ready]()
-    with ExitStack() as locks:  # held until all are queued: another submit finds them in the queue, or waits
-        for lock, name in ((sweep.queue_lock, sweep.sweep_id), *((r.run.submit_lock, r.run.run_id) for _, r in to_run)):
-            locks.callback(submitting.take(lock, name).release)
+    together, queued = submitting.Together(), list[Ready]()
+    lock = submitting.take(sweep.queue_lock, sweep.sweep_id)
+    try:  # held until all are queued: another submit finds them in the queue, or waits
+        for _, ready in to_run:
+            submitting.take(ready.run.submit_lock, ready.run.run_id, lock)
         now = run_status.standings([ready.run for _, ready in to_run])
         for _, ready in to_run:
             before = now[ready.run.run_id]
             if sweeping.PROGRESS[before.state] in ("done", "running"):  # by another submit, since the table
                 continue
             try:
-                submitting.prepare_run(ready, before, code, None, lambda line: click.echo(f"  {line}"), prepared)
+                submitting.prepare_run(ready, before, code, None, lambda line: click.echo(f"  {line}"), together)
                 queued.append(ready)
             except (SubmitError, OSError) as error:
                 _tell(sweep, submit, ready, error)
+            lock.renew()
         arrays = slurm.submit_sweep([(r.run, r.plan) for r in queued], sweep, code.root, at_once) if queued else []
+    finally:
+        lock.release()
     submit["ended"] = time.time()
     _record(sweep, submit, job)
     if arrays:

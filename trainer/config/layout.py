@@ -294,12 +294,15 @@ def write_json(path: Path, value: Any, *, sync: bool = True) -> None:
 
     sync: it outlives a power cut from now on. One fsync takes milliseconds: who writes thousands of files syncs once, at the end.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("w") as file:
-            json.dump(value, file, indent=2)
-            file.write("\n")
+        try:
+            file = temporary.open("w")
+        except FileNotFoundError:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = temporary.open("w")
+        with file:
+            file.write(json.dumps(value, indent=2) + "\n")
             if sync:
                 file.flush()
                 os.fsync(file.fileno())

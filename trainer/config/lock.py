@@ -75,6 +75,7 @@ class Lock:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.renewed = 0.0
+        self.links: list[Path] = []
 
     def holder(self) -> dict[str, Any] | None:
         """Who holds it now, or None: free, or held by a process that is dead or whose lease ran out."""
@@ -95,17 +96,31 @@ class Lock:
         mine = self.path.with_name(f".{self.path.name}.{os.getpid()}")
         write_json(mine, {**me(), **details}, sync=False)  # no lock outlives a power cut
         try:
-            while True:
-                try:
-                    os.link(mine, self.path)
-                    self.renewed = time.monotonic()
-                    return True
-                except FileExistsError:
-                    if self.holder() is not None:
-                        return False
-                    self._remove_dead()
+            taken = self._take(mine)
+            self.renewed = time.monotonic()
+            return taken
         finally:
             mine.unlink(missing_ok=True)
+
+    def acquire_also(self, other: Lock) -> bool:
+        """Takes `other` as a second name of this lock's file: what renews this one renews it, and both are freed together.
+
+        For who holds a thousand locks. Returns False where somebody alive holds it.
+        """
+        if not other._take(self.path):
+            return False
+        self.links.append(other.path)
+        return True
+
+    def _take(self, mine: Path) -> bool:
+        while True:
+            try:
+                os.link(mine, self.path)
+                return True
+            except FileExistsError:
+                if self.holder() is not None:
+                    return False
+                self._remove_dead()
 
     def _remove_dead(self) -> None:
         """Takes a dead holder's file away by a rename, which one process alone wins; a live one's goes back."""
@@ -132,4 +147,5 @@ class Lock:
         if found and {k: found.get(k) for k in ("boot", "pid", "start", "pidns")} == {
             k: v for k, v in me().items() if k != "host"
         }:
-            self.path.unlink(missing_ok=True)
+            for path in (*self.links, self.path):
+                path.unlink(missing_ok=True)
