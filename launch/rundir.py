@@ -78,16 +78,16 @@ def read_config(run: RunDir) -> RunConfig | None:
         return None
 
 
-def standing(run: RunDir, slurm_states: dict[str, str] | None = None) -> Standing:
+def standing(run: RunDir, slurm_states: dict[str, str] | None = None, job: str | None = None) -> Standing:
     """Where the run stands. slurm_states: by job id, where Slurm was asked: RUNNING, PENDING (Priority). It alone knows what is
-    still queued."""
+    still queued. job: the run's newest one, where that was read already."""
     attempts = run.all_attempts()
     newest = attempts[-1] if attempts else None
     holder = Lock(run.lock).holder()
     if holder:
         where = f"{holder.get('attempt')} on {holder['host']}"
-        return Standing("running", None, run.attempt(str(holder.get("attempt"))), where, holder, _slurm_job(run))
-    job = _slurm_job(run)
+        return Standing("running", None, run.attempt(str(holder.get("attempt"))), where, holder, job or slurm_job(run))
+    job = job or slurm_job(run)
     if job and slurm_states is not None and job in slurm_states:
         state = slurm_states[job]
         if state.split()[0] in ("PENDING", "REQUEUED", "REQUEUE_HOLD", "CONFIGURING", "SUSPENDED", "RUNNING", "COMPLETING"):
@@ -105,7 +105,8 @@ def standing(run: RunDir, slurm_states: dict[str, str] | None = None) -> Standin
     return Standing("new")
 
 
-def _slurm_job(run: RunDir) -> str | None:
+def slurm_job(run: RunDir) -> str | None:
+    """The id of the newest job that the run was queued as."""
     record = read_json(run.slurm_job)
     return str(record["job_id"]) if record else None
 
@@ -126,6 +127,9 @@ def _planned_steps(run: RunDir) -> int | None:
         samples -= min(max(1, round(held_out * samples)), samples - 1)
     steps = -(-samples // train["global_batch_size"]) * train["epochs"]
     return int(min(steps, train.get("max_steps") or steps))
+
+
+NOTHING_YET: dict[str, Any] = dict.fromkeys(("step", "total", "loss", "test_accuracy", "step_time_s"))
 
 
 def progress(run: RunDir) -> dict[str, Any]:

@@ -6,10 +6,8 @@ import time
 from dataclasses import dataclass
 
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
-from launch import rundir
+from launch import rundir, table
 from launch.report import words
 from launch.rundir import Standing
 from trainer.config.layout import RunDir, read_json
@@ -20,30 +18,24 @@ COLOURS = {"completed": "green", "failed": "red", "dead": "red", "running": "cya
 
 def standings(runs: list[RunDir]) -> dict[str, Standing]:
     """Where each run stands, by run_id. Slurm is asked once, and only where a run was submitted to it."""
-    jobs = [str(job["job_id"]) for run in runs if (job := read_json(run.slurm_job))]
+    jobs = {run.run_id: job for run in runs if (job := rundir.slurm_job(run))}
     states = None
     if jobs:
         from launch import slurm
 
-        states = slurm.states(jobs)
-    return {run.run_id: rundir.standing(run, states) for run in runs}
+        states = slurm.states(list(jobs.values()))
+    return {run.run_id: rundir.standing(run, states, jobs.get(run.run_id)) for run in runs}
 
 
-def show(runs: list[RunDir], console: Console) -> None:
+def show(runs: list[RunDir]) -> None:
     """Prints the table of all runs, the newest last."""
-    table = Table(box=None, pad_edge=False)
-    for column in ("run", "state", "step", "loss", "test accuracy", "left", "where", "started", "took"):
-        right = column in ("step", "loss", "test accuracy", "left", "took")
-        table.add_column(column, justify="right" if right else "left", overflow="fold")
-    where_all = standings(runs)
-    for run in runs:
-        where = where_all[run.run_id]
-        row = Row.of(run, where)
-        table.add_row(
-            run.run_id, f"[{COLOURS.get(where.state, 'white')}]{where.state}[/]", row.step, row.loss, row.accuracy, row.left,
-            escape(where.where or "-"), row.started, row.took,
-        )  # fmt: skip
-    console.print(table)
+    found = []
+    for run_id, where in standings(runs).items():
+        row = Row.of(RunDir(runs[0].path.parent / run_id), where)
+        found.append((run_id, (where.state, COLOURS.get(where.state)), row.step, row.loss, row.accuracy, row.left,
+                      where.where or "-", row.started, row.took))  # fmt: skip
+    header = ("run", "state", "step", "loss", "test accuracy", "left", "where", "started", "took")
+    table.show(header, found, left=("run", "state", "where", "started"))
 
 
 @dataclass(frozen=True)
@@ -59,7 +51,7 @@ class Row:
 
     @classmethod
     def of(cls, run: RunDir, where: Standing) -> Row:
-        progress, outcome = rundir.progress(run), where.outcome
+        progress, outcome = rundir.progress(run) if where.attempt else rundir.NOTHING_YET, where.outcome
         accuracy = outcome.test_accuracy if outcome and outcome.test_accuracy is not None else progress["test_accuracy"]
         step = outcome.global_step if outcome and outcome.global_step is not None else progress["step"]
         record = (read_json(where.attempt.record) or {}) if where.attempt else {}

@@ -5,10 +5,10 @@ from __future__ import annotations
 import io
 import json
 import time
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from launch import rundir, status
 from launch.rundir import Standing
@@ -49,7 +49,8 @@ def test_a_waiting_run_tells_slurms_reason(run: RunDir) -> None:
 
 def test_the_table(run: RunDir) -> None:
     out = io.StringIO()
-    status.show([run, RunDir(run.path.parent / "none")], Console(file=out, width=200))
+    with redirect_stdout(out):
+        status.show([run, RunDir(run.path.parent / "none")])
     head, first, second = out.getvalue().splitlines()
     assert head.split() == ["run", "state", "step", "loss", "test", "accuracy", "left", "where", "started", "took"]
     assert first.split()[:5] == ["a-01234567", "dead", "100/700", "0.02", "62.50"] and second.split()[:2] == ["none", "new"]

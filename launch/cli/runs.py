@@ -19,20 +19,19 @@ from trainer.config.layout import RunDir
 def status_(run: str | None, site_file: Path | None, runs_dir: Path | None) -> None:
     """Where all runs stand, or one RUN with its attempts, or the points of a sweep."""
     _, runs = options.runs_folder(site_file, runs_dir)
-    console = options.console()
     if run and (sweep := sweepdir.find(run, runs)):
         from launch.cli import sweep as sweeps
 
         sweeps.status(sweep)
         return
     if run:
-        status.show_one(rundir.find(run, runs), console)
+        status.show_one(rundir.find(run, runs), options.console())
         return
     found = rundir.all_runs(runs)
     if not found:
         click.echo(f"no runs in {site.shown(runs)} yet: batchyard submit JOB makes one")
         return
-    status.show(found, console)
+    status.show(found)
 
 
 @click.command("why")

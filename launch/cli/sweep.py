@@ -11,14 +11,11 @@ from typing import Any
 
 import click
 import yaml
-from rich.markup import escape
-from rich.table import Table
 
-from launch import local, report, site, slurm, snapshot, sweepdir
+from launch import local, report, site, slurm, snapshot, sweepdir, table
 from launch import status as run_status
 from launch import submit as submitting
 from launch import sweep as sweeping
-from launch.cli import options
 from launch.cli import submit as cli
 from launch.local import StartError
 from launch.report import points, words
@@ -255,23 +252,19 @@ def show(sweep: SweepDir) -> list[str]:
     found = points.read(sweep)
     runs = [sweep.run(p.run.run_id) for p in found.points]
     standings = run_status.standings(runs)
-    names, console = found.names(), options.console()
+    names, rows = found.names(), list[list[table.Cell]]()
     with_validation = any(p.best for p in found.points)
-    table = Table(box=None, pad_edge=False)
-    for name in names.values():
-        table.add_column(name, justify="right", overflow="fold")
-    for column in ("state", "step", "test accuracy", *(["validation"] if with_validation else []), "time", "run"):
-        table.add_column(column, justify="left" if column in ("state", "run") else "right", overflow="fold")
     for point, run in zip(found.points, runs, strict=True):
         where = standings[run.run_id]
         row = run_status.Row.of(run, where)
         validation = [(points.validation(point) or "-").replace("%", " %")] if with_validation else []
         lasted = words.seconds(point.lasted_s) if point.lasted_s is not None else "-"
-        state = f"[{run_status.COLOURS.get(where.state, 'white')}]{where.state}[/]"
-        table.add_row(*(escape(point.value(a)) for a in names), state, row.step, row.accuracy, *validation, lasted, run.run_id)
-    console.print(table)
+        state = where.state, run_status.COLOURS.get(where.state)
+        rows.append([*(point.value(a) for a in names), state, row.step, row.accuracy, *validation, lasted, run.run_id])
+    header = (*names.values(), "state", "step", "test accuracy", *(["validation"] if with_validation else []), "time", "run")
+    table.show(header, rows, left=("state", "run"))
     for line in _told(found):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        click.echo(line)
     return [standings[run.run_id].state for run in runs]
 
 
@@ -314,12 +307,8 @@ def show_plan_of(request: Request, loaded: Loaded, machine: Machine) -> Ready:
     ready = resolve(request, loaded, machine, sweep)
     plan = reconcile(sweep, ready)
     show_plan(sweep, plan)
-    table = Table(box=None, pad_edge=False)
     names = points.short_names(ready[0][0].axes)
-    for name in (*names.values(), "now", "run"):
-        table.add_column(name, overflow="fold", justify="left" if name in ("now", "run") else "right")
-    for wanted in plan.wanted:
-        table.add_row(*(escape(points.axis_value(v)) for v in wanted.point.axes.values()), wanted.progress, wanted.run_id)
-    options.console().print(table)
+    rows = [(*(points.axis_value(v) for v in w.point.axes.values()), w.progress, w.run_id) for w in plan.wanted]
+    table.show((*names.values(), "now", "run"), rows, left=("now", "run"))
     click.echo(f"\nthe first point, {ready[0][0]}:")
     return ready[0][1]

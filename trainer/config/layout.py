@@ -213,8 +213,12 @@ class RunDir:
 
     def all_attempts(self) -> list[Attempt]:
         """Attempts, oldest first, by the time that each was made."""
-        found = [p for p in self.attempts.glob("*") if p.is_dir()] if self.attempts.exists() else []
-        return [Attempt(p) for p in sorted(found, key=lambda p: (_started(p), p.name))]
+        try:
+            with os.scandir(self.attempts) as entries:
+                found = [self.attempts / e.name for e in entries if e.is_dir()]
+        except FileNotFoundError:
+            return []
+        return [Attempt(p) for p in (sorted(found, key=lambda p: (_started(p), p.name)) if len(found) > 1 else found)]
 
 
 @dataclass(frozen=True)
