@@ -91,8 +91,9 @@ def submit_all(request: Request, loaded: Loaded, machine: Machine, *, prune: boo
     if request.backend == "slurm":
         at_once = Sweep.model_validate(loaded.written["sweep"]).array_parallelism
         return _queue_all(sweep, submit, request.job.name, to_run, code, at_once)
-    stopped = _run_all(sweep, submit, to_run, code)
-    return _conclude(sweep, submit, request.job.name, stopped)
+    in_order = ((wanted.point.axes, r) for wanted, r in to_run)
+    stopped = run_all(sweep, submit, in_order, len(to_run), code)
+    return conclude(sweep, submit, request.job.name, stopped)
 
 
 def _prune(sweep: SweepDir, plan: Reconciled) -> None:
@@ -178,19 +179,26 @@ def _all_signals_interrupt() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _run_all(sweep: SweepDir, submit: Submit, to_run: list[tuple[Wanted, Ready]], code: Code) -> bool:
-    """One point after the other, whatever becomes of each; returns whether a person stopped that."""
+def run_all(
+    sweep: SweepDir, submit: Submit, to_run: Iterator[tuple[dict[str, Any], Ready]], count: int, code: Code
+) -> bool:
+    """One point after the other, whatever becomes of each; returns whether a person stopped that.
+
+    to_run: each point's axis values and its run; it is asked for the next one when that is to begin.
+    """
     front = local.Foreground()
-    names = points.short_names(axis for wanted, _ in to_run[:1] for axis in wanted.point.axes)
     begun = time.monotonic()
     try:
         with _all_signals_interrupt():
-            for number, (wanted, ready) in enumerate(to_run):
+            for number in range(count):
                 if front.asked_to_stop or sweepdir.cancelled(sweep, submit):
                     return True
+                if (point := next(to_run, None)) is None:
+                    break
+                axes, ready = point
                 each_s = (time.monotonic() - begun) / max(1, number)
-                left = f", about {words.seconds(each_s * (len(to_run) - number))} left" if number else ""
-                click.echo(f"\n[{number + 1}/{len(to_run)}{left}] {_label(names, wanted.point.axes)}")
+                left = f", about {words.seconds(each_s * (count - number))} left" if number else ""
+                click.echo(f"\n[{number + 1}/{count}{left}] {_label(points.short_names(axes), axes)}")
                 _run_one(sweep, submit, ready, code, front)
                 with suppress(OSError):  # a disk may be full for a while
                     report.write_sweep(sweep)  # after each point: a morning's reader may come before the end
@@ -219,7 +227,7 @@ def _record(sweep: SweepDir, submit: Submit, job: str) -> None:
         sweepdir.change(sweep, job, submit)
 
 
-def _conclude(sweep: SweepDir, submit: Submit, job: str, stopped: bool) -> int:
+def conclude(sweep: SweepDir, submit: Submit, job: str, stopped: bool) -> int:
     """The table, what failed and why, the best point, the page; the exit code."""
     submit["ended"] = time.time()
     _record(sweep, submit, job)

@@ -234,9 +234,8 @@ class SweepDir:
 
     @property
     def record(self) -> Path:
-        """{job, submits: [{started, ended, backend, settings, points: [{axes, run_id, error}], and the process}]}.
-
-        Writer: submit (launch.sweepdir).
+        """{job, submits: [{started, ended, backend, settings, points: [{axes, run_id, error}], and the process}]}. A search's
+        points have its study and their number in it, too: {study, trial}. Writers: submit and launch.trial (launch.sweepdir).
         """
         return self.path / "sweep.json"
 
@@ -249,6 +248,12 @@ class SweepDir:
     def slurm(self) -> Path:
         """The job arrays' scripts, the runs that each one's tasks are, and what Slurm wrote of them. Writer: launch.slurm."""
         return self.path / "slurm"
+
+    @property
+    def journal(self) -> Path:
+        """The studies of a search: optuna's journal, one line a change. Writers: optuna, in submit, in launch.trial and in each
+        trial's rank 0."""
+        return self.path / "study.journal"
 
     @property
     def queue_lock(self) -> Path:
