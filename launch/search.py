@@ -64,8 +64,10 @@ class Searched:
             outcome = Outcome.read(self.sweep.run(trial["run_id"]).outcome)
             if outcome and outcome.status == "completed":
                 study.tell(number, outcome.extra["best"]["value"], skip_if_finished=True)
-            elif outcome and outcome.verdict == "pruned":  # the trial's own rank 0 has told it, unless another trial drew the same
+            elif outcome and outcome.verdict == "pruned":  # its own rank 0 has told it, unless another trial drew the same
                 study.tell(number, state=_state("PRUNED"), skip_if_finished=True)
+            elif outcome and outcome.verdict == "nan":  # it would come to the same again
+                study.tell(number, state=_state("FAIL"), skip_if_finished=True)
         finished = [t.number for t in study.get_trials(deepcopy=False) if t.state.is_finished()]
         return {number: trial for number, trial in self.trials().items() if number not in finished}
 
@@ -82,13 +84,14 @@ def searched(sweep: SweepDir, loaded: Loaded) -> Searched:
 def begin(of: Searched, request: Request, machine: Machine) -> tuple[Record, Ready | None] | None:
     """Asks for the next trial and records it in the newest submit; returns it and its run. None: all have begun.
 
-    A trial whose values do not go together has no run: its record has the error, and the study knows that it failed. Raises
-    SubmitError.
+    A trial without a run of its own drew what another one drew, and has its result; or its values do not go together: then its
+    record has the error, and the study knows that it failed. Raises SubmitError.
     """
     with sweepdir.recording(of.sweep, request.job.name) as submits:  # one at a time: a trial's number decides its draw
-        if len(of.trials()) >= of.search.trials:
+        begun = of.trials()
+        if len(begun) >= of.search.trials:
             return None
-        number, axes = _ask(of, set(of.trials()))
+        number, axes = _ask(of, set(begun))
         trial: Record = {"axes": axes, "run_id": f"{request.job.name}-trial-{number}", "study": of.name, "trial": number}
         submits[-1]["points"].append(trial)
         try:
@@ -98,7 +101,14 @@ def begin(of: Searched, request: Request, machine: Machine) -> tuple[Record, Rea
             trial["error"] = str(error)
             return trial, None
         trial["run_id"] = ready.run.run_id
-    return trial, ready
+        is_own = all(other["run_id"] != ready.run.run_id for other in begun.values())
+    return trial, ready if is_own else None
+
+
+def told(trial: Record) -> str:
+    """Of a trial without a run of its own, why."""
+    why = trial.get("error") or f"it drew what another one drew, and has the result of {trial['run_id']}"
+    return f"trial {trial['trial']}: {why}"
 
 
 def resolve(

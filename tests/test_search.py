@@ -21,6 +21,7 @@ from launch.submit import Request
 from tests import ranks
 from tests.cli import Shell, finish, outcome, step_reached, wait_for
 from trainer.config.layout import RunDir, SweepDir, read_json, write_json
+from trainer.config.outcome import Outcome
 from trainer.config.study import Halving, Trial, open_study
 from trainer.data.prepared import prepare
 from trainer.search import Judge
@@ -43,6 +44,9 @@ sweep:
     choices: {train.schedule: [{name: constant}, {name: cosine}]}
     halving: {min_epochs: 1, reduction_factor: 2}
 """
+
+
+RANGES, CHOICES = (line.partition(": ")[2] for line in JOB.splitlines() if line.strip().startswith(("ranges:", "choices:")))
 
 
 def judge(runs: Path, number: int, halving: Halving, metric: str) -> Judge:
@@ -143,12 +147,14 @@ def rows(run: RunDir) -> list[dict[str, Any]]:
     return [row for line in run.metrics.read_text().splitlines() if (row := json.loads(line)).get("split") == "val"]
 
 
-def asked(folder: Path, sampler: str = "random", *, seed: int = 0, choices: str = "") -> tuple[Searched, Request]:
+def asked(folder: Path, sampler: str = "random", *, seed: int = 0, choices: str = "", ranges: str = "") -> tuple[Searched, Request]:
     """A search that has been submitted, and has begun no trial."""
     folder.mkdir(exist_ok=True)
     job = folder / "s.yaml"
     text = JOB.replace("SAMPLER", f"{sampler}\n    seed: {seed}")
-    job.write_text(text.replace("{train.schedule: [{name: constant}, {name: cosine}]}", choices) if choices else text)
+    for old, new in ((CHOICES, choices), (RANGES, ranges)):
+        text = text.replace(old, new or old)
+    job.write_text(text)
     request, _ = options.request(str(job), None, folder / "runs", "local", (), False, None, False)
     loaded, _ = submit.load(request)
     of = search.searched(SweepDir(folder / "runs" / "s.sweep"), loaded)
@@ -218,6 +224,29 @@ def test_values_that_do_not_go_together_fail_that_trial_alone(tmp_path: Path) ->
     assert all("train.schedule.warmup_epochs: 3 is more than epochs 2" in t["error"] for t in together)
     failed = [t.number for t in of.study().get_trials() if t.state == TrialState.FAIL]
     assert failed == [t["trial"] for t in wrong] and set(of.open_trials()) == set(range(16)) - set(failed)
+
+
+def test_trials_that_draw_the_same_are_one_run(tmp_path: Path) -> None:
+    of, request = asked(tmp_path, choices="{train.optimizer.lr: [0.1, 0.2]}", ranges="{}")
+    begun = [search.begin(of, request, site.machine()) for _ in range(16)]
+    own = [(trial, ready) for trial, ready in filter(None, begun) if ready]
+    assert len(of.trials()) == 16 and len(own) == len({t["run_id"] for t in of.trials().values()}) == 2
+    ends = {"completed": Outcome("completed", "completed", "local-1", "t", extra={"best": {"value": 0.5}}),
+            "pruned": Outcome("stopped", "pruned", "local-1", "t")}  # fmt: skip
+    for (_, ready), end in zip(own, ends.values(), strict=True):
+        end.write(ready.run.outcome)
+    assert of.open_trials() == {}
+    states = {t["run_id"]: {of.study().get_trials()[n].state.name for n in of.trials() if of.trials()[n]["run_id"] == t["run_id"]}
+              for t, _ in own}  # fmt: skip
+    assert list(states.values()) == [{"COMPLETE"}, {"PRUNED"}]
+
+
+def test_a_trial_whose_numbers_are_not_finite_has_failed_for_good(tmp_path: Path) -> None:
+    of, request = asked(tmp_path)
+    ready = [begun[1].run for _ in range(2) if (begun := search.begin(of, request, site.machine())) and begun[1]]
+    Outcome("failed", "nan", "local-1", "t").write(ready[0].outcome)
+    Outcome("failed", "data", "local-1", "t").write(ready[1].outcome)
+    assert list(of.open_trials()) == [1] and of.study().get_trials()[0].state == TrialState.FAIL
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from typing import Any
@@ -27,7 +27,7 @@ from launch.site import Machine
 from launch.snapshot import Code
 from launch.spec import Loaded
 from launch.submit import Ready, Request, SubmitError
-from launch.sweep import Point, Reconciled, Sweep, Wanted
+from launch.sweep import Point, Reconciled, Sweep
 from launch.sweepdir import Submit
 from trainer.config.layout import SweepDir, write_json
 from trainer.config.lock import Lock
@@ -90,7 +90,7 @@ def submit_all(request: Request, loaded: Loaded, machine: Machine, *, prune: boo
         click.echo(f"{words.plural(differ, 'point')} finished with other code than yours: --new trains all with yours")
     if request.backend == "slurm":
         at_once = Sweep.model_validate(loaded.written["sweep"]).array_parallelism
-        return _queue_all(sweep, submit, request.job.name, to_run, code, at_once)
+        return queue_all(sweep, submit, request.job.name, [r for _, r in to_run], code, at_once)
     in_order = ((wanted.point.axes, r) for wanted, r in to_run)
     stopped = run_all(sweep, submit, in_order, len(to_run), code)
     return conclude(sweep, submit, request.job.name, stopped)
@@ -110,16 +110,14 @@ def _prune(sweep: SweepDir, plan: Reconciled) -> None:
                 click.echo(error)
 
 
-def _queue_all(
-    sweep: SweepDir, submit: Submit, job: str, to_run: list[tuple[Wanted, Ready]], code: Code, at_once: int
-) -> int:
+def queue_all(sweep: SweepDir, submit: Submit, job: str, to_run: list[Ready], code: Code, at_once: int) -> int:
     """Queues points as job arrays. One that cannot be prepared is recorded, and keeps no other from its place in the queue."""
     prepared, queued = dict[str, Any](), list[Ready]()
     with ExitStack() as locks:  # held until all are queued: another submit finds them in the queue, or waits
-        for lock, name in ((sweep.queue_lock, sweep.sweep_id), *((r.run.submit_lock, r.run.run_id) for _, r in to_run)):
+        for lock, name in ((sweep.queue_lock, sweep.sweep_id), *((r.run.submit_lock, r.run.run_id) for r in to_run)):
             locks.callback(submitting.take(lock, name).release)
-        now = run_status.standings([ready.run for _, ready in to_run])
-        for _, ready in to_run:
+        now = run_status.standings([ready.run for ready in to_run])
+        for ready in to_run:
             before = now[ready.run.run_id]
             if sweeping.PROGRESS[before.state] in ("done", "running"):  # by another submit, since the table
                 continue
@@ -227,17 +225,20 @@ def _record(sweep: SweepDir, submit: Submit, job: str) -> None:
         sweepdir.change(sweep, job, submit)
 
 
-def conclude(sweep: SweepDir, submit: Submit, job: str, stopped: bool) -> int:
-    """The table, what failed and why, the best point, the page; the exit code."""
+def conclude(sweep: SweepDir, submit: Submit, job: str, stopped: bool, final: Collection[str] = ()) -> int:
+    """The table, what failed and why, the best point, the page; the exit code. final: run_ids of a search's trials whose end,
+    whatever it was, is their result."""
     submit["ended"] = time.time()
     _record(sweep, submit, job)
     click.echo()
-    states = show(sweep)
+    states = [state for run_id, state in show(sweep) if run_id not in final]
     try:
         click.echo(f"report: {site.shown(report.write_sweep(sweep))}")
     except OSError as error:
         click.echo(f"the report could not be written: {error}", err=True)
-    failed = any(s in ("failed", "dead") for s in states) or any("error" in p for p in submit["points"])
+    failed = any(s in ("failed", "dead") for s in states) or any(
+        "error" in p and p["run_id"] not in final for p in submit["points"]
+    )
     if stopped or any(s in ("stopped", "cancelled") for s in states):
         click.echo(f"batchyard submit {sweep.sweep_id} continues it" + (" and tries the failed points again" if failed else ""))
         return EXIT_STOPPED
@@ -249,13 +250,14 @@ def conclude(sweep: SweepDir, submit: Submit, job: str, stopped: bool) -> int:
 
 def status(sweep: SweepDir) -> None:
     """`batchyard status` of a sweep."""
-    states = show(sweep)
+    states = [state for _, state in show(sweep)]
     told = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
     click.echo(f"{sweep.sweep_id}: {words.plural(len(states), 'point')}: {told}; batchyard report {sweep.sweep_id} makes its page")
 
 
-def show(sweep: SweepDir) -> list[str]:
-    """Prints the table of the points, what failed and why, means over seeds, and the best point. Returns the points' states."""
+def show(sweep: SweepDir) -> list[tuple[str, str]]:
+    """Prints the table of the points, what failed and why, means over seeds, and the best point. Returns each point's run_id and
+    state."""
     found = points.read(sweep)
     runs = [sweep.run(p.run.run_id) for p in found.points]
     standings = run_status.standings(runs)
@@ -276,7 +278,7 @@ def show(sweep: SweepDir) -> list[str]:
     console.print(table)
     for line in _told(found):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
-    return [standings[run.run_id].state for run in runs]
+    return [(run.run_id, standings[run.run_id].state) for run in runs]
 
 
 def _told(found: points.Sweep) -> Iterator[str]:
@@ -301,10 +303,13 @@ def cancel(sweep: SweepDir, *, now: bool = False) -> None:
     points_ = sweepdir.runs(sweep)
     standings = run_status.standings(points_)
     active = [run for run in points_ if standings[run.run_id].state in ("running", "queued")]
-    if not active and not sweepdir.is_submitted(sweep):
+    waiting = slurm.waiting_trials(sweep)
+    if not active and not waiting and not sweepdir.is_submitted(sweep):
         raise NoSuchRun(f"{sweep.sweep_id} does not run, nothing to cancel")
     write_json(sweep.cancel, {"time": time.time()})
     click.echo(f"{sweep.sweep_id}: no further point begins")
+    for job in waiting:  # one that begins now finds the word above
+        slurm.cancel(job, "PENDING")
     for run in active:
         try:
             runs.cancel_run(run, standings[run.run_id], now=now)

@@ -256,6 +256,23 @@ class SweepDir:
         return self.path / "study.journal"
 
     @property
+    def request(self) -> Path:
+        """What a search's tasks on Slurm must know of their submit: {job, site, folders, strict, after, code, script}.
+
+        Writer: submit (launch.trial).
+        """
+        return self.path / "request.json"
+
+    @property
+    def template(self) -> RunDir:
+        """A run as a trial on Slurm will be: its data is made ready before there is one. Writer: submit."""
+        return RunDir(self.path / "template")
+
+    def chosen(self, job: str) -> Path:
+        """The run that a task of a search's job array has chosen; null: none was left. Writer: launch.trial on its first node."""
+        return self.slurm / f"chosen-{job}.json"
+
+    @property
     def queue_lock(self) -> Path:
         """Held while a submit queues job arrays. Writer: submit."""
         return self.path / "queue-lock.json"

@@ -52,8 +52,9 @@ class Outcome:
 
     @property
     def exit_code(self) -> int:
-        """batchyard's exit code for this end: 0 done, 1 failed, 75 stopped after a checkpoint and to be continued."""
-        return _EXIT[self.status]
+        """batchyard's exit code for this end: 0 done (a pruned trial too: nobody waits for more of it), 1 failed, 75 stopped after
+        a checkpoint and to be continued."""
+        return EXIT_DONE if self.verdict == "pruned" else _EXIT[self.status]
 
     @property
     def budget(self) -> str:
