@@ -5,20 +5,20 @@ What a study knows of a trial is its values; which run a trial is stands in swee
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from launch import spec, sweepdir
+from launch import rundir, spec, sweepdir
 from launch import submit as submitting
 from launch.site import Machine
 from launch.spec import Job, Loaded
 from launch.submit import Ready, Request, SubmitError
 from launch.sweep import Search
 from launch.yaml_tree import SpecError
-from trainer.config.layout import SweepDir
-from trainer.config.outcome import Outcome
+from trainer.config.layout import SweepDir, read_json
 from trainer.config.run import canonical
 from trainer.config.study import Trial, open_study
 
@@ -60,16 +60,28 @@ class Searched:
     def open_trials(self) -> dict[int, Record]:
         """Those without a result, after what has ended since was told to the study."""
         study = self.study()
+        finished = {t.number for t in study.get_trials(deepcopy=False) if t.state.is_finished()}
+        still_open = {}
         for number, trial in self.trials().items():
-            outcome = Outcome.read(self.sweep.run(trial["run_id"]).outcome)
-            if outcome and outcome.status == "completed":
-                study.tell(number, outcome.extra["best"]["value"], skip_if_finished=True)
-            elif outcome and outcome.verdict == "pruned":  # its own rank 0 has told it, unless another trial drew the same
-                study.tell(number, state=_state("PRUNED"), skip_if_finished=True)
-            elif outcome and outcome.verdict == "nan":  # it would come to the same again
-                study.tell(number, state=_state("FAIL"), skip_if_finished=True)
-        finished = [t.number for t in study.get_trials(deepcopy=False) if t.state.is_finished()]
-        return {number: trial for number, trial in self.trials().items() if number not in finished}
+            if number not in finished:
+                if (result := self._result(trial)) is None:
+                    still_open[number] = trial
+                else:
+                    _tell(study, number, *result)
+        return still_open
+
+    def _result(self, trial: Record) -> tuple[str, float | None] | None:
+        """optuna's word for how a trial's run ended, and the value of one that is complete; None while it may go on."""
+        run = self.sweep.run(trial["run_id"])
+        outcome = rundir.standing(run).outcome
+        if outcome and outcome.status == "completed":
+            return "COMPLETE", float(outcome.extra["best"]["value"])
+        if outcome and outcome.verdict == "nan":  # it would come to the same again
+            return "FAIL", None
+        place = (read_json(run.config) or {}).get("trial") or {}
+        if outcome and outcome.verdict == "pruned" and place.get("study") == self.name:  # of this study, not of another one
+            return "PRUNED", None
+        return None
 
 
 def searched(sweep: SweepDir, loaded: Loaded) -> Searched:
@@ -97,7 +109,7 @@ def begin(of: Searched, request: Request, machine: Machine) -> tuple[Record, Rea
         try:
             ready = resolve(of, request, machine, number, axes)
         except SpecError as error:
-            of.study().tell(number, state=_state("FAIL"))
+            _tell(of.study(), number, "FAIL")
             trial["error"] = str(error)
             return trial, None
         trial["run_id"] = ready.run.run_id
@@ -133,7 +145,7 @@ def _ask(of: Searched, begun: set[int]) -> tuple[int, dict[str, Any]]:
     known = study.get_trials(deepcopy=False)
     for lost in known:  # asked for by a process that was killed before it wrote its record
         if lost.number not in begun and not lost.state.is_finished():
-            study.tell(lost.number, state=_state("FAIL"))
+            _tell(study, lost.number, "FAIL")
     seed = int.from_bytes(hashlib.sha256(f"{of.search.seed}/{len(known)}".encode()).digest()[:4])
     samplers = {"tpe": optuna.samplers.TPESampler, "random": optuna.samplers.RandomSampler}
     distributions = _distributions(of.search)
@@ -159,7 +171,10 @@ def _distributions(search: Search) -> dict[str, Any]:
     return made
 
 
-def _state(name: str) -> Any:
+def _tell(study: Study, number: int, state: str, value: float | None = None) -> None:
+    """Ends a trial in the study; does nothing where another process has just done so."""
+    from optuna.exceptions import UpdateFinishedTrialError
     from optuna.trial import TrialState
 
-    return TrialState[name]
+    with contextlib.suppress(UpdateFinishedTrialError):
+        study.tell(number, value, TrialState[state], skip_if_finished=True)

@@ -7,6 +7,7 @@ import multiprocessing
 import random
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from optuna.trial import TrialState
 from launch import search, site, submit, sweepdir
 from launch.cli import options
 from launch.search import Searched
-from launch.submit import Request
+from launch.submit import Ready, Request
 from tests import ranks
 from tests.cli import Shell, finish, outcome, step_reached, wait_for
 from trainer.config.layout import RunDir, SweepDir, read_json, write_json
@@ -226,6 +227,22 @@ def test_values_that_do_not_go_together_fail_that_trial_alone(tmp_path: Path) ->
     assert failed == [t["trial"] for t in wrong] and set(of.open_trials()) == set(range(16)) - set(failed)
 
 
+def ended(ready: Ready, end: Outcome) -> None:
+    """As if the run had come to that end."""
+    write_json(ready.run.config, ready.config.model_dump(mode="json"))
+    end.write(ready.run.attempt(end.attempt).outcome)
+
+
+def test_a_prune_of_another_study_is_no_result_of_this_one(tmp_path: Path) -> None:
+    of, request = asked(tmp_path)
+    begun = search.begin(of, request, site.machine())
+    assert begun and begun[1]
+    ready = begun[1]
+    elsewhere = ready.config.model_copy(update={"trial": Trial(study="other", number=0, halving=Halving())})
+    ended(replace(ready, config=elsewhere), Outcome("stopped", "pruned", "local-1", "t"))
+    assert list(of.open_trials()) == [0]
+
+
 def test_trials_that_draw_the_same_are_one_run(tmp_path: Path) -> None:
     of, request = asked(tmp_path, choices="{train.optimizer.lr: [0.1, 0.2]}", ranges="{}")
     begun = [search.begin(of, request, site.machine()) for _ in range(16)]
@@ -234,7 +251,7 @@ def test_trials_that_draw_the_same_are_one_run(tmp_path: Path) -> None:
     ends = {"completed": Outcome("completed", "completed", "local-1", "t", extra={"best": {"value": 0.5}}),
             "pruned": Outcome("stopped", "pruned", "local-1", "t")}  # fmt: skip
     for (_, ready), end in zip(own, ends.values(), strict=True):
-        end.write(ready.run.outcome)
+        ended(ready, end)
     assert of.open_trials() == {}
     states = {t["run_id"]: {of.study().get_trials()[n].state.name for n in of.trials() if of.trials()[n]["run_id"] == t["run_id"]}
               for t, _ in own}  # fmt: skip
@@ -243,9 +260,9 @@ def test_trials_that_draw_the_same_are_one_run(tmp_path: Path) -> None:
 
 def test_a_trial_whose_numbers_are_not_finite_has_failed_for_good(tmp_path: Path) -> None:
     of, request = asked(tmp_path)
-    ready = [begun[1].run for _ in range(2) if (begun := search.begin(of, request, site.machine())) and begun[1]]
-    Outcome("failed", "nan", "local-1", "t").write(ready[0].outcome)
-    Outcome("failed", "data", "local-1", "t").write(ready[1].outcome)
+    ready = [begun[1] for _ in range(2) if (begun := search.begin(of, request, site.machine())) and begun[1]]
+    ended(ready[0], Outcome("failed", "nan", "local-1", "t"))
+    ended(ready[1], Outcome("failed", "data", "local-1", "t"))
     assert list(of.open_trials()) == [1] and of.study().get_trials()[0].state == TrialState.FAIL
 
 

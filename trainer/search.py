@@ -26,7 +26,7 @@ class Judge:
         """
         try:
             return self._ask(epoch, value, over)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, LookupError, RuntimeError) as error:  # the disk; the journal; its lock
             say(f"the search's journal {self.journal} does not answer, so this trial goes on: {error}")
             return False
 
