@@ -298,19 +298,22 @@ def of_shell(shell: Shell) -> list[dict[str, Any]]:
 
 
 def decisions(shell: Shell, study: str) -> tuple[dict[int, int], dict[int, int]]:
-    """At which epoch each trial was pruned: as the journal says, and as optuna decides in memory on the journal's values, in
-    their order."""
+    """At which epoch each trial was pruned: as the journal says, and as optuna decides in memory on the journal's values, in the
+    order in which the trials came to be compared."""
     journal = open_study(SweepDir(shell.runs / "s.sweep").journal, study, "accuracy", None)
     pruned = {t.number: t.last_step for t in journal.get_trials() if t.state == TrialState.PRUNED}
     memory = optuna.create_study(direction="maximize", pruner=optuna.pruners.SuccessiveHalvingPruner(1, 2))
-    trials, expected = [memory.ask() for _ in journal.get_trials()], {}
+    trials, expected = [memory.ask() for _ in journal.get_trials()], dict[int, int]()
+    asked = dict[int, int]()  # by trial, the step that it reported and was not yet compared at
     for line in SweepDir(shell.runs / "s.sweep").journal.read_text().splitlines():
         row = json.loads(line)
         if "intermediate_value" in row:
-            trial = trials[row["trial_id"]]
-            trial.report(row["intermediate_value"], row["step"])
-            if trial.should_prune() and row["step"] < 4:
-                expected[row["trial_id"]] = row["step"]
+            trials[row["trial_id"]].report(row["intermediate_value"], row["step"])
+            asked[row["trial_id"]] = row["step"]
+        elif any(name.startswith("completed_rung_") for name in row.get("system_attr", ())) and row["trial_id"] in asked:
+            step = asked.pop(row["trial_id"])
+            if trials[row["trial_id"]].should_prune() and step < 4:
+                expected[row["trial_id"]] = step
     return pruned, expected
 
 
