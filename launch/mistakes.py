@@ -25,7 +25,7 @@ SYNONYMS = {
     "threads": "threads_per_rank", "wandb": "tracking", "docker": "container", "dtype": "precision", "warmup": "warmup_epochs",
     "patience": "patience_evaluations", "ema": "ema_decay", "num_workers": "workers",
     "amp": "precision", "val": "validation", "val_fraction": "validation", "val_folder": "validation_folder",
-    "min": "low", "max": "high",
+    "min": "low", "max": "high", "pruner": "halving",
 }  # fmt: skip
 OTHER_VALUES = {
     "float16": "fp16", "half": "fp16", "bfloat16": "bf16", "float32": "fp32", "single": "fp32", "fp64": "fp32", "float64": "fp32",

@@ -81,7 +81,7 @@ class Signals:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs one attempt on this node. Returns batchyard's exit code."""
+    """Runs one attempt on this node, as the arguments say. Returns batchyard's exit code."""
     parser = argparse.ArgumentParser(prog="launch.node", description=__doc__)
     parser.add_argument("run", type=Path, help="its directory; with --slurm also a file that lists one for each task of an array")
     where = parser.add_mutually_exclusive_group(required=True)
@@ -93,7 +93,11 @@ def main(arguments: list[str] | None = None) -> int:
     if options.die_with_parent and sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)
     run = RunDir(Path(read_json(options.run)[int(os.environ["SLURM_ARRAY_TASK_ID"])]) if options.run.is_file() else options.run)
-    node = place(run) if options.slurm else Node(0, options.attempt, "localhost", 0)
+    return attend(run, place(run) if options.slurm else Node(0, options.attempt, "localhost", 0), signals)
+
+
+def attend(run: RunDir, node: Node, signals: Signals) -> int:
+    """Runs one attempt of that run on this node. Returns batchyard's exit code."""
     finished = Outcome.read(run.outcome)
     if finished and finished.status == "completed":
         print(f"{run.run_id} is completed already (attempt {finished.attempt})")

@@ -12,7 +12,7 @@ from trainer.config.lock import Lock, local_pid
 from trainer.config.outcome import Outcome
 from trainer.config.run import RunConfig
 
-State = Literal["new", "queued", "running", "completed", "stopped", "failed", "cancelled", "dead"]
+State = Literal["new", "queued", "running", "completed", "stopped", "pruned", "failed", "cancelled", "dead"]
 
 
 LAST_BYTES = 2**16  # of metrics.jsonl and timing.jsonl, in which their newest rows are looked for
@@ -94,7 +94,9 @@ def standing(run: RunDir, slurm_states: dict[str, str] | None = None, job: str |
             return Standing("queued", None, newest, f"Slurm job {job} {state}", None, job)
     outcome = Outcome.read(newest.outcome) if newest else None
     if outcome:
-        state_: State = "cancelled" if outcome.verdict == "cancelled" else outcome.status
+        state_: State = outcome.status
+        if outcome.verdict == "cancelled" or outcome.verdict == "pruned":
+            state_ = outcome.verdict
         return Standing(state_, outcome, newest, newest.id if newest else "")
     if run.cancel.exists():
         return Standing("cancelled", None, newest)

@@ -64,13 +64,14 @@ def pieces(points: int, largest: int, at_once: int) -> list[Piece]:
     ]
 
 
-def command(what: Path, code: Path, plan: Plan) -> str:
-    """What srun starts on each node, as a shell word list. what: a run's directory, or the file that lists an array's.
+def command(what: Path, code: Path, plan: Plan, module: str = "launch.node") -> str:
+    """What srun starts on each node, as a shell word list. what: a run's directory, or the file that lists an array's; for
+    launch.trial a sweep's directory.
 
     -P keeps the current folder from shadowing the frozen code.
     """
     python = plan.python if Path(plan.python).is_absolute() else sys.executable
-    return shlex.join(["env", f"PYTHONPATH={code}", python, "-P", "-m", "launch.node", str(what), "--slurm"])
+    return shlex.join(["env", f"PYTHONPATH={code}", python, "-P", "-m", module, str(what), "--slurm"])
 
 
 def _executor(folder: Path, plan: Plan) -> SlurmExecutor:
@@ -126,11 +127,8 @@ def submit_sweep(runs: Sequence[tuple[RunDir, Plan]], sweep: SweepDir, code: Pat
         listing = folder / f"points-{uuid.uuid4().hex[:12]}.json"
         write_json(listing, [str(run.path) for run, _ in of_piece])
         plan = of_piece[0][1]
-        executor = _executor(folder, plan)
-        more = {"job_name": sweep.sweep_id, "map_count": len(of_piece), "array_parallelism": piece.at_once}
-        executor.parameters.update(more, **_behind(plan, *([] if piece.after is None else [f"afterany:{ids[piece.after]}"])))
-        text = executor._make_submission_file_text(command(listing, code, plan), "")
-        ids.append(_sbatch(text, folder, plan, listing))
+        behind = [] if piece.after is None else [ids[piece.after]]
+        ids.append(_submit_array(sweep, plan, piece, command(listing, code, plan), listing, behind))
         first = of_piece[0][0].run_id
         alone = script(*of_piece[0])
         for task, (run, _) in enumerate(of_piece):  # the points differ in their directories alone
@@ -138,6 +136,38 @@ def submit_sweep(runs: Sequence[tuple[RunDir, Plan]], sweep: SweepDir, code: Pat
         os.sync()
         _intent(folder).unlink(missing_ok=True)
     return ids
+
+
+def submit_trials(sweep: SweepDir, plan: Plan, code: Path, tasks: int, at_once: int, behind: Sequence[str]) -> list[str]:
+    """Queues job arrays of a search, whose tasks choose their trials as they begin, behind other jobs; returns the arrays' ids.
+
+    plan: of a run as they will be. Raises SlurmError; what was queued before it stays, and is recorded.
+    """
+    ids = list[str]()
+    sweep.slurm.mkdir(parents=True, exist_ok=True)
+    for piece in pieces(tasks, _largest_array(), at_once):
+        listing = sweep.slurm / f"trials-{uuid.uuid4().hex[:12]}.json"
+        write_json(listing, {"tasks": piece.stop - piece.start})
+        start, before = command(sweep.path, code, plan, "launch.trial"), behind if piece.after is None else [ids[piece.after]]
+        ids.append(_submit_array(sweep, plan, piece, start, listing, before))
+        write_json(listing, {"tasks": piece.stop - piece.start, "job_id": ids[-1]})
+        _intent(sweep.slurm).unlink(missing_ok=True)
+    return ids
+
+
+def waiting_trials(sweep: SweepDir) -> list[str]:
+    """The tasks of a search's arrays that are in the queue and have not chosen a trial. Raises SlurmError."""
+    arrays = [found for p in sweep.slurm.glob("trials-*.json") if "job_id" in (found := read_json(p) or {})]
+    tasks = [f"{array['job_id']}_{task}" for array in arrays for task in range(array["tasks"])]
+    return [job for job in states([job for job in tasks if not sweep.chosen(job).exists()])]
+
+
+def _submit_array(sweep: SweepDir, plan: Plan, piece: Piece, start: str, listing: Path, behind: Sequence[str]) -> str:
+    """Submits one job array; returns its id. start: what srun starts; behind: jobs that must have ended before."""
+    executor = _executor(sweep.slurm, plan)
+    more = {"job_name": sweep.sweep_id, "map_count": piece.stop - piece.start, "array_parallelism": piece.at_once}
+    executor.parameters.update(more, **_behind(plan, *(f"afterany:{job}" for job in behind)))
+    return _sbatch(executor._make_submission_file_text(start, ""), sweep.slurm, plan, listing)
 
 
 def _queued(run: RunDir, job: str, text: str, logs: Path, *, sync: bool = True) -> Attempt:
@@ -188,8 +218,12 @@ def adopt(run: RunDir) -> None:
 def adopt_sweep(sweep: SweepDir) -> None:
     """Likewise for the array that was being queued."""
     if (intent := read_json(_intent(sweep.slurm))) and (job := find(intent["token"])):
-        for task, path in enumerate(read_json(Path(intent["listing"])) or []):
-            write_json(RunDir(Path(path)).slurm_job, {"job_id": f"{job}_{task}", "logs": str(sweep.slurm)})
+        listed = read_json(Path(intent["listing"])) or []
+        if isinstance(listed, dict):  # tasks that choose their trials
+            write_json(Path(intent["listing"]), {**listed, "job_id": job})
+        else:
+            for task, path in enumerate(listed):
+                write_json(RunDir(Path(path)).slurm_job, {"job_id": f"{job}_{task}", "logs": str(sweep.slurm)})
     _intent(sweep.slurm).unlink(missing_ok=True)
 
 

@@ -14,7 +14,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from launch import sweep as sweeping
 from launch import yaml_tree
 from launch.mistakes import show, validate
-from launch.sweep import Point, Sweep
+from launch.sweep import Point, Search, Sweep
 from launch.yaml_tree import Path_, Place, Problem, SpecError, Tree
 from trainer.config.conflicts import conflicts
 from trainer.config.run import Execution, Tracking, TrainConfig
@@ -90,7 +90,7 @@ def find_all(project: Path) -> list[Job]:
 
 @dataclass(frozen=True)
 class Loaded:
-    """A job: one spec, or one for each point of its sweep. written: all of it as data, the sweep too."""
+    """A job: one spec, or one for each point of its sweep; of a search, for each of its probes. written: all of it as data."""
 
     written: dict[str, Any]
     points: list[Point]  # of a job without a sweep: one, without axes
@@ -99,6 +99,11 @@ class Loaded:
     @property
     def is_sweep(self) -> bool:
         return bool(self.points[0].axes)
+
+    @property
+    def search(self) -> Search | None:
+        sweep = self.written.get("sweep")
+        return Sweep.model_validate(sweep).search if sweep else None
 
 
 def load(job: Job, settings: tuple[str, ...] = (), *, without_gpu: bool) -> JobSpec:
@@ -203,7 +208,7 @@ def _check(variant: Tree, settings: tuple[str, ...]) -> tuple[Loaded, list[Probl
     if sweep.size() > sweeping.MOST_POINTS:
         message = f"makes {sweep.size():,} points; at most {sweeping.MOST_POINTS:,}"
         return Loaded(variant.value, [], []), [*problems, Problem(variant.place(("sweep",), of_key=True), ("sweep",), message)]
-    points = sweeping.points(sweep, without=of_axes)
+    points = sweeping.probes(sweep.search, of_axes) if sweep.search else sweeping.points(sweep, without=of_axes)
     specs, at_points = [], []
     for point in points:
         tree = yaml_tree.merge(plain, sweeping.overlay(point, variant))
@@ -211,6 +216,8 @@ def _check(variant: Tree, settings: tuple[str, ...]) -> tuple[Loaded, list[Probl
         at_points.append((point, found + _conflicts(spec, tree)))
         specs += [spec] if spec else []
     problems += sweeping.attribute(at_points, variant)
+    if not problems and sweep.search:
+        problems = sweeping.search_problems(sweep.search, [s.train for s in specs], variant)
     if not problems:
         problems = sweeping.duplicates([(p, s.train.digest()) for p, s in zip(points, specs, strict=True)], variant)
     return Loaded(variant.value, points, specs), problems
@@ -218,8 +225,8 @@ def _check(variant: Tree, settings: tuple[str, ...]) -> tuple[Loaded, list[Probl
 
 def _axes_as_written(sweep: Any) -> set[str]:
     """The names of the axes of a sweep that may be wrong in any way."""
-    parts = [sweep.get("grid"), sweep.get("random")] if isinstance(sweep, dict) else []
-    parts += [part.get("ranges") for part in parts if isinstance(part, dict)]
+    parts = [sweep.get(name) for name in ("grid", "random", "search")] if isinstance(sweep, dict) else []
+    parts += [part.get(name) for part in parts if isinstance(part, dict) for name in ("ranges", "choices")]
     return {str(name) for part in parts if isinstance(part, dict) for name in part}
 
 

@@ -13,7 +13,10 @@ from launch.rundir import Standing
 from trainer.config.layout import RunDir, read_json
 from trainer.config.outcome import Outcome
 
-COLOURS = {"completed": "green", "failed": "red", "dead": "red", "running": "cyan", "queued": "yellow", "stopped": "yellow"}
+COLOURS = {
+    "completed": "green", "failed": "red", "dead": "red", "running": "cyan", "queued": "yellow", "stopped": "yellow",
+    "pruned": "blue",
+}  # fmt: skip
 
 
 def standings(runs: list[RunDir]) -> dict[str, Standing]:

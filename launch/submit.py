@@ -30,7 +30,7 @@ from trainer.config.outcome import EXIT_WRONG, Outcome
 from trainer.config.run import RunConfig, canonical
 
 # After these ends the code of the run is as good as it was: going on with it keeps the run bit-exact.
-KEEP_CODE = ("preempted", "timeout", "cancelled", "killed", "infrastructure", "oom_host", "hang")
+KEEP_CODE = ("preempted", "timeout", "pruned", "cancelled", "killed", "infrastructure", "oom_host", "hang")
 LOCK_WAIT_S = 60.0
 DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # libyaml's writes the same text ten times as fast
 

@@ -14,7 +14,9 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, ValidatorFunctionWrapHandler, WrapValidator, model_validator
 
 from launch.yaml_tree import Path_, Place, Problem, Tree
+from trainer.config.run import TrainConfig
 from trainer.config.strict import Strict
+from trainer.config.study import Halving
 
 MOST_POINTS = 10_000  # all are checked, twice where there is a fallback: one to two seconds
 # Keys of a job that change no weights: another value there would be the same run.
@@ -61,28 +63,54 @@ class Random(Strict):
     ranges: dict[str, Range] = Field(min_length=1, description="axis: {low, high, log}")
 
 
+class Search(Strict):
+    """Trials that optuna chooses by the results of those before: by `train.best_metric` of the validation split."""
+
+    trials: int = Field(ge=1, le=MOST_POINTS, description="how many points are chosen")
+    sampler: Literal["tpe", "random"] = Field("tpe", description="of optuna; tpe draws its first ten at random")
+    seed: int = Field(0, ge=0)
+    ranges: dict[str, Range] = Field({}, description="axis: {low, high, log}")
+    choices: dict[str, Values] = Field({}, description="axis: [values]")
+    halving: Halving | None = Field(None, description="stops trials that are worse than others were after as many epochs")
+
+    @model_validator(mode="after")
+    def _something(self) -> Self:
+        if not self.ranges and not self.choices:
+            raise ValueError("has no axis: give ranges, choices, or both, as in ranges: {train.optimizer.lr: {low: 0.01, high: 1}}")
+        return self
+
+
 class Sweep(Strict):
-    """Runs of one job that differ in their axes, which are dotted keys below `train`. Both: each draw with each grid point."""
+    """Runs of one job that differ in their axes, which are dotted keys below `train`. Grid and random: each draw with each
+    grid point."""
 
     grid: dict[str, Values] | None = Field(
         None, min_length=1, description="axis: [values]; every combination"
     )
     random: Random | None = None
+    search: Search | None = None
     array_parallelism: int = Field(256, ge=1, description="on Slurm: how many points run at once, at most; elsewhere it is one")
 
     @model_validator(mode="after")
     def _something(self) -> Self:
-        if self.grid is None and self.random is None:
-            raise ValueError("is empty: give grid, random, or both, as in grid: {train.optimizer.lr: [0.1, 0.2]}")
+        if self.grid is None and self.random is None and self.search is None:
+            raise ValueError("is empty: give grid, random, or both, or search, as in grid: {train.optimizer.lr: [0.1, 0.2]}")
+        if self.search and (self.grid or self.random):
+            raise ValueError("search chooses all points itself: leave out grid and random, or write their axes as its choices")
         return self
 
     def axes(self) -> dict[str, Path_]:
-        """Each axis and where it stands in the job; one that is in both parts, where it is drawn."""
+        """Each axis and where it stands in the job; one that is in two parts, where it is drawn."""
+        if self.search:
+            choices = {a: ("sweep", "search", "choices", a) for a in self.search.choices}
+            return {**choices, **{a: ("sweep", "search", "ranges", a) for a in self.search.ranges}}
         ranges = self.random.ranges if self.random else {}
         return {**{a: ("sweep", "grid", a) for a in self.grid or {}}, **{a: ("sweep", "random", "ranges", a) for a in ranges}}
 
     def size(self) -> int:
         """How many points there are."""
+        if self.search:
+            return self.search.trials
         return math.prod(map(len, (self.grid or {}).values())) * (self.random.n if self.random else 1)
 
 
@@ -140,6 +168,39 @@ def points(sweep: Sweep, without: Iterable[str] = ()) -> list[Point]:
     return found
 
 
+def probes(search: Search, without: Iterable[str] = ()) -> list[Point]:
+    """Points by which a search is checked before there is one: the first value of every axis, then each other value (of a
+    range, its other end) with the first ones of all others. without: axes to leave out."""
+    values: dict[str, list[tuple[Any, Path_]]] = {}
+    for axis, choices in search.choices.items():
+        values[axis] = [(value, ("sweep", "search", "choices", axis, i)) for i, value in enumerate(choices)]
+    for axis, r in search.ranges.items():
+        ends = {"low": r.low, "high": r.high} if r.high != r.low else {"low": r.low}
+        values[axis] = [(value, ("sweep", "search", "ranges", axis, end)) for end, value in ends.items()]
+    values = {axis: of_axis for axis, of_axis in values.items() if axis not in without}
+    first = {axis: of_axis[0] for axis, of_axis in values.items()}
+    chosen = [first, *({**first, axis: other} for axis, of_axis in values.items() for other in of_axis[1:])]
+    return [Point({a: value for a, (value, _) in c.items()}, {a: place for a, (_, place) in c.items()}) for c in chosen]
+
+
+def search_problems(search: Search, trains: list[TrainConfig], tree: Tree) -> list[Problem]:
+    """What is wrong with a search whose probes are right. trains: theirs."""
+    found: list[tuple[Path_, str]] = []
+    if "train.best_metric" in search.choices:
+        where = ("sweep", "search", "choices", "train.best_metric")
+        found.append((where, "is what trials are compared by: it must be the same for all"))
+    if not all(train.data.has_validation() for train in trains):
+        hint = "needs a validation split, as in train.data.validation: 0.1; nothing is ever chosen on the test set"
+        found.append((("sweep", "search"), hint))
+    if search.halving:
+        epochs = max(train.epochs for train in trains)
+        first = min(-(-search.halving.min_epochs // t.evaluate_every_epochs) * t.evaluate_every_epochs for t in trains)
+        if first >= epochs:
+            told = f"stops nothing: trials would first be compared after epoch {first}, and have {epochs}"
+            found.append((("sweep", "search", "halving"), told))
+    return [Problem(tree.place(path, of_key=True), path, message) for path, message in found]
+
+
 def axis_problems(sweep: Sweep, tree: Tree) -> dict[str, Problem]:
     """What is wrong with the axes' names, by axis."""
     found: dict[str, Problem] = {}
@@ -154,6 +215,8 @@ def axis_problems(sweep: Sweep, tree: Tree) -> dict[str, Problem]:
             message = f"only train.* makes another run; {parts[0]} leaves the run_id, and so the run, as it is"
         elif axis in (sweep.grid or {}) and path[1] == "random":
             message = "is an axis of grid already: leave out either"
+        elif sweep.search and axis in sweep.search.choices and path[2] == "ranges":
+            message = "is an axis of choices already: leave out either"
         elif around:
             message = f"lies inside the axis {around}: leave out either"
         if message:
@@ -257,7 +320,7 @@ Progress = Literal["done", "missing", "failed", "stopped", "running"]
 # a run's state (launch.rundir) -> what it means for a sweep. A dead run left no word: it is tried again as a failed one is.
 PROGRESS: dict[str, Progress] = {
     "completed": "done", "new": "missing", "failed": "failed", "dead": "failed", "stopped": "stopped", "cancelled": "stopped",
-    "running": "running", "queued": "running",
+    "pruned": "stopped", "running": "running", "queued": "running",
 }  # fmt: skip
 
 

@@ -78,19 +78,26 @@ def keep_code(sweep: SweepDir, code: Code) -> Code:
 def begin(sweep: SweepDir, job: str, backend: str, settings: tuple[str, ...], points: list[dict[str, Any]]) -> Submit:
     """Records a submit and its points. Raises SubmitError."""
     submit = {"started": time.time(), "ended": None, "backend": backend, "settings": list(settings), **me(), "points": points}
-    with _record(sweep, job) as submits:
+    with recording(sweep, job) as submits:
         submits.append(submit)
     return submit
 
 
 def change(sweep: SweepDir, job: str, submit: Submit) -> None:
     """Records what has become of a submit that `begin` returned. Raises SubmitError."""
-    with _record(sweep, job) as submits:
+    with recording(sweep, job) as submits:
+        for recorded in (s for s in submits if (s["started"], s["pid"]) == (submit["started"], submit["pid"])):
+            known = [(p["run_id"], p.get("trial")) for p in submit["points"]]  # another process may have begun trials of a search
+            submit["points"] += [p for p in recorded["points"] if (p["run_id"], p.get("trial")) not in known]
         submits[:] = [submit if (s["started"], s["pid"]) == (submit["started"], submit["pid"]) else s for s in submits]
 
 
 @contextmanager
-def _record(sweep: SweepDir, job: str) -> Iterator[list[Submit]]:
+def recording(sweep: SweepDir, job: str) -> Iterator[list[Submit]]:
+    """All submits, the newest last; what is changed in the list is written at the end. One process at a time.
+
+    Raises SubmitError.
+    """
     lock = take(sweep.submit_lock, sweep.sweep_id)  # two submits may work on one sweep, each on points of its own
     try:
         found = submits(sweep)

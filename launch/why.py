@@ -43,7 +43,7 @@ def answer(run: RunDir, where: Standing) -> list[str]:
     """At most five lines."""
     tell: dict[str, Callable[[RunDir, Standing], list[str]]] = {
         "queued": _queued, "running": _running, "completed": _completed, "stopped": _stopped, "cancelled": _stopped,
-        "failed": _failed, "dead": _failed,
+        "pruned": _stopped, "failed": _failed, "dead": _failed,
     }  # fmt: skip
     if where.state not in tell:
         return [f"{run.run_id} was made and never started; `batchyard submit {run.run_id}` starts it"]

@@ -16,6 +16,7 @@ OWNERS = {  # what may be used only there
     "wandb": ("trainer/tracking.py",),
     "submitit": ("launch/slurm.py",),
     "safetensors": ("trainer/export.py",),
+    "optuna": ("trainer/config/study.py", "trainer/search.py", "launch/search.py"),
     "os.environ": ("trainer/distributed.py", "trainer/tracking.py", "launch/site.py", "launch/node.py", "launch/slurm_node.py"),
 }
 STANDARD_LIBRARY_ONLY = ("launch/node.py", "launch/slurm_node.py", "launch/verdict.py", "trainer/config/lock.py",
@@ -83,13 +84,13 @@ def test_these_tests_can_fail(name: str, text: str, complaint: str) -> None:
 
 
 @pytest.mark.parametrize(("module", "never"), [
-    ("launch.cli", ("torch", "wandb", "submitit", "numpy")),
+    ("launch.cli", ("torch", "wandb", "submitit", "numpy", "optuna")),
     ("launch.submit", ("torch", "wandb", "submitit", "numpy")),
     ("launch.slurm", ("torch", "wandb", "submitit", "numpy")),
     ("launch.node", ("torch", "pydantic", "yaml", "click", "rich", "submitit")),
-    ("trainer.config.run", ("torch", "numpy", "launch")),
+    ("trainer.config.run", ("torch", "numpy", "launch", "optuna")),
     ("trainer.prepare", ("torch", "launch", "wandb")),
-    ("trainer.train", ("launch", "wandb", "torchvision", "sklearn")),
+    ("trainer.train", ("launch", "wandb", "torchvision", "sklearn", "optuna")),
 ])  # fmt: skip
 def test_what_a_module_loads(module: str, never: tuple[str, ...]) -> None:
     code = f"import sys, {module}; print([m for m in {never!r} if m in sys.modules])"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -20,6 +20,9 @@ from trainer.distributed import World, say
 from trainer.evaluate import Evaluation, evaluate
 from trainer.guard import Guard
 from trainer.tracking import Tracker
+
+if TYPE_CHECKING:
+    from trainer import search
 
 RESERVE_S = 30.0  # before the deadline, at least
 
@@ -63,6 +66,8 @@ class Trainer:
         self.test_accuracy: float | None = None
         self.best: dict[str, Any] | None = None  # of the validation split: where and how good
         self.evaluations_since_best = 0
+        self.pruned = False  # by the search that it is a trial of; the same on every rank
+        self.judge: search.Judge | None = None
         self.sums = torch.zeros(3, dtype=torch.float64, device=world.device)  # loss, correct, samples since the last row
         self.clock = Clock()
         self.tracker: Tracker | None = None
@@ -223,7 +228,12 @@ class Trainer:
                 self._log_evaluation(split, result)
         self.evaluation_s = time.monotonic() - begun
         self.clock.restart()
-        return "val" in results and self._is_best(results["val"])
+        if "val" not in results:
+            return False
+        is_best = self._is_best(results["val"])
+        if self.config.trial:
+            self.pruned = distributed.from_rank_0(self.world.rank == 0 and self._is_losing(results["val"]), self.world)
+        return is_best
 
     def _evaluate(self, split: str) -> Evaluation:
         return evaluate(
@@ -242,9 +252,21 @@ class Trainer:
             + (f"  top-5 {result.accuracy_top5:.4f}" if top5 else "")
         )
 
+    def _is_losing(self, result: Evaluation) -> bool:
+        """Whether the search stops this trial. Rank 0 alone calls it."""
+        if self.judge is None:
+            from trainer import search  # and with it optuna, which only a search needs
+
+            self.judge = search.Judge(self.config, self.world.run)
+        return self.judge.is_losing(self.epoch, self._value(result), over=self.is_over())
+
+    def _value(self, result: Evaluation) -> float:
+        """What the best checkpoint, early stopping and a search go by."""
+        return result.accuracy if self.config.train.best_metric == "accuracy" else result.loss
+
     def _is_best(self, result: Evaluation) -> bool:
         metric, stopping = self.config.train.best_metric, self.config.train.early_stopping
-        value = result.accuracy if metric == "accuracy" else result.loss
+        value = self._value(result)
         margin = stopping.min_delta if stopping else 0.0
         gain = 0.0 if self.best is None else (value - self.best["value"]) * (1 if metric == "accuracy" else -1)
         if self.best is not None and not gain > margin:
@@ -290,7 +312,11 @@ class Trainer:
         return True
 
     def stopped(self) -> Outcome:
-        """Stopped after a checkpoint, to be continued; why, as far as the run directory and the clock tell."""
+        """Stopped after a checkpoint, to be continued; why, as far as the search, the run directory and the clock tell."""
+        if self.pruned:
+            part = f"1/{self.config.trial.halving.reduction_factor}"
+            cause = f"after epoch {self.epoch} it was not among the best {part} of its search's trials that came so far"
+            return self._outcome("stopped", "pruned", cause=cause)
         if self.world.run.cancel.exists():
             return self._outcome("stopped", "cancelled", cause="cancelled by a person")
         late = self.world.deadline is not None and time.time() > self.world.deadline - max(180, 2 * self.reserve_s())

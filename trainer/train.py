@@ -79,7 +79,7 @@ def train(t: Trainer) -> Outcome:
         if end_of_epoch and (t.epoch % config.evaluate_every_epochs == 0 or t.step == t.total_steps):
             is_best = t.log_evaluation()
         stop, due = agreement()
-        stop = stop or t.step == how.stop_after_step
+        stop = stop or t.pruned or t.step == how.stop_after_step
         due = due or (how.checkpoint_every_steps is not None and t.step % how.checkpoint_every_steps == 0)
         if stop or due or is_best or t.is_over():
             if outcome := t.found_not_finite():

@@ -36,7 +36,11 @@ def show_(**given: Any) -> None:
 
     request, used = options.request(**given)
     loaded, machine = submit.load(request)
-    if loaded.is_sweep:
+    if loaded.search:
+        from launch.cli import search
+
+        ready = search.show_plan_of(request, loaded, machine)
+    elif loaded.is_sweep:
         from launch.cli import sweep
 
         ready = sweep.show_plan_of(request, loaded, machine)
@@ -80,7 +84,8 @@ def check_(jobs: tuple[str, ...], settings: tuple[str, ...]) -> None:
         try:
             job = spec.find(name, project)
             loaded = spec.load_points(job, settings, without_gpu=False)
-            click.echo(f"{name}: right" + (f", {len(loaded.points)} points" if loaded.is_sweep else ""))
+            points = f", {len(loaded.points)} points" if loaded.is_sweep else ""
+            click.echo(f"{name}: right" + (f", {loaded.search.trials} trials" if loaded.search else points))
         except SpecError as error:
             problems += error.problems
     if problems:

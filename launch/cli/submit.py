@@ -36,6 +36,12 @@ def submit_(backend: BackendName | None, prune: bool, **given: Any) -> None:
         click.echo("sbatch is here, but no site file says slurm: running on this machine (--backend slurm runs it there)")
     loaded, machine = submit.load(request)
     request = _after_its_parents(request, loaded.specs[0])
+    if loaded.search and prune:
+        raise click.UsageError("--prune is for a sweep whose points stand in the job; a search chooses its own")
+    if loaded.search:
+        from launch.cli import search
+
+        sys.exit(search.submit_all(request, loaded, machine))
     if loaded.is_sweep:
         from launch.cli import sweep
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
@@ -24,7 +24,7 @@ from launch.site import Machine
 from launch.snapshot import Code
 from launch.spec import Loaded
 from launch.submit import Ready, Request, SubmitError
-from launch.sweep import Point, Reconciled, Sweep, Wanted
+from launch.sweep import Point, Reconciled, Sweep
 from launch.sweepdir import Submit
 from trainer.config.layout import SweepDir, write_json
 from trainer.config.lock import Lock
@@ -87,9 +87,10 @@ def submit_all(request: Request, loaded: Loaded, machine: Machine, *, prune: boo
         click.echo(f"{words.plural(differ, 'point')} finished with other code than yours: --new trains all with yours")
     if request.backend == "slurm":
         at_once = Sweep.model_validate(loaded.written["sweep"]).array_parallelism
-        return _queue_all(sweep, submit, request.job.name, to_run, code, at_once)
-    stopped = _run_all(sweep, submit, to_run, code)
-    return _conclude(sweep, submit, request.job.name, stopped)
+        return queue_all(sweep, submit, request.job.name, [r for _, r in to_run], code, at_once)
+    in_order = ((wanted.point.axes, r) for wanted, r in to_run)
+    stopped = run_all(sweep, submit, in_order, len(to_run), code)
+    return conclude(sweep, submit, request.job.name, stopped)
 
 
 def _prune(sweep: SweepDir, plan: Reconciled) -> None:
@@ -106,17 +107,15 @@ def _prune(sweep: SweepDir, plan: Reconciled) -> None:
                 click.echo(error)
 
 
-def _queue_all(
-    sweep: SweepDir, submit: Submit, job: str, to_run: list[tuple[Wanted, Ready]], code: Code, at_once: int
-) -> int:
+def queue_all(sweep: SweepDir, submit: Submit, job: str, to_run: list[Ready], code: Code, at_once: int) -> int:
     """Queues points as job arrays. One that cannot be prepared is recorded, and keeps no other from its place in the queue."""
     together, queued = submitting.Together(), list[Ready]()
     lock = submitting.take(sweep.queue_lock, sweep.sweep_id)
     try:  # held until all are queued: another submit finds them in the queue, or waits
-        for _, ready in to_run:
+        for ready in to_run:
             submitting.take(ready.run.submit_lock, ready.run.run_id, lock)
-        now = run_status.standings([ready.run for _, ready in to_run])
-        for _, ready in to_run:
+        now = run_status.standings([ready.run for ready in to_run])
+        for ready in to_run:
             before = now[ready.run.run_id]
             if sweeping.PROGRESS[before.state] in ("done", "running"):  # by another submit, since the table
                 continue
@@ -179,19 +178,26 @@ def _all_signals_interrupt() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _run_all(sweep: SweepDir, submit: Submit, to_run: list[tuple[Wanted, Ready]], code: Code) -> bool:
-    """One point after the other, whatever becomes of each; returns whether a person stopped that."""
+def run_all(
+    sweep: SweepDir, submit: Submit, to_run: Iterator[tuple[dict[str, Any], Ready]], count: int, code: Code
+) -> bool:
+    """One point after the other, whatever becomes of each; returns whether a person stopped that.
+
+    to_run: each point's axis values and its run; it is asked for the next one when that is to begin.
+    """
     front = local.Foreground()
-    names = points.short_names(axis for wanted, _ in to_run[:1] for axis in wanted.point.axes)
     begun = time.monotonic()
     try:
         with _all_signals_interrupt():
-            for number, (wanted, ready) in enumerate(to_run):
+            for number in range(count):
                 if front.asked_to_stop or sweepdir.cancelled(sweep, submit):
                     return True
+                if (point := next(to_run, None)) is None:
+                    break
+                axes, ready = point
                 each_s = (time.monotonic() - begun) / max(1, number)
-                left = f", about {words.seconds(each_s * (len(to_run) - number))} left" if number else ""
-                click.echo(f"\n[{number + 1}/{len(to_run)}{left}] {_label(names, wanted.point.axes)}")
+                left = f", about {words.seconds(each_s * (count - number))} left" if number else ""
+                click.echo(f"\n[{number + 1}/{count}{left}] {_label(points.short_names(axes), axes)}")
                 _run_one(sweep, submit, ready, code, front)
                 with suppress(OSError):  # a disk may be full for a while
                     report.write_sweep(sweep)  # after each point: a morning's reader may come before the end
@@ -220,17 +226,20 @@ def _record(sweep: SweepDir, submit: Submit, job: str) -> None:
         sweepdir.change(sweep, job, submit)
 
 
-def _conclude(sweep: SweepDir, submit: Submit, job: str, stopped: bool) -> int:
-    """The table, what failed and why, the best point, the page; the exit code."""
+def conclude(sweep: SweepDir, submit: Submit, job: str, stopped: bool, final: Collection[str] = ()) -> int:
+    """The table, what failed and why, the best point, the page; the exit code. final: run_ids of a search's trials whose end,
+    whatever it was, is their result."""
     submit["ended"] = time.time()
     _record(sweep, submit, job)
     click.echo()
-    states = show(sweep)
+    states = [state for run_id, state in show(sweep) if run_id not in final]
     try:
         click.echo(f"report: {site.shown(report.write_sweep(sweep))}")
     except OSError as error:
         click.echo(f"the report could not be written: {error}", err=True)
-    failed = any(s in ("failed", "dead") for s in states) or any("error" in p for p in submit["points"])
+    failed = any(s in ("failed", "dead") for s in states) or any(
+        "error" in p and p["run_id"] not in final for p in submit["points"]
+    )
     if stopped or any(s in ("stopped", "cancelled") for s in states):
         click.echo(f"batchyard submit {sweep.sweep_id} continues it" + (" and tries the failed points again" if failed else ""))
         return EXIT_STOPPED
@@ -242,13 +251,14 @@ def _conclude(sweep: SweepDir, submit: Submit, job: str, stopped: bool) -> int:
 
 def status(sweep: SweepDir) -> None:
     """`batchyard status` of a sweep."""
-    states = show(sweep)
+    states = [state for _, state in show(sweep)]
     told = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
     click.echo(f"{sweep.sweep_id}: {words.plural(len(states), 'point')}: {told}; batchyard report {sweep.sweep_id} makes its page")
 
 
-def show(sweep: SweepDir) -> list[str]:
-    """Prints the table of the points, what failed and why, means over seeds, and the best point. Returns the points' states."""
+def show(sweep: SweepDir) -> list[tuple[str, str]]:
+    """Prints the table of the points, what failed and why, means over seeds, and the best point. Returns each point's run_id and
+    state."""
     found = points.read(sweep)
     runs = [sweep.run(p.run.run_id) for p in found.points]
     standings = run_status.standings(runs)
@@ -265,7 +275,7 @@ def show(sweep: SweepDir) -> list[str]:
     table.show(header, rows, left=("state", "run"))
     for line in _told(found):
         click.echo(line)
-    return [standings[run.run_id].state for run in runs]
+    return [(run.run_id, standings[run.run_id].state) for run in runs]
 
 
 def _told(found: points.Sweep) -> Iterator[str]:
@@ -290,10 +300,13 @@ def cancel(sweep: SweepDir, *, now: bool = False) -> None:
     points_ = sweepdir.runs(sweep)
     standings = run_status.standings(points_)
     active = [run for run in points_ if standings[run.run_id].state in ("running", "queued")]
-    if not active and not sweepdir.is_submitted(sweep):
+    waiting = slurm.waiting_trials(sweep)
+    if not active and not waiting and not sweepdir.is_submitted(sweep):
         raise NoSuchRun(f"{sweep.sweep_id} does not run, nothing to cancel")
     write_json(sweep.cancel, {"time": time.time()})
     click.echo(f"{sweep.sweep_id}: no further point begins")
+    for job in waiting:  # one that begins now finds the word above
+        slurm.cancel(job, "PENDING")
     for run in active:
         try:
             runs.cancel_run(run, standings[run.run_id], now=now)

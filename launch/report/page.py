@@ -18,7 +18,10 @@ from launch.report.style import CSS
 from launch.report.words import NONE, finite, number, percent, shown
 from trainer.config.layout import RunDir
 
-STATES = {"completed": ("good", "✓"), "stopped": ("warn", "❚❚"), "failed": ("bad", "✕"), "running": ("info", "●")}
+STATES = {
+    "completed": ("good", "✓"), "stopped": ("warn", "❚❚"), "pruned": ("info", "✂"),
+    "failed": ("bad", "✕"), "running": ("info", "●"),
+}  # fmt: skip
 # The browser itself refuses whatever this page would load; its pictures stand in it.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 MOST_EVALUATIONS = 200  # rows of the table; the chart shows all

@@ -32,11 +32,13 @@ class Point:
 
     @property
     def state(self) -> str:
-        """completed, stopped, failed, running, not started, no outcome (an attempt that left no word)."""
+        """completed, stopped, pruned, failed, running, not started, no outcome (an attempt that left no word)."""
         if self.run.running:
             return "running"
         if not self.run.attempts:
             return "not started"
+        if self.run.outcome.get("verdict") == "pruned":
+            return "pruned"
         return str(self.run.outcome.get("status") or "no outcome")
 
     @property
@@ -102,7 +104,7 @@ class Sweep:
     def count(self) -> dict[str, int]:
         """How many points are in each state, those that there are."""
         states = [p.state for p in self.points]
-        order = ("completed", "running", "stopped", "failed", "no outcome", "not started")
+        order = ("completed", "pruned", "running", "stopped", "failed", "no outcome", "not started")
         return {state: states.count(state) for state in order if state in states}
 
 

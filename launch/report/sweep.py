@@ -63,7 +63,7 @@ def _state(sweep: Sweep) -> tuple[str, Html]:
     elif count.get("running"):
         tone, sign = page.STATES["running"]
     else:
-        tone, sign = page.STATES["completed" if done == whole else "stopped"]
+        tone, sign = page.STATES["completed" if done + count.get("pruned", 0) == whole else "stopped"]
     said = f"{done} of {words.plural(whole, 'point')} completed" + (f", {rest}" if rest else "")
     return tone, Html(f'<span class="state"><span aria-hidden="true">{sign}</span> {text(said)}</span>')
 
@@ -96,7 +96,7 @@ def _points(sweep: Sweep, best: Best | None) -> Html:
     for p in _best_first(sweep, best):
         tone, sign = page.STATES.get(p.state, ("info", "○"))
         verdict = words.VERDICTS.get(str(p.run.outcome.get("verdict")), ("", ""))[0]
-        said = p.state.capitalize() + (f": {verdict}" if verdict and p.state not in ("running", "completed") else "")
+        said = p.state.capitalize() + (f": {verdict}" if verdict and p.state not in ("running", "completed", "pruned") else "")
         state = Html(f'<span class="state {tone}"><span aria-hidden="true">{sign}</span> {text(said)}</span>')
         validation = [points.validation(p) or NONE] if with_validation else []
         rows.append([

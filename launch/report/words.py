@@ -14,6 +14,7 @@ VERDICTS: dict[str, tuple[str, str]] = {
     "completed": ("", "It ran to its last step."),
     "preempted": ("preempted", "The cluster or the machine asked it to stop. The next start continues from its checkpoint."),
     "timeout": ("time limit", "It stopped before its time limit. The next start continues from its checkpoint."),
+    "pruned": ("pruned", "Its search stopped it for better trials. Submitting it by its own name takes it up again."),
     "oom_gpu": ("out of GPU memory", "The GPU's memory did not suffice."),
     "oom_host": ("out of host memory", "The machine's memory did not suffice."),
     "nan": ("not finite", "The loss or a gradient was no longer a finite number."),

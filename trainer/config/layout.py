@@ -238,9 +238,8 @@ class SweepDir:
 
     @property
     def record(self) -> Path:
-        """{job, submits: [{started, ended, backend, settings, points: [{axes, run_id, error}], and the process}]}.
-
-        Writer: submit (launch.sweepdir).
+        """{job, submits: [{started, ended, backend, settings, points: [{axes, run_id, error}], and the process}]}. A search's
+        points have its study and their number in it, too: {study, trial}. Writers: submit and launch.trial (launch.sweepdir).
         """
         return self.path / "sweep.json"
 
@@ -253,6 +252,29 @@ class SweepDir:
     def slurm(self) -> Path:
         """The job arrays' scripts, the runs that each one's tasks are, and what Slurm wrote of them. Writer: launch.slurm."""
         return self.path / "slurm"
+
+    @property
+    def journal(self) -> Path:
+        """The studies of a search: optuna's journal, one line a change. Writers: optuna, in submit, in launch.trial and in each
+        trial's rank 0."""
+        return self.path / "study.journal"
+
+    @property
+    def request(self) -> Path:
+        """What a search's tasks on Slurm must know of their submit: {job, site, folders, strict, after, code, script}.
+
+        Writer: submit (launch.trial).
+        """
+        return self.path / "request.json"
+
+    @property
+    def template(self) -> RunDir:
+        """A run as a trial on Slurm will be: its data is made ready before there is one. Writer: submit."""
+        return RunDir(self.path / "template")
+
+    def chosen(self, job: str) -> Path:
+        """The run that a task of a search's job array has chosen; null: none was left. Writer: launch.trial on its first node."""
+        return self.slurm / f"chosen-{job}.json"
 
     @property
     def queue_lock(self) -> Path:

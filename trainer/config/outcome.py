@@ -14,6 +14,7 @@ Verdict = Literal[
     "completed",  # ran to its last step
     "preempted",  # asked to stop by the cluster or the machine; continues
     "timeout",  # stopped before its time limit; continues
+    "pruned",  # stopped by its search for better trials; continues where a person says so
     "oom_gpu",
     "oom_host",
     "nan",  # the loss or a gradient is not finite
@@ -26,7 +27,7 @@ Verdict = Literal[
 ]
 
 # How often an attempt may be followed by another one without a person, by how it ended. None: always. Not here: never, since the
-# same would happen again (an error, not-finite numbers, data, memory), or a person said so.
+# same would happen again (an error, not-finite numbers, data, memory), or a person, or the search, said so.
 RETRIES: dict[str, int | None] = {"preempted": None, "timeout": None, "infrastructure": 3, "killed": 1, "hang": 1}
 
 EXIT_DONE, EXIT_FAILED, EXIT_WRONG, EXIT_STOPPED = 0, 1, 2, 75
@@ -51,8 +52,9 @@ class Outcome:
 
     @property
     def exit_code(self) -> int:
-        """batchyard's exit code for this end: 0 done, 1 failed, 75 stopped after a checkpoint and to be continued."""
-        return _EXIT[self.status]
+        """batchyard's exit code for this end: 0 done (a pruned trial too: nobody waits for more of it), 1 failed, 75 stopped after
+        a checkpoint and to be continued."""
+        return EXIT_DONE if self.verdict == "pruned" else _EXIT[self.status]
 
     @property
     def budget(self) -> str:

@@ -12,6 +12,7 @@ from trainer.config.data import DataConfig
 from trainer.config.model import DefaultInit, InitConfig, ModelConfig
 from trainer.config.optim import ConstantSchedule, OptimizerConfig, ScheduleConfig
 from trainer.config.strict import Strict
+from trainer.config.study import Trial
 
 
 class EarlyStopping(Strict):
@@ -119,6 +120,7 @@ class RunConfig(Strict):
     job: str
     run_id: str
     sweep: str | None = Field(None, description="the id of the sweep that the run is a point of: wandb's group")
+    trial: Trial | None = Field(None, description="of the sweep's search: it may be stopped for better ones")
     train: TrainConfig
     execution: RunExecution
 

@@ -1,0 +1,142 @@
+"""What a person sees of a search: trials one after the other, each chosen by the results of those before; the table at the end."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import click
+import yaml
+
+from launch import local, search, site, slurm, snapshot, sweepdir, trial
+from launch import status as run_status
+from launch import submit as submitting
+from launch.cli import sweep as sweeps
+from launch.report import words
+from launch.rundir import Standing
+from launch.search import Record, Searched
+from launch.site import Machine
+from launch.snapshot import Code
+from launch.spec import Loaded
+from launch.submit import Ready, Request, SubmitError
+from launch.sweep import Sweep
+from launch.sweepdir import Submit
+from trainer.config.layout import read_json
+
+
+def submit_all(request: Request, loaded: Loaded, machine: Machine) -> int:
+    """Goes on with the trials that have no result, then begins those that are missing. Returns the exit code.
+
+    Raises SubmitError.
+    """
+    _refuse(request)
+    of = search.searched(sweeps.sweep_of(request), loaded)
+    if request.backend == "slurm":
+        with _queueing(of):
+            slurm.adopt_sweep(of.sweep)
+    to_continue = _to_continue(of)
+    _show(of, to_continue)
+    code = sweepdir.keep_code(of.sweep, snapshot.look(request.project))
+    of.sweep.job.write_text(yaml.safe_dump({k: v for k, v in loaded.written.items() if k != "after"}, sort_keys=False))
+    submit = sweepdir.begin(of.sweep, request.job.name, request.backend, request.settings, list(of.trials().values()))
+    if request.backend == "slurm":
+        return _queue(of, request, loaded, machine, submit, to_continue, code)
+    trials = _trials(of, request, machine, submit, to_continue)
+    stopped = sweeps.run_all(of.sweep, submit, trials, len(to_continue) + of.missing(), code)
+    final = {record["run_id"] for number, record in of.trials().items() if number not in of.open_trials()}
+    return sweeps.conclude(of.sweep, submit, request.job.name, stopped, final)
+
+
+def _refuse(request: Request) -> None:
+    """Raises SubmitError where a search cannot be run: the trainer of a trial asks the study, too."""
+    python = site.python(request.site)
+    if not local.python_has(python, "optuna"):
+        raise SubmitError(f"{python} has no optuna, which a search takes: install the extra 'search' there")
+    if request.backend == "docker":
+        raise SubmitError("a search runs locally or on Slurm: a container sees its own run alone, not the study beside it")
+
+
+def _to_continue(of: Searched) -> dict[int, Record]:
+    """The trials that have no result, and that nobody works on; of those that drew the same, the first."""
+    of_runs: dict[str, tuple[int, Record]] = {}
+    for number, record in of.open_trials().items():
+        of_runs.setdefault(record["run_id"], (number, record))
+    standings = run_status.standings([of.sweep.run(run_id) for run_id in of_runs])
+    return {n: record for run_id, (n, record) in of_runs.items() if standings[run_id].state not in ("running", "queued")}
+
+
+@contextmanager
+def _queueing(of: Searched) -> Iterator[None]:
+    """One submit at a time queues job arrays of a sweep. Raises SubmitError."""
+    lock = submitting.take(of.sweep.queue_lock, of.sweep.sweep_id)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _queue(
+    of: Searched, request: Request, loaded: Loaded, machine: Machine, submit: Submit, to_continue: dict[int, Record], code: Code
+) -> int:
+    """Queues the trials to continue, and behind them as many tasks as trials are missing, each of which chooses its own."""
+    at_once = Sweep.model_validate(loaded.written["sweep"]).array_parallelism
+    ready = [search.resolve(of, request, machine, n, t["axes"], t["run_id"]) for n, t in to_continue.items()]
+    exit_code = sweeps.queue_all(of.sweep, submit, request.job.name, ready, code, at_once)
+    with _queueing(of):
+        tasks = of.missing() - len(slurm.waiting_trials(of.sweep))
+        if tasks <= 0:
+            return exit_code
+        shutil.rmtree(of.sweep.template.path, ignore_errors=True)
+        of.sweep.template.path.mkdir()
+        of_sweep = replace(request.folders, runs=of.sweep.path)
+        asked = replace(request, run_id=of.sweep.template.run_id, folders=of_sweep, new=False, sweep=of.sweep.sweep_id)
+        template = submitting.resolve(asked, loaded.specs[0], machine)
+        submitting.prepare_run(template, Standing("new"), code, None, lambda line: click.echo(f"  {line}"), together=submitting.Together())
+        trial.leave_request(of.sweep, replace(template, request=request), code)
+        behind = {read_json(r.run.slurm_job)["job_id"].split("_")[0] for r in ready if r.run.slurm_job.exists()}
+        arrays = slurm.submit_trials(of.sweep, template.plan, code.root, tasks, at_once, sorted(behind))
+    click.echo(f"queued {words.plural(tasks, 'trial')} as Slurm job array {', '.join(arrays)}, at most {at_once} at once; each is "
+               "chosen when it begins")
+    click.echo(f"batchyard status {of.sweep.sweep_id} shows what has begun; batchyard cancel {of.sweep.sweep_id} stops it")
+    return exit_code
+
+
+def _trials(
+    of: Searched, request: Request, machine: Machine, submit: Submit, to_continue: dict[int, Record]
+) -> Iterator[tuple[dict[str, Any], Ready]]:
+    """Each trial's values and its run, when it is its turn."""
+    for number, record in to_continue.items():
+        yield record["axes"], search.resolve(of, request, machine, number, record["axes"], record["run_id"])
+    of.open_trials()  # the study learns of each before the next one is asked for
+    while begun := search.begin(of, request, machine):
+        record, ready = begun
+        submit["points"].append(record)
+        if ready:
+            yield record["axes"], ready
+        else:
+            click.echo(f"batchyard: {search.told(record)}", err=True)
+        of.open_trials()
+
+
+def _show(of: Searched, to_continue: dict[int, Record]) -> None:
+    """How many trials there are of each kind, and those by name that a person should know of."""
+    begun, open_trials = len(of.trials()), len(of.open_trials())
+    kinds = {"done": begun - open_trials, "to go on with": len(to_continue), "running": open_trials - len(to_continue),
+             "to begin": of.missing()}  # fmt: skip
+    told = ", ".join(f"{count} {kind}" for kind, count in kinds.items() if count)
+    click.echo(f"{of.sweep.sweep_id}: {words.plural(of.search.trials, 'trial')}: {told}")
+    for number, record in to_continue.items():
+        click.echo(f"  continued    trial {number}  {record['run_id']}")
+
+
+def show_plan_of(request: Request, loaded: Loaded, machine: Machine) -> Ready:
+    """`batchyard show` of a search: how far it is, and a run with the first value of every axis, of which the rest is shown."""
+    _refuse(request)
+    of = search.searched(sweeps.sweep_of(request), loaded)
+    told = f"{words.plural(of.search.trials, 'trial')}, {of.missing()} to begin"
+    click.echo(f"{of.sweep.sweep_id}: {told}; each is chosen when it begins, by the results of those before")
+    click.echo(f"\na run as a trial may be, {loaded.points[0]}:")
+    return submitting.resolve(request, loaded.specs[0], machine)

@@ -1,0 +1,128 @@
+"""What each node of a task of a search's job array does: the first one chooses a trial, then all are launch.node of its run.
+
+`python -P -m launch.trial SWEEP_DIR --slurm` from the frozen code. A task that is started again finds what it has chosen.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+from launch import rundir, search, slurm, submit, sweepdir
+from launch.node import POLL_S, Node, Signals, attend, place
+from launch.rundir import Standing
+from launch.site import Folders, Site
+from launch.snapshot import Code
+from launch.spec import Job
+from launch.submit import Ready, Request, SubmitError
+from trainer.config.layout import RunDir, SweepDir, read_json, write_json
+from trainer.config.outcome import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED
+
+CHOICE_WAIT_S = 300.0  # for the first node's choice
+
+
+def leave_request(sweep: SweepDir, template: Ready, code: Code) -> None:
+    """Writes what the tasks need beside the sweep's job. template: a run as they will be, prepared in `sweep.template`."""
+    asked = template.request
+    write_json(sweep.request, {
+        "job": asked.job.name, "site": asked.site.model_dump(mode="json"), "strict": asked.strict,
+        "folders": {k: str(v) for k, v in asdict(asked.folders).items()}, "after": str(asked.after.path) if asked.after else None,
+        "code": {**asdict(code), "root": str(code.root), "files": [str(f) for f in code.files]},
+        "script": slurm.script(template.run, template.plan),
+    })  # fmt: skip
+
+
+def read_request(sweep: SweepDir) -> tuple[Request, Code]:
+    """The request and the code of the newest submit, as `leave_request` wrote them."""
+    told = read_json(sweep.request)
+    folders = Folders(**{k: Path(v) for k, v in told["folders"].items()})
+    code = Code(**{**told["code"], "root": Path(told["code"]["root"]), "files": [Path(f) for f in told["code"]["files"]]})
+    return Request(
+        Job(told["job"], sweep.job), code.root, Site.model_validate(told["site"]), folders, "slurm", strict=told["strict"],
+        after=RunDir(Path(told["after"])) if told["after"] else None, sweep=sweep.sweep_id,
+    ), code  # fmt: skip
+
+
+def choose(sweep: SweepDir, job: str, signals: Signals) -> RunDir | None:
+    """Begins the next trial: its run is ready to start. job: this task. None: none is left, or this task was asked to stop, or a
+    person has cancelled the sweep.
+
+    Raises SubmitError; the trial then stays to be submitted again.
+    """
+    request, code = read_request(sweep)
+    loaded, machine = submit.load(request)
+    of = search.searched(sweep, loaded)
+    while signals.received is None and not sweepdir.cancelled(sweep, sweepdir.submits(sweep)[-1]):
+        of.open_trials()
+        if (begun := search.begin(of, request, machine)) is None:
+            return None
+        trial, ready = begun
+        if ready is None:
+            print(search.told(trial), flush=True)
+        elif (before := rundir.standing(ready.run)).state in ("completed", "running"):  # by itself, or as another sweep's point
+            print(f"trial {trial['trial']} is {trial['run_id']}, which is {before.state}: it has that result", flush=True)
+        else:
+            prepare(sweep, ready, before, code, job)
+            return ready.run
+    return None
+
+
+def prepare(sweep: SweepDir, ready: Ready, before: Standing, code: Code, job: str) -> None:
+    """Writes the run directory, and with which script the run goes on by hand or by itself. Raises SubmitError."""
+    run, template = ready.run, sweep.template
+    run.path.mkdir(exist_ok=True)  # without the submit's lock: a killed task would leave it, for its lease, to the next submit
+    submit.prepare_run(ready, before, code, None, lambda line: print(line, flush=True), together=submit.Together())
+    script = run.attempt(f"slurm-{job}.0").script
+    script.parent.mkdir(parents=True, exist_ok=True)
+    run.slurm.mkdir(exist_ok=True)
+    text = str(read_json(sweep.request)["script"])
+    named = text.replace(f"--job-name={template.run_id}", f"--job-name={run.run_id}")
+    script.write_text(named.replace(str(template.path), str(run.path)))
+    write_json(run.slurm_job, {"job_id": job, "logs": str(sweep.slurm)})
+
+
+def main() -> int:
+    """Runs one attempt of one trial on this node. Returns batchyard's exit code."""
+    parser = argparse.ArgumentParser(prog="launch.trial", description=__doc__)
+    parser.add_argument("sweep", type=Path)
+    parser.add_argument("--slurm", action="store_true", required=True)
+    sweep, signals = SweepDir(parser.parse_args().sweep), Signals()
+    here = place(RunDir(sweep.path))
+    assert here.slurm_job is not None
+    chosen = sweep.chosen(here.slurm_job)
+    if here.rank == 0 and not chosen.exists():
+        try:
+            run = choose(sweep, here.slurm_job, signals)
+        except (SubmitError, OSError) as error:
+            print(f"launch.trial: {error}", file=sys.stderr)
+            return EXIT_FAILED
+        if run is None and signals.received is not None:  # started again, it chooses
+            return EXIT_STOPPED
+        write_json(chosen, str(run.path) if run else None)
+    return follow_choice(sweep, chosen, here, signals)
+
+
+def follow_choice(sweep: SweepDir, chosen: Path, here: Node, signals: Signals) -> int:
+    """Every node: runs what was chosen, once that is known; the first one then tells the study how it ended."""
+    end = time.monotonic() + CHOICE_WAIT_S
+    while not chosen.exists():
+        if signals.received is not None or time.monotonic() > end:
+            print(f"launch.trial: the first node has chosen no trial: there is no {chosen}", file=sys.stderr)
+            return EXIT_FAILED
+        time.sleep(POLL_S)
+    path = read_json(chosen)
+    if path is None:
+        print(f"{sweep.sweep_id}: no trial is left to begin")
+        return EXIT_DONE
+    code = attend(RunDir(Path(path)), here, signals)
+    if here.rank == 0:
+        loaded, _ = submit.load(read_request(sweep)[0])
+        search.searched(sweep, loaded).open_trials()
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
