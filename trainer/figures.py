@@ -13,15 +13,18 @@ import numpy as np
 from trainer.config.layout import RunDir, write_json
 from trainer.data.batches import Batches, MicroBatch
 from trainer.data.prepared import Prepared
+from trainer.data.rows import Rows
 from trainer.distributed import say
-from trainer.evaluate import Evaluation
+from trainer.tasks import Evaluation
 
 MOST_PICTURES = 16
 MOST_CLASSES = 100  # of a confusion matrix that a person can look at
 
 
 def write_samples(run: RunDir, data: Prepared, batches: Batches, micro_batches: list[MicroBatch]) -> None:
-    """The first pictures of a step, augmented, un-normalised for the eye."""
+    """The first pictures of a step, augmented, un-normalised for the eye. Rows of a table are none."""
+    if isinstance(batches, Rows):
+        return
     pictures = []
     for batch in micro_batches:
         for image, label in zip(batches.for_the_eye(batch.images).numpy(), batch.labels.tolist(), strict=True):
@@ -33,7 +36,8 @@ def write_samples(run: RunDir, data: Prepared, batches: Batches, micro_batches: 
 
 def write_evaluation(run: RunDir, data: Prepared, split: str, result: Evaluation, global_step: int, epoch: int) -> None:
     """Samples and correct ones of each class, the confusion matrix (rows are the truth) and, of the test split, the mistakes."""
-    confusion = result.confusion
+    if (confusion := result.confusion) is None:
+        return
     place = {"split": split, "global_step": global_step, "epoch": epoch}
     _write(run.evaluation(split), {
         **place, "classes": data.classes, "samples": confusion.sum(1).tolist(), "correct": confusion.diagonal().tolist(),

@@ -10,13 +10,14 @@ from trainer.config.data import ImageData, ImageFolderData
 from trainer.config.model import LeNetModel, MLPModel
 from trainer.config.optim import OneCycleSchedule, Optimizer, StepSchedule
 from trainer.config.run import TrainConfig
+from trainer.config.tables import TableData
 
 Conflict = tuple[tuple[str, ...], str]  # (the key's path below `train`, what is wrong and what to try)
 
 
 def conflicts(train: Mapping[str, Any]) -> list[Conflict]:
     """train: the fields of a TrainConfig by name; a field that is missing, or was wrong by itself, is left out."""
-    parts = (_batches, _parity, _data, _model, _optimizer, _schedule, _validation)
+    parts = (_batches, _parity, _data, _model, _optimizer, _schedule, _validation, _task)
     return [conflict for part in parts for conflict in part(train)]
 
 
@@ -113,7 +114,7 @@ def _schedule(train: Mapping[str, Any]) -> Iterator[Conflict]:
 
 def _validation(train: Mapping[str, Any]) -> Iterator[Conflict]:
     data = train.get("data")
-    if not isinstance(data, ImageData) or data.has_validation():
+    if not isinstance(data, ImageData | TableData) or data.has_validation():
         return
     hint = "needs a validation split, as in train.data.validation: 0.1; nothing is ever chosen on the test set"
     if train.get("early_stopping") is not None:
@@ -122,5 +123,19 @@ def _validation(train: Mapping[str, Any]) -> Iterator[Conflict]:
         yield ("best_metric",), hint
 
 
-def _name(data: ImageData) -> str:
+def _task(train: Mapping[str, Any]) -> Iterator[Conflict]:
+    data, model = train.get("data"), train.get("model")
+    if isinstance(data, ImageData) and train.get("loss") is not None:
+        yield ("loss",), f"is of a regression; {_name(data)} has classes, whose loss is the cross-entropy: leave it out"
+    if not isinstance(data, TableData):
+        return
+    if model is not None and not isinstance(model, MLPModel):
+        yield ("model", "name"), f"{model.name} takes pictures, {_name(data)} is a table; try mlp"
+    if train.get("label_smoothing"):
+        yield ("label_smoothing",), f"is of classes; {_name(data)} has numbers to predict"
+    if data.has_validation() and train.get("best_metric") == "accuracy":
+        yield ("best_metric",), f"{_name(data)} has no accuracy to choose by; try best_metric: loss"
+
+
+def _name(data: ImageData | TableData) -> str:
     return str(getattr(data, "name", "this data"))

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, NamedTuple, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from trainer.config.pictures import Pictures as Pictures
 from trainer.config.strict import Strict
+from trainer.config.tables import AirfoilData, LinearData
 
-
-class Pictures(NamedTuple):
-    """What the model is given: channels, height and width in pixels, classes (None: known once the data is prepared)."""
-
-    channels: int
-    height: int
-    width: int
-    classes: int | None
+Task = Literal["classification", "regression", "segmentation"]
 
 
 class ImageData(Strict):
     """What every set of small pictures of one size can do, on the device, to whole pieces of an epoch."""
+
+    task: ClassVar[Task] = "classification"
 
     random_crop_padding: int = Field(0, ge=0, le=16, description="zero pixels added to each side before a random crop")
     random_horizontal_flip: bool = False
@@ -130,5 +127,6 @@ class SyntheticData(ImageData):
 
 
 DataConfig = Annotated[
-    CIFAR10Data | DigitsData | FashionMNISTData | ImageFolderData | SyntheticData, Field(discriminator="name")
+    AirfoilData | CIFAR10Data | DigitsData | FashionMNISTData | ImageFolderData | LinearData | SyntheticData,
+    Field(discriminator="name"),
 ]

@@ -23,10 +23,12 @@ from torch.utils.data import DataLoader, Dataset
 from trainer import distributed, randomness
 from trainer.config.data import ImageData, RandomResizedCrop
 from trainer.config.run import RunConfig
+from trainer.config.tables import TableData
 from trainer.data import pictures
 from trainer.data.batches import Batches, Plan, augment
 from trainer.data.prepared import Encoded, Prepared
 from trainer.data.raw import DataError
+from trainer.data.rows import Rows
 from trainer.distributed import World
 
 MOST_WORKERS = 16  # chosen by ourselves; execution.workers may ask for more
@@ -40,6 +42,8 @@ def build(data: Prepared, config: RunConfig, world: World) -> Batches:
         "seed": train.seed, "global_batch_size": train.global_batch_size, "micro_batch_size": config.micro_batch_size(),
         "rank": world.rank, "world_size": world.size, "device": world.device, "channels_last": train.channels_last,
     }  # fmt: skip
+    if isinstance(train.data, TableData):
+        return Rows(data, train.data, **of_this_rank)
     if isinstance(images, np.ndarray) and images.nbytes <= how.device_data_gb * 2**30:
         return Batches(data, train.data, **of_this_rank)
     workers = how.workers

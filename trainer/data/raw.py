@@ -26,7 +26,8 @@ class Skipped(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """Some pictures of a split, in its order. images: uint8 [n, C, H, W], labels: int64 [n].
+    """Some pictures of a split, in its order. images: uint8 [n, C, H, W], labels: int64 [n]. Of a table: its rows, float32
+    [n, features, 1, 1], and targets, float32 [n, targets].
 
     encoded: (name, file's bytes) of each, where these are kept instead of `images`, which are then their evaluation's form.
     """
