@@ -198,7 +198,7 @@ def prepare_data(ready: Ready, say: Callable[[str], None], together: Together | 
     if together:
         together.data[asked] = record, run.data_record
     if left_out := len(record.get("skipped", ())):
-        say(f"{left_out} picture(s) cannot be read and are left out, as skip_bad says; {site.shown(run.data_record)} names them")
+        say(f"{left_out} picture(s) cannot be used and are left out; {site.shown(run.data_record)} names them")
 
 
 def tool(run: RunDir, python: str, name: str, *arguments: str, needs: str) -> subprocess.CompletedProcess[str]:

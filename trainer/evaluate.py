@@ -37,7 +37,8 @@ def evaluate(
     starts = range(0, samples, batch_size)
     begin, end = len(starts) * world.rank // world.size, len(starts) * (world.rank + 1) // world.size  # this rank's batches
     losses = torch.zeros(len(starts), 1, dtype=torch.float64, device=device)  # of each batch, the sum over its samples
-    tally, seen = task.tally(num_classes, device), torch.zeros((), dtype=torch.int64)
+    height, width = split.images.shape[2:]
+    tally, seen = task.tally(num_classes, (height, width), device), torch.zeros((), dtype=torch.int64)
     for batch in range(begin, end):
         watchdog.alive()
         start = starts[batch]

@@ -102,7 +102,7 @@ class Trainer:
             )
             say(f"the train pictures {self.batches.where}")
             if self.data.skipped:
-                say(f"{self.data.skipped} picture(s) cannot be read and are left out; {self.world.run.data_record} names them")
+                say(f"{self.data.skipped} picture(s) cannot be used and are left out; {self.world.run.data_record} names them")
             if not found:
                 figures.write_samples(self.world.run, self.data, self.batches, self.batches.at(0))
 

@@ -15,11 +15,13 @@ from torch.nn import functional
 from trainer import distributed
 from trainer.config.data import LinearData
 from trainer.config.run import TrainConfig
+from trainer.data.masks import VOID
 from trainer.data.prepared import Prepared
 from trainer.distributed import World
 
 TOP5_FROM_CLASSES = 11  # with ten classes or fewer, half of all guesses would be right
 MOST_MISTAKES = 16
+MOST_MASKS = 6  # predictions that a person looks at
 
 
 @dataclass(frozen=True)
@@ -34,20 +36,22 @@ class Mistake:
 @dataclass(frozen=True)
 class Evaluation:
     """loss: mean over samples. metrics: by name, 0 to 1, in the order in which they are told: accuracy, and accuracy_top5 where
-    there are more than ten classes. confusion: int64 [classes, classes], rows are the truth; None where there are no classes.
-    mistakes: the most confident first."""
+    there are more than ten classes; of masks the accuracy of pixels, and mean_iou. confusion: int64 [classes, classes], of pictures
+    or of pixels, rows are the truth; None where there are no classes. mistakes: the most confident first. predicted: the first
+    masks, uint8 [n, H, W]."""
 
     loss: float
     metrics: dict[str, float] = field(default_factory=dict)
     confusion: Tensor | None = None
     mistakes: list[Mistake] = field(default_factory=list)
+    predicted: Tensor | None = None
 
 
 class Tally:
     """What one rank counts in an evaluation beside the loss: of numbers nothing."""
 
-    def __init__(self, num_classes: int, device: torch.device) -> None:
-        self.num_classes, self.device = num_classes, device
+    def __init__(self, num_classes: int, in_size: tuple[int, int], device: torch.device) -> None:
+        self.num_classes, self.in_size, self.device = num_classes, in_size, device
 
     def add(self, outputs: Tensor, labels: Tensor, start: int) -> None:
         """Counts a batch, float32 outputs and their labels; `start` is the number of its first sample in the split."""
@@ -60,8 +64,8 @@ class Tally:
 class ClassTally(Tally):
     """The confusion matrix, the right ones among the first five, and the most confident mistakes; exact over ranks."""
 
-    def __init__(self, num_classes: int, device: torch.device) -> None:
-        super().__init__(num_classes, device)
+    def __init__(self, num_classes: int, in_size: tuple[int, int], device: torch.device) -> None:
+        super().__init__(num_classes, in_size, device)
         self.confusion = torch.zeros(num_classes * num_classes, dtype=torch.int64, device=device)
         self.top5 = torch.zeros((), dtype=torch.int64, device=device)
         self.mistakes = torch.full((MOST_MISTAKES, 3), -1.0, dtype=torch.float64, device=device)  # probability, sample, predicted
@@ -86,6 +90,37 @@ class ClassTally(Tally):
         return {"metrics": metrics, "confusion": confusion, "mistakes": mistakes}
 
 
+class MaskTally(Tally):
+    """The confusion matrix of all pixels that have a class, exact over ranks, and the first masks."""
+
+    def __init__(self, num_classes: int, in_size: tuple[int, int], device: torch.device) -> None:
+        super().__init__(num_classes, in_size, device)
+        self.confusion = torch.zeros(num_classes * num_classes, dtype=torch.int64, device=device)
+        self.predicted = torch.zeros(MOST_MASKS, *in_size, dtype=torch.uint8, device=device)  # of other ranks zero: added up
+
+    def add(self, outputs: Tensor, labels: Tensor, start: int) -> None:
+        predicted, known = outputs.argmax(1), labels != VOID
+        pairs = labels[known].long() * self.num_classes + predicted[known]
+        self.confusion += torch.bincount(pairs, minlength=self.num_classes**2)
+        if start < MOST_MASKS:
+            first = predicted[: MOST_MASKS - start].to(torch.uint8)
+            self.predicted[start : start + len(first)] = first
+
+    def over_ranks(self, samples: int, world: World) -> dict[str, Any]:
+        confusion = distributed.total(self.confusion, world).view(self.num_classes, self.num_classes)
+        present = [value for value in iou(confusion) if value is not None]
+        pixels = max(1, int(confusion.sum()))
+        metrics = {"accuracy": int(confusion.diagonal().sum()) / pixels, "mean_iou": sum(present) / max(1, len(present))}
+        predicted = distributed.total(self.predicted, world)[: min(samples, MOST_MASKS)]
+        return {"metrics": metrics, "confusion": confusion, "predicted": predicted}
+
+
+def iou(confusion: Tensor) -> list[float | None]:
+    """Of each class the pixels that are rightly its over those that are its by truth or prediction; None: the truth has none."""
+    right, truth, predicted = (t.tolist() for t in (confusion.diagonal(), confusion.sum(1), confusion.sum(0)))
+    return [r / (t + p - r) if t else None for r, t, p in zip(right, truth, predicted, strict=True)]
+
+
 def most_confident(rows: Tensor) -> Tensor:
     """The MOST_MISTAKES rows with the highest probability (column 0)."""
     return rows[rows[:, 0].topk(MOST_MISTAKES).indices]
@@ -101,6 +136,25 @@ def class_loss(
 def right_classes(outputs: Tensor, labels: Tensor) -> Tensor:
     """How many samples are right, float32 []."""
     return (outputs.argmax(1) == labels).sum().float()
+
+
+def mask_loss(
+    outputs: Tensor, labels: Tensor, config: TrainConfig, *, label_smoothing: float = 0.0, reduction: str = "sum"
+) -> Tensor:
+    """The mean cross-entropy over a picture's pixels that have a class (zero where none has), of float32 [n, classes, H, W] and
+    uint8 [n, H, W]."""
+    losses = functional.cross_entropy(
+        outputs, labels.long(), reduction="none", ignore_index=VOID, label_smoothing=label_smoothing
+    )
+    losses = losses.flatten(1).sum(1) / (labels != VOID).flatten(1).sum(1).clamp(min=1)
+    return losses.sum() if reduction == "sum" else losses
+
+
+def right_pixels(outputs: Tensor, labels: Tensor) -> Tensor:
+    """The sum over pictures of the right share of the pixels that have a class, float32 []."""
+    known = labels != VOID
+    right = (outputs.argmax(1) == labels) & known
+    return (right.flatten(1).sum(1) / known.flatten(1).sum(1).clamp(min=1)).sum()
 
 
 def squared_loss(
@@ -125,6 +179,7 @@ class Task(NamedTuple):
 TASKS = {
     "classification": Task(class_loss, right_classes, ClassTally),
     "regression": Task(squared_loss, None, Tally),
+    "segmentation": Task(mask_loss, right_pixels, MaskTally),
 }
 
 

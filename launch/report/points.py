@@ -170,8 +170,8 @@ def best(points: list[Point]) -> Best | None:
     """By the validation split where every completed point has one, else by the last test accuracy. None: none is completed."""
     done = [p for p in points if p.state == "completed"]
     metrics = {p.best.get("metric") for p in done}
-    if len(metrics) == 1 and (metric := metrics.pop()) in ("accuracy", "loss"):
-        ranked = [(p.best["value"] * (1 if metric == "accuracy" else -1), p) for p in done]
+    if len(metrics) == 1 and (metric := metrics.pop()) in ("accuracy", "mean_iou", "loss"):
+        ranked = [(p.best["value"] * (-1 if metric == "loss" else 1), p) for p in done]
     else:
         metric = None
         ranked = [(p.test_accuracy, p) for p in done if p.test_accuracy is not None]
@@ -181,7 +181,7 @@ def best(points: list[Point]) -> Best | None:
     equal = sum(value == top for value, _ in ranked) - 1
     if metric is None:
         return Best(point, "last test accuracy", percent(top), point.test_accuracy, False, equal)
-    value = percent(top) if metric == "accuracy" else number(-top, 4)
+    value = number(-top, 4) if metric == "loss" else percent(top)
     return Best(point, f"best validation {metric}", value, finite(point.best.get("test_accuracy")), True, equal)
 
 
@@ -236,7 +236,7 @@ def validation(point: Point) -> str | None:
     if not point.best:
         return None
     value = point.best["value"]
-    return percent(value) if point.best.get("metric") == "accuracy" else f"loss {number(value, 4)}"
+    return f"loss {number(value, 4)}" if point.best.get("metric") == "loss" else percent(value)
 
 
 def _spread(values: list[float]) -> tuple[float, float | None] | None:

@@ -130,7 +130,7 @@ def _seeds(sweep: Sweep, best: Best | None) -> Html | None:
         return None
     names = {axis: name for axis, name in sweep.names().items() if axis != points.SEED}
     with_validation = any(g.validation for g in groups)
-    in_percent = all(p.best.get("metric", "accuracy") == "accuracy" for p in sweep.points)
+    in_percent = all(p.best.get("metric") != "loss" for p in sweep.points)
     heads = [(name, "figure") for name in names.values()] + [("Seeds", "figure"), ("Last test accuracy", "figure")]
     heads += [("Validation", "figure")] if with_validation else []
     rows = [

@@ -113,6 +113,33 @@ class ImageFolderData(ImageData):
         return bool(self.validation is not None or self.validation_folder or len(self.fractions or []) == 3)
 
 
+VOC_CLASSES = [
+    "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
+    "horse", "motorbike", "person", "potted plant", "sheep", "sofa", "train", "tv/monitor",
+]  # fmt: skip
+
+
+class VOCData(ImageData):
+    """Segmentation in Pascal VOC's layout: lists, pictures, masks as palette indices or in VOC's colours; 255 has no class."""
+
+    task: ClassVar[Task] = "segmentation"
+
+    name: Literal["voc"]
+    folder: str = Field("VOCdevkit/VOC2012", min_length=1, description="below the raw data folder")
+    classes: list[str] | None = Field(None, min_length=2, max_length=255, description="their names; null: VOC's 21")
+    crop: list[Annotated[int, Field(ge=1)]] = Field(
+        [320, 480], min_length=2, max_length=2,
+        description="height and width of a random piece of picture and mask alike (test: the middle); smaller ones are left out",
+    )  # fmt: skip
+
+    def names(self) -> list[str]:
+        """The classes, by the number that a mask has for each."""
+        return self.classes or VOC_CLASSES
+
+    def pictures(self) -> Pictures:
+        return Pictures(3, self.crop[0], self.crop[1], len(self.names()))
+
+
 class SyntheticData(ImageData):
     """Made pictures that a model can learn: a fixed pattern a class plus noise. For tests and speed, never for results."""
 
@@ -127,6 +154,6 @@ class SyntheticData(ImageData):
 
 
 DataConfig = Annotated[
-    AirfoilData | CIFAR10Data | DigitsData | FashionMNISTData | ImageFolderData | LinearData | SyntheticData,
+    AirfoilData | CIFAR10Data | DigitsData | FashionMNISTData | ImageFolderData | LinearData | SyntheticData | VOCData,
     Field(discriminator="name"),
 ]

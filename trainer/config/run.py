@@ -33,8 +33,8 @@ class TrainConfig(Strict):
         None, ge=1, description="the most that a rank holds at once; null: global_batch_size / ranks, rounded up"
     )
     evaluate_every_epochs: int = Field(1, ge=1, description="and always after the last epoch")
-    best_metric: Literal["accuracy", "loss"] = Field(
-        "accuracy", description="of the validation split: what the best checkpoint and early stopping go by"
+    best_metric: Literal["accuracy", "mean_iou", "loss"] = Field(
+        "accuracy", description="of the validation split: what the best checkpoint and early stopping go by; mean_iou of masks"
     )
     early_stopping: EarlyStopping | None = None
     parity: Literal["bitwise"] | None = Field(

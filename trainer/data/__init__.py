@@ -3,9 +3,9 @@ of it, once (prepare); the trainer only maps what prepare made."""
 
 from __future__ import annotations
 
-from trainer.data import airfoil, cifar10, digits, fashion_mnist, imagefolder, linear, synthetic
+from trainer.data import airfoil, cifar10, digits, fashion_mnist, imagefolder, linear, synthetic, voc
 
 DATASETS = {
     "airfoil": airfoil, "cifar10": cifar10, "digits": digits, "fashion_mnist": fashion_mnist, "imagefolder": imagefolder,
-    "linear": linear, "synthetic": synthetic,
+    "linear": linear, "synthetic": synthetic, "voc": voc,
 }  # fmt: skip

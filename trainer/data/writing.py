@@ -18,7 +18,8 @@ from trainer.data.raw import Piece, Skipped, Source
 def write(folder: Path, name: str, source: Source, after_each: Callable[[], None]) -> dict[str, Any]:
     """Writes all pieces into `folder` and returns the manifest. after_each: called every few seconds at least. Of each split:
 
-    {split}-labels.npy   int64 [N]; of a table float32 [N, targets]
+    {split}-labels.npy   int64 [N]; of a table float32 [N, targets]; masks uint8 [N, H, W]; or, of encoded pictures:
+    {split}-masks.bin    the masks' files, with {split}-mask-offsets.npy
     {split}-images.npy   uint8 [N, C, H, W]; of a table float32 [N, features, 1, 1]; or, where pictures keep their own size and
                          encoding:
     {split}-encoded.bin  the files' bytes, one after the other, {split}-offsets.npy (int64 [N + 1]: where each begins) and
@@ -71,6 +72,8 @@ class _Split:
         self.sizes, self.names = [0], []
         self.levels = np.zeros((self.shape[0], 256), np.int64)
         self.pictures = (folder / f"{self.name}-{'encoded.bin' if self.encoded else 'images.npy'}").open("wb")
+        self.masks = (folder / f"{self.name}-masks.bin").open("wb") if first.encoded_masks is not None else None
+        self.mask_sizes = [0]
         if not self.encoded:
             _header(self.pictures, self.dtype, (0, *self.shape))
 
@@ -81,7 +84,12 @@ class _Split:
             self.pictures.write(data)
             self.sizes.append(len(data))
             self.names.append(name)
-        self.labels.append(piece.labels)
+        for data in piece.encoded_masks or ():
+            assert self.masks, "a split's pieces are alike"
+            self.masks.write(data)
+            self.mask_sizes.append(len(data))
+        if not self.masks:
+            self.labels.append(piece.labels)
         self.samples += len(piece.labels)
         if self.name == "train" and self.dtype == np.uint8:
             self.levels += [np.bincount(piece.images[:, c].reshape(-1), minlength=256) for c in range(self.shape[0])]
@@ -91,7 +99,11 @@ class _Split:
             self.pictures.seek(0)
             _header(self.pictures, self.dtype, (self.samples, *self.shape))
         _sync(self.pictures)
-        _save(self.folder / f"{self.name}-labels.npy", np.concatenate(self.labels))
+        if self.masks:
+            _sync(self.masks)
+            _save(self.folder / f"{self.name}-mask-offsets.npy", np.cumsum(self.mask_sizes, dtype=np.int64))
+        else:
+            _save(self.folder / f"{self.name}-labels.npy", np.concatenate(self.labels))
         if self.encoded:
             _save(self.folder / f"{self.name}-offsets.npy", np.cumsum(self.sizes, dtype=np.int64))
             with (self.folder / f"{self.name}-names.txt").open("w", encoding="utf-8") as out:
@@ -100,6 +112,8 @@ class _Split:
 
     def close(self) -> None:
         self.pictures.close()
+        if self.masks:
+            self.masks.close()
 
 
 def _save(path: Path, array: np.ndarray) -> None:
