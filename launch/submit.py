@@ -19,6 +19,7 @@ import yaml
 from launch import local, rundir, site, snapshot, spec
 from launch import plan as planning
 from launch.plan import Placement, Plan
+from launch.report import words
 from launch.rundir import Standing
 from launch.site import BackendName, Folders, Machine, Site
 from launch.snapshot import Code
@@ -241,6 +242,10 @@ def result_line(outcome: Outcome) -> str:
     line = f"{outcome.status}" + (f" ({outcome.verdict})" if outcome.verdict != outcome.status else "")
     if outcome.test_accuracy is not None:
         line += f": test accuracy {100 * outcome.test_accuracy:.2f} %"
+        if (mean_iou := outcome.extra.get("test_mean_iou")) is not None:
+            line += f", mean IoU {100 * mean_iou:.2f} %"
+    elif (loss := outcome.extra.get("test_loss")) is not None:
+        line += f": test loss {words.number(loss, 4)}"
     if outcome.global_step is not None:
         line += f" after {outcome.global_step} steps"
     if outcome.status != "completed" and outcome.cause:

@@ -260,7 +260,8 @@ def show(sweep: SweepDir) -> list[str]:
     table = Table(box=None, pad_edge=False)
     for name in names.values():
         table.add_column(name, justify="right", overflow="fold")
-    for column in ("state", "step", "test accuracy", *(["validation"] if with_validation else []), "time", "run"):
+    measured = ["train loss", "test loss"] if found.of_numbers() else ["test accuracy"]
+    for column in ("state", "step", *measured, *(["validation"] if with_validation else []), "time", "run"):
         table.add_column(column, justify="left" if column in ("state", "run") else "right", overflow="fold")
     for point, run in zip(found.points, runs, strict=True):
         where = standings[run.run_id]
@@ -268,7 +269,9 @@ def show(sweep: SweepDir) -> list[str]:
         validation = [(points.validation(point) or "-").replace("%", " %")] if with_validation else []
         lasted = words.seconds(point.lasted_s) if point.lasted_s is not None else "-"
         state = f"[{run_status.COLOURS.get(where.state, 'white')}]{where.state}[/]"
-        table.add_row(*(escape(point.value(a)) for a in names), state, row.step, row.accuracy, *validation, lasted, run.run_id)
+        losses = [words.number(loss, 4) if loss is not None else "-" for loss in point.losses]
+        figures = losses if found.of_numbers() else [row.accuracy]
+        table.add_row(*(escape(point.value(a)) for a in names), state, row.step, *figures, *validation, lasted, run.run_id)
     console.print(table)
     for line in _told(found):
         console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -152,7 +152,7 @@ def _chosen(run: Facts) -> list[tuple[str, Any, str]]:
 
 def _fit(fit: Row) -> list[tuple[str, Any, str]]:
     """What a linear regression found, beside what made its data and the least loss there is."""
-    w, true = ([v for v in values if finite(v) is not None] for values in (fit.get("w") or [], fit.get("true_w") or []))
+    w, true = (_numbers_in(fit.get(key)) for key in ("w", "true_w"))
     few = len(w) <= MOST_WEIGHTS
     learnt, made = (", ".join(number(v, 4) for v in values) for values in (w, true))
     return [
@@ -162,6 +162,10 @@ def _fit(fit: Row) -> list[tuple[str, Any, str]]:
         ("Train loss", shown(fit.get("train_loss"), lambda v: number(v, 4)),
          f"least squares: {shown(fit.get('least_train_loss'), lambda v: number(v, 4))}"),
     ]  # fmt: skip
+
+
+def _numbers_in(value: Any) -> list[float]:
+    return [v for v in value if finite(v) is not None] if isinstance(value, list) else []
 
 
 def _skipped(run: Facts) -> str:

@@ -46,6 +46,12 @@ class Point:
         return said if said is not None else finite(self.run.last_eval().get("accuracy"))
 
     @property
+    def losses(self) -> list[float | None]:
+        """Of the newest evaluation of the train rows, which tables alone have, and of the test set."""
+        evals = {row.get("split"): finite(row.get("loss")) for row in self.run.evals}
+        return [evals.get("train"), evals.get("test")]
+
+    @property
     def best(self) -> Row:
         """The best evaluation of the validation split: {split, metric, value, global_step, test_accuracy}; empty without one."""
         found = as_row(as_row(self.run.outcome.get("extra")).get("best"))
@@ -87,6 +93,10 @@ class Sweep:
     unwanted: list[tuple[Row, str]]
     submits: list[Row]
     read_at: float
+
+    def of_numbers(self) -> bool:
+        """Whether the points learn numbers: they have losses and no accuracy."""
+        return all(p.test_accuracy is None for p in self.points) and any(p.losses[1] is not None for p in self.points)
 
     def axes(self) -> list[str]:
         return list(dict.fromkeys(axis for point in self.points for axis in point.axes))
