@@ -130,9 +130,11 @@ def test_counts_are_those_of_a_loop_over_pixels() -> None:
     labels = torch.randint(0, 3, (5, 4, 6), dtype=torch.uint8)  # class 3 is in no mask
     labels[torch.rand(labels.shape) < 0.2] = masks.VOID
     outputs = torch.randn(5, 4, 4, 6)
-    tally = MaskTally(4, (4, 6), torch.device("cpu"))
+    tally = MaskTally(4, 5, (4, 6), torch.device("cpu"))
     for start in (0, 3):
         tally.add(outputs[start : start + 3], labels[start : start + 3], start)
+    assert tally.shown == [0, 1, 2, 3, 4] and torch.equal(tally.predicted, outputs.argmax(1).to(torch.uint8))
+    assert MaskTally(4, 50, (4, 6), torch.device("cpu")).shown == [0, 8, 16, 25, 33, 41]
     expected = torch.zeros(4, 4, dtype=torch.int64)
     for truth, guess in zip(labels.flatten().tolist(), outputs.argmax(1).flatten().tolist(), strict=True):
         if truth != masks.VOID:
@@ -164,7 +166,8 @@ def test_resnet_18_has_torchvisions_names() -> None:
 
 
 def test_a_run_learns_and_leaves_its_figures(tmp_path: Path, prepared: dict[str, Any]) -> None:
-    run = completed(tmp_path, prepared, epochs=25, data={**DATA, "validation": 0.2}, best_metric="mean_iou")
+    data = {**DATA, "validation": 0.2}
+    run = completed(tmp_path, prepared, epochs=25, evaluate_every_epochs=5, data=data, best_metric="mean_iou")
     found, last = outcome(run, "local-1"), read_jsonl(run.metrics)[-1]
     assert found.extra["skipped_pictures"] == 4 and found.extra["best"]["metric"] == "mean_iou"
     assert (found.test_accuracy, found.extra["test_mean_iou"]) == (last["accuracy"], last["mean_iou"])

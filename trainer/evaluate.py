@@ -38,7 +38,7 @@ def evaluate(
     begin, end = len(starts) * world.rank // world.size, len(starts) * (world.rank + 1) // world.size  # this rank's batches
     losses = torch.zeros(len(starts), 1, dtype=torch.float64, device=device)  # of each batch, the sum over its samples
     height, width = split.images.shape[2:]
-    tally, seen = task.tally(num_classes, (height, width), device), torch.zeros((), dtype=torch.int64)
+    tally, seen = task.tally(num_classes, samples, (height, width), device), torch.zeros((), dtype=torch.int64)
     for batch in range(begin, end):
         watchdog.alive()
         start = starts[batch]
@@ -54,7 +54,7 @@ def evaluate(
     seen = distributed.total(seen, world)
     assert seen == samples, f"evaluated {int(seen)} of {samples} samples"
     (loss_sum,) = in_order(distributed.total(losses, world))
-    return Evaluation(loss_sum / samples, **tally.over_ranks(samples, world))
+    return Evaluation(loss_sum / samples, **tally.over_ranks(world))
 
 
 def in_order(rows: Tensor) -> list[float]:

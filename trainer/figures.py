@@ -53,7 +53,7 @@ def write_evaluation(run: RunDir, data: Prepared, split: str, result: Evaluation
     if split != "test":
         return
     if result.predicted is not None:
-        write_masks(run, data, result.predicted.numpy(), place)
+        write_masks(run, data, result.predicted, place)
         return
     pictures: list[dict[str, Any]] = []
     for mistake in result.mistakes:
@@ -65,13 +65,13 @@ def write_evaluation(run: RunDir, data: Prepared, split: str, result: Evaluation
     _write(run.misclassified, {**place, "pictures": pictures})
 
 
-def write_masks(run: RunDir, data: Prepared, predicted: np.ndarray, place: dict[str, Any]) -> None:
-    """The first test pictures, each with its mask and the predicted one (uint8 [n, H, W]), and the colours of the classes."""
-    images, labels = data.splits["test"].read(0, len(predicted))
-    step = -(-max(predicted.shape[1:]) // MASK_SIDE)  # pixels left out, not mixed: a mask's colours stay those of its classes
+def write_masks(run: RunDir, data: Prepared, predicted: dict[int, Tensor], place: dict[str, Any]) -> None:
+    """Some test pictures, each with its mask and the predicted one (uint8 [H, W]), and the colours of the classes."""
     scenes = []
-    for number, (image, truth, guess) in enumerate(zip(images, labels, predicted, strict=True)):
-        known = truth != VOID
+    for number, mask in predicted.items():
+        (image,), (truth,) = data.splits["test"].read(number, number + 1)
+        guess, known = mask.numpy(), truth != VOID
+        step = -(-max(truth.shape) // MASK_SIDE)  # pixels left out, not mixed: a mask's colours stay those of its classes
         scenes.append({
             "picture": png(image, MASK_SIDE), "truth": png(coloured(truth[::step, ::step])),
             "predicted": png(coloured(guess[::step, ::step])),

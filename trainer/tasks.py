@@ -37,35 +37,35 @@ class Mistake:
 class Evaluation:
     """loss: mean over samples. metrics: by name, 0 to 1, in the order in which they are told: accuracy, and accuracy_top5 where
     there are more than ten classes; of masks the accuracy of pixels, and mean_iou. confusion: int64 [classes, classes], of pictures
-    or of pixels, rows are the truth; None where there are no classes. mistakes: the most confident first. predicted: the first
-    masks, uint8 [n, H, W]."""
+    or of pixels, rows are the truth; None where there are no classes. mistakes: the most confident first. predicted: some
+    masks by the number of the sample, uint8 [H, W]."""
 
     loss: float
     metrics: dict[str, float] = field(default_factory=dict)
     confusion: Tensor | None = None
     mistakes: list[Mistake] = field(default_factory=list)
-    predicted: Tensor | None = None
+    predicted: dict[int, Tensor] | None = None
 
 
 class Tally:
     """What one rank counts in an evaluation beside the loss: of numbers nothing."""
 
-    def __init__(self, num_classes: int, in_size: tuple[int, int], device: torch.device) -> None:
-        self.num_classes, self.in_size, self.device = num_classes, in_size, device
+    def __init__(self, num_classes: int, samples: int, in_size: tuple[int, int], device: torch.device) -> None:
+        self.num_classes, self.samples, self.device = num_classes, samples, device
 
     def add(self, outputs: Tensor, labels: Tensor, start: int) -> None:
         """Counts a batch, float32 outputs and their labels; `start` is the number of its first sample in the split."""
 
-    def over_ranks(self, samples: int, world: World) -> dict[str, Any]:
-        """What all ranks counted, as fields of Evaluation. samples: of the split. Collective."""
+    def over_ranks(self, world: World) -> dict[str, Any]:
+        """What all ranks counted, as fields of Evaluation. Collective."""
         return {}
 
 
 class ClassTally(Tally):
     """The confusion matrix, the right ones among the first five, and the most confident mistakes; exact over ranks."""
 
-    def __init__(self, num_classes: int, in_size: tuple[int, int], device: torch.device) -> None:
-        super().__init__(num_classes, in_size, device)
+    def __init__(self, num_classes: int, samples: int, in_size: tuple[int, int], device: torch.device) -> None:
+        super().__init__(num_classes, samples, in_size, device)
         self.confusion = torch.zeros(num_classes * num_classes, dtype=torch.int64, device=device)
         self.top5 = torch.zeros((), dtype=torch.int64, device=device)
         self.mistakes = torch.full((MOST_MISTAKES, 3), -1.0, dtype=torch.float64, device=device)  # probability, sample, predicted
@@ -80,38 +80,39 @@ class ClassTally(Tally):
         rows = torch.stack((torch.where(right, -1.0, probability).double(), number.double(), predicted.double()), dim=1)
         self.mistakes = most_confident(torch.cat((self.mistakes, rows)))
 
-    def over_ranks(self, samples: int, world: World) -> dict[str, Any]:
+    def over_ranks(self, world: World) -> dict[str, Any]:
         confusion = distributed.total(self.confusion, world).view(self.num_classes, self.num_classes)
-        metrics = {"accuracy": int(confusion.diagonal().sum()) / samples}
+        metrics = {"accuracy": int(confusion.diagonal().sum()) / self.samples}
         if self.num_classes >= TOP5_FROM_CLASSES:
-            metrics["accuracy_top5"] = int(distributed.total(self.top5, world)) / samples
+            metrics["accuracy_top5"] = int(distributed.total(self.top5, world)) / self.samples
         worst = most_confident(torch.cat(distributed.gather(self.mistakes, world)))
         mistakes = [Mistake(int(sample), int(guess), p) for p, sample, guess in worst.tolist() if p >= 0]
         return {"metrics": metrics, "confusion": confusion, "mistakes": mistakes}
 
 
 class MaskTally(Tally):
-    """The confusion matrix of all pixels that have a class, exact over ranks, and the first masks."""
+    """The confusion matrix of all pixels that have a class, exact over ranks, and some masks from all over the split."""
 
-    def __init__(self, num_classes: int, in_size: tuple[int, int], device: torch.device) -> None:
-        super().__init__(num_classes, in_size, device)
+    def __init__(self, num_classes: int, samples: int, in_size: tuple[int, int], device: torch.device) -> None:
+        super().__init__(num_classes, samples, in_size, device)
         self.confusion = torch.zeros(num_classes * num_classes, dtype=torch.int64, device=device)
-        self.predicted = torch.zeros(MOST_MASKS, *in_size, dtype=torch.uint8, device=device)  # of other ranks zero: added up
+        self.shown = sorted({samples * i // MOST_MASKS for i in range(MOST_MASKS)})  # neighbours are often of one scene
+        self.predicted = torch.zeros(len(self.shown), *in_size, dtype=torch.uint8, device=device)  # zero where it is another rank's
 
     def add(self, outputs: Tensor, labels: Tensor, start: int) -> None:
         predicted, known = outputs.argmax(1), labels != VOID
         pairs = labels[known].long() * self.num_classes + predicted[known]
         self.confusion += torch.bincount(pairs, minlength=self.num_classes**2)
-        if start < MOST_MASKS:
-            first = predicted[: MOST_MASKS - start].to(torch.uint8)
-            self.predicted[start : start + len(first)] = first
+        for i, number in enumerate(self.shown):
+            if start <= number < start + len(labels):
+                self.predicted[i] = predicted[number - start].to(torch.uint8)
 
-    def over_ranks(self, samples: int, world: World) -> dict[str, Any]:
+    def over_ranks(self, world: World) -> dict[str, Any]:
         confusion = distributed.total(self.confusion, world).view(self.num_classes, self.num_classes)
         present = [value for value in iou(confusion) if value is not None]
         pixels = max(1, int(confusion.sum()))
         metrics = {"accuracy": int(confusion.diagonal().sum()) / pixels, "mean_iou": sum(present) / max(1, len(present))}
-        predicted = distributed.total(self.predicted, world)[: min(samples, MOST_MASKS)]
+        predicted = dict(zip(self.shown, distributed.total(self.predicted, world), strict=True))
         return {"metrics": metrics, "confusion": confusion, "predicted": predicted}
 
 

@@ -201,7 +201,7 @@ class RunDir:
 
     @property
     def masks(self) -> Path:
-        """The first test pictures of the newest evaluation: {split, global_step, classes: [{name, colour}], scenes: [{picture,
+        """Some test pictures of the newest evaluation: {split, global_step, classes: [{name, colour}], scenes: [{picture,
         truth, predicted, accuracy, sample}]}; picture and both masks: base64 of PNG files. Writer: trainer.figures."""
         return self.figures / "masks.json"
 
