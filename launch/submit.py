@@ -19,6 +19,7 @@ import yaml
 from launch import local, rundir, site, snapshot, spec
 from launch import plan as planning
 from launch.plan import Placement, Plan
+from launch.report import words
 from launch.rundir import Standing
 from launch.site import BackendName, Folders, Machine, Site
 from launch.snapshot import Code
@@ -198,7 +199,7 @@ def prepare_data(ready: Ready, say: Callable[[str], None], together: Together | 
     if together:
         together.data[asked] = record, run.data_record
     if left_out := len(record.get("skipped", ())):
-        say(f"{left_out} picture(s) cannot be read and are left out, as skip_bad says; {site.shown(run.data_record)} names them")
+        say(f"{left_out} picture(s) cannot be used and are left out; {site.shown(run.data_record)} names them")
 
 
 def tool(run: RunDir, python: str, name: str, *arguments: str, needs: str) -> subprocess.CompletedProcess[str]:
@@ -241,6 +242,10 @@ def result_line(outcome: Outcome) -> str:
     line = f"{outcome.status}" + (f" ({outcome.verdict})" if outcome.verdict != outcome.status else "")
     if outcome.test_accuracy is not None:
         line += f": test accuracy {100 * outcome.test_accuracy:.2f} %"
+        if (mean_iou := outcome.extra.get("test_mean_iou")) is not None:
+            line += f", mean IoU {100 * mean_iou:.2f} %"
+    elif (loss := outcome.extra.get("test_loss")) is not None:
+        line += f": test loss {words.number(loss, 4)}"
     if outcome.global_step is not None:
         line += f" after {outcome.global_step} steps"
     if outcome.status != "completed" and outcome.cause:

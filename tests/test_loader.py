@@ -108,7 +108,7 @@ def test_random_crops_of_a_folder_do_not_depend_on_workers_or_stops(tmp_path: Pa
     assert {row["split"] for row in rows if row["kind"] == "eval"} == {"val", "test"}
     outcome = Outcome.read(RunDir(tmp_path / "b/t-00000000").attempt("local-2").outcome)
     assert outcome is not None and outcome.extra["skipped_pictures"] == 1
-    assert "1 picture(s) cannot be read and are left out; " in log(tmp_path / "b", 1)
+    assert "1 picture(s) cannot be used and are left out; " in log(tmp_path / "b", 1)
 
 
 def test_batches_are_a_function_of_the_step(tmp_path: Path, folders: dict[str, Any], made: Callable[..., Loader]) -> None:

@@ -11,6 +11,7 @@ from torch.optim import lr_scheduler
 from tests import ranks
 from trainer import models, optim
 from trainer.config.run import TrainConfig
+from trainer.guard import Undone
 
 STEPS_PER_EPOCH, EPOCHS = 7, 5
 TOTAL = STEPS_PER_EPOCH * EPOCHS
@@ -66,20 +67,27 @@ def test_biases_and_norms_can_be_left_out_of_weight_decay() -> None:
 
 @pytest.mark.parametrize("optimizer", [
     {"name": "sgd", "lr": 0.1, "momentum": 0.9}, {"name": "adam", "lr": 0.01, "weight_decay": 0.1}, {"name": "adamw", "lr": 0.01},
+    {"name": "adagrad", "lr": 0.1}, {"name": "rmsprop", "lr": 0.01, "alpha": 0.9}, {"name": "adadelta", "lr": 1.0, "rho": 0.9},
 ])  # fmt: skip
 def test_a_bad_gradient_changes_neither_weights_nor_state(optimizer: dict[str, Any]) -> None:
     model = torch.nn.Linear(3, 2)
     made = optim.build(model, config(**optimizer))
     made.grad_scale = None  # type: ignore[attr-defined]
+    put_back = isinstance(made, Undone)
 
     def step(value: float, bad: float) -> list[torch.Tensor]:
         for p in model.parameters():
             p.grad = torch.full_like(p, value)
         made.found_inf = torch.tensor(bad)  # type: ignore[attr-defined]
         made.step()
-        state = [v for s in made.state.values() for v in s.values() if isinstance(v, torch.Tensor)]
+        names = {name for s in made.state.values() for name in s} - ({"step"} if put_back else set())  # which no formula reads
+        state = [v for s in made.state.values() for k, v in s.items() if isinstance(v, torch.Tensor) and k in names]
         return [t.detach().clone() for t in (*model.parameters(), *state)]
 
+    if put_back:  # also of the very first step, which makes the state
+        fresh = [p.detach().clone() for p in model.parameters()]
+        spoilt = step(float("nan"), 1.0)
+        assert all(torch.equal(a, b) for a, b in zip(fresh, spoilt[:2], strict=True)) and not any(v.any() for v in spoilt[2:])
     before = step(1.0, 0.0)
     assert all(torch.equal(a, b) for a, b in zip(before, step(float("nan"), 1.0), strict=True))
     assert not all(torch.equal(a, b) for a, b in zip(before, step(1.0, 0.0), strict=True))
@@ -104,3 +112,22 @@ def test_initialisers_draw_what_they_say() -> None:
         train = ranks.config(model={"name": "mlp", "hidden": [256]}, init=init).train
         first = next(m for m in models.build(train.model, 10, 1, (28, 28), train.init) if isinstance(m, torch.nn.Linear))
         assert float(first.weight.detach().std()) == pytest.approx(std, rel=0.02) and not first.bias.any()
+
+
+@pytest.mark.parametrize(("optimizer", "torchs_own"), [
+    ({"name": "adagrad", "lr": 0.1}, lambda p: torch.optim.Adagrad(p, lr=0.1)),
+    ({"name": "rmsprop", "lr": 0.01, "alpha": 0.9}, lambda p: torch.optim.RMSprop(p, lr=0.01, alpha=0.9)),
+    ({"name": "adadelta", "lr": 1.0, "rho": 0.8}, lambda p: torch.optim.Adadelta(p, rho=0.8)),
+])  # fmt: skip
+def test_what_is_put_back_where_bad_is_torchs_own_where_good(optimizer: dict[str, Any], torchs_own: Any) -> None:
+    torch.manual_seed(0)
+    ours, theirs = torch.nn.Linear(3, 2), torch.nn.Linear(3, 2)
+    theirs.load_state_dict(ours.state_dict())
+    made, plain = optim.build(ours, config(**optimizer)), torchs_own(theirs.parameters())
+    made.found_inf = torch.tensor(0.0)  # type: ignore[attr-defined]
+    for _ in range(3):
+        for p, q in zip(ours.parameters(), theirs.parameters(), strict=True):
+            p.grad = q.grad = torch.randn_like(p)
+        made.step()
+        plain.step()
+    assert all(torch.equal(p, q) for p, q in zip(ours.parameters(), theirs.parameters(), strict=True))

@@ -227,7 +227,7 @@ def test_top5_and_the_best_step(run: RunDir) -> None:
     page = Page(write(run))
     for said in (
         "Top-5 99.00% test set, at step 200", "Best (val accuracy) 94.56% at step 100; test 93.11%",
-        "✓ Completed Early stopping ended it", "Left out, since they could not be read: 3 pictures.",
+        "✓ Completed Early stopping ended it", "Left out, since they could not be used: 3 pictures.",
         "Split Loss Accuracy Top-5 100 2 val 0.3 91.00% 99.00% 100 2 test 0.3 91.00% 99.00%",
         "train val test val top-5 test top-5",
     ):  # fmt: skip

@@ -327,7 +327,7 @@ def test_new_begins_a_sweep_of_new_runs_and_its_id_goes_on_with_it(job: Path, sh
     sweepdir.begin(SweepDir(shell.runs / "lrs.sweep"), "lrs", "local", (), [])
     shown = shell.run("show", "lrs.yaml", "--new")
     assert "lrs.sweep.2: 4 points: 4 missing" in shown
-    assert f"missing  {runs[0]}.2" in shown and f"missing  {runs[1]} " in shown  # the second has no run yet
+    assert f"missing  {runs[0]}.2" in shown and f"missing  {runs[1]}\n" in shown  # the second has no run yet
 
     second = SweepDir(shell.runs / "lrs.sweep.2")
     recorded = [{"axes": p.axes, "run_id": f"{r}.2"} for p, r in zip(load(job).points, runs, strict=True)]

@@ -9,23 +9,32 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from trainer.config.layout import RunDir, write_json
 from trainer.data.batches import Batches, MicroBatch
+from trainer.data.masks import VOID, colour_map
 from trainer.data.prepared import Prepared
+from trainer.data.rows import Rows
 from trainer.distributed import say
-from trainer.evaluate import Evaluation
+from trainer.tasks import Evaluation, iou
 
 MOST_PICTURES = 16
+MASK_SIDE = 240  # pixels of a picture that is shown with its mask
 MOST_CLASSES = 100  # of a confusion matrix that a person can look at
 
 
 def write_samples(run: RunDir, data: Prepared, batches: Batches, micro_batches: list[MicroBatch]) -> None:
-    """The first pictures of a step, augmented, un-normalised for the eye."""
+    """The first pictures of a step, augmented, un-normalised for the eye. Rows of a table are none."""
+    if isinstance(batches, Rows):
+        return
     pictures = []
     for batch in micro_batches:
-        for image, label in zip(batches.for_the_eye(batch.images).numpy(), batch.labels.tolist(), strict=True):
-            pictures.append({"png": png(image), "truth": data.classes[label]})
+        for image, label in zip(batches.for_the_eye(batch.images).numpy(), batch.labels, strict=True):
+            if label.dim():  # a mask, laid over its picture: whether both were cut out alike can be seen
+                pictures.append({"png": png(laid_over(image, label.cpu().numpy()), MASK_SIDE), "truth": named(label, data.classes)})
+            else:
+                pictures.append({"png": png(image), "truth": data.classes[int(label)]})
             if len(pictures) == MOST_PICTURES:
                 break
     _write(run.samples, {"pictures": pictures[:MOST_PICTURES]})
@@ -33,13 +42,18 @@ def write_samples(run: RunDir, data: Prepared, batches: Batches, micro_batches: 
 
 def write_evaluation(run: RunDir, data: Prepared, split: str, result: Evaluation, global_step: int, epoch: int) -> None:
     """Samples and correct ones of each class, the confusion matrix (rows are the truth) and, of the test split, the mistakes."""
-    confusion = result.confusion
+    if (confusion := result.confusion) is None:
+        return
     place = {"split": split, "global_step": global_step, "epoch": epoch}
     _write(run.evaluation(split), {
         **place, "classes": data.classes, "samples": confusion.sum(1).tolist(), "correct": confusion.diagonal().tolist(),
         "confusion": confusion.tolist() if len(data.classes) <= MOST_CLASSES else None,
+        **({"iou": iou(confusion)} if result.predicted is not None else {}),
     })  # fmt: skip
     if split != "test":
+        return
+    if result.predicted is not None:
+        write_masks(run, data, result.predicted, place)
         return
     pictures: list[dict[str, Any]] = []
     for mistake in result.mistakes:
@@ -51,6 +65,38 @@ def write_evaluation(run: RunDir, data: Prepared, split: str, result: Evaluation
     _write(run.misclassified, {**place, "pictures": pictures})
 
 
+def write_masks(run: RunDir, data: Prepared, predicted: dict[int, Tensor], place: dict[str, Any]) -> None:
+    """Some test pictures, each with its mask and the predicted one (uint8 [H, W]), and the colours of the classes."""
+    scenes = []
+    for number, mask in predicted.items():
+        (image,), (truth,) = data.splits["test"].read(number, number + 1)
+        guess, known = mask.numpy(), truth != VOID
+        step = -(-max(truth.shape) // MASK_SIDE)  # pixels left out, not mixed: a mask's colours stay those of its classes
+        scenes.append({
+            "picture": png(image, MASK_SIDE), "truth": png(coloured(truth[::step, ::step])),
+            "predicted": png(coloured(guess[::step, ::step])),
+            "accuracy": float((truth == guess)[known].mean()) if known.any() else None, "sample": number,
+        })  # fmt: skip
+    colours = [{"name": name, "colour": colour_map()[i].tolist()} for i, name in enumerate(data.classes)]
+    _write(run.masks, {**place, "classes": colours, "scenes": scenes})
+
+
+def coloured(mask: np.ndarray) -> np.ndarray:
+    """A mask, uint8 [H, W], in VOC's colours: uint8 [3, H, W]."""
+    return np.ascontiguousarray(colour_map()[mask].transpose(2, 0, 1))
+
+
+def laid_over(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """The colours of a mask over its picture, half of each: uint8 [3, H, W]."""
+    return ((image.astype(np.uint16) + coloured(mask)) // 2).astype(np.uint8)
+
+
+def named(mask: Tensor, classes: list[str]) -> str:
+    """The classes in a mask, the most frequent first."""
+    numbers, pixels = mask[mask != VOID].unique(return_counts=True)
+    return ", ".join(classes[int(numbers[i])] for i in pixels.argsort(descending=True))
+
+
 def _write(path: Path, value: dict[str, Any]) -> None:
     """What only a person looks at stops no training where the disk is full."""
     try:
@@ -59,12 +105,17 @@ def _write(path: Path, value: dict[str, Any]) -> None:
         say(f"{path.name} not written, training goes on: {error}")
 
 
-def png(image: np.ndarray) -> str:
-    """A picture, uint8 [C, H, W], as base64 of a PNG file: RGB where it has three channels, else the first one in grey."""
+def png(image: np.ndarray, side: int | None = None) -> str:
+    """A picture, uint8 [C, H, W], as base64 of a PNG file: RGB where it has three channels, else the first one in grey. side: what
+    its longer side is made smaller to, in pixels."""
     from PIL import Image  # 0.1 s, rank 0 alone
 
     colour = len(image) == 3
     pixels = np.ascontiguousarray(image.transpose(1, 2, 0) if colour else image[0])
     file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG")
+    made = Image.fromarray(pixels)
+    if side is not None and side < max(made.size):
+        width, height = (max(1, round(n * side / max(made.size))) for n in made.size)
+        made = made.resize((width, height), Image.Resampling.BILINEAR)
+    made.save(file, "PNG")
     return base64.b64encode(file.getvalue()).decode()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -91,6 +92,33 @@ class Guard:
     def keep_buffers(self) -> None:
         """Takes the buffers as they are for good ones."""
         self.kept.copy_(self.buffers)
+
+
+class Undone(torch.optim.Optimizer):
+    """For optimizers of torch without a kernel that looks for `found_inf`: where it is set, what the update did is put back.
+
+    It costs a copy of weights and state each step. The state's `step` lies on the host and goes on: none of the formulas reads it.
+    """
+
+    found_inf: Tensor | None
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        before = {key: tensor.clone() for key, tensor in self._tensors()}
+        bad, self.found_inf = self.found_inf, None  # Adagrad's plain loop refuses to run where it is set
+        assert bad is not None, "the guard sets it before each step"
+        loss = super().step(closure)
+        self.found_inf = bad
+        for key, tensor in self._tensors():  # state that this very step made began at zero
+            torch.where(bad > 0, before.get(key, torch.zeros_like(tensor)), tensor, out=tensor)
+        return loss
+
+    def _tensors(self) -> Iterator[tuple[tuple[int, str], Tensor]]:
+        for parameter in (p for group in self.param_groups for p in group["params"]):
+            yield (id(parameter), ""), parameter.detach()
+            for name, value in self.state[parameter].items():
+                if name != "step":
+                    yield (id(parameter), name), value
 
 
 def flatten_buffers(model: nn.Module) -> Tensor:

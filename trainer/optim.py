@@ -9,12 +9,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trainer.config.optim import AdamOptimizer, AdamWOptimizer, OptimizerConfig, ScheduleConfig, SGDOptimizer
+from trainer.config.optim import (
+    AdaDeltaOptimizer,
+    AdaGradOptimizer,
+    AdamOptimizer,
+    AdamWOptimizer,
+    OptimizerConfig,
+    RMSPropOptimizer,
+    ScheduleConfig,
+    SGDOptimizer,
+)
 from trainer.config.run import TrainConfig
+from trainer.guard import Undone
 
 Groups = list[dict[str, Any]]
 
-# fused: one kernel for all parameters, and it skips the update on the device where `found_inf` is set
+# fused: one kernel for all parameters, and it skips the update on the device where `found_inf` is set; where torch has none,
+# or none for a GPU, Undone puts back what such an update did
 
 
 def sgd(groups: Groups, config: SGDOptimizer) -> torch.optim.Optimizer:
@@ -29,7 +40,31 @@ def adamw(groups: Groups, config: AdamWOptimizer) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups, lr=config.lr, betas=(config.betas[0], config.betas[1]), eps=config.eps, fused=True)
 
 
-OPTIMIZERS = {"sgd": sgd, "adam": adam, "adamw": adamw}
+class AdaGrad(Undone, torch.optim.Adagrad):
+    pass
+
+
+class RMSProp(Undone, torch.optim.RMSprop):
+    pass
+
+
+class AdaDelta(Undone, torch.optim.Adadelta):
+    pass
+
+
+def adagrad(groups: Groups, config: AdaGradOptimizer) -> torch.optim.Optimizer:
+    return AdaGrad(groups, lr=config.lr, eps=config.eps)
+
+
+def rmsprop(groups: Groups, config: RMSPropOptimizer) -> torch.optim.Optimizer:
+    return RMSProp(groups, lr=config.lr, alpha=config.alpha, eps=config.eps)
+
+
+def adadelta(groups: Groups, config: AdaDeltaOptimizer) -> torch.optim.Optimizer:
+    return AdaDelta(groups, lr=config.lr, rho=config.rho, eps=config.eps)
+
+
+OPTIMIZERS = {"sgd": sgd, "adam": adam, "adamw": adamw, "adagrad": adagrad, "rmsprop": rmsprop, "adadelta": adadelta}
 
 
 def build(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:

@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from trainer import distributed
+from trainer import distributed, tasks
 from trainer.config.layout import Attempt, RunDir
 from trainer.config.outcome import EXIT_WRONG, Outcome
 from trainer.config.run import RunConfig
@@ -165,8 +165,9 @@ def look_at_chunk(t: Trainer, step: int, batch: MicroBatch, chunk: Chunk) -> Non
         for hook in hooks:
             hook.remove()
     if chunk.logits is not None and torch.isfinite(chunk.logits).all():  # between the forward and the backward pass
-        smoothing = t.config.train.label_smoothing
-        losses = functional.cross_entropy(chunk.logits.float(), batch.labels, reduction="none", label_smoothing=smoothing)
+        train, smoothing = t.config.train, t.config.train.label_smoothing
+        loss = tasks.of(train).loss
+        losses = loss(chunk.logits.float(), batch.labels, train, label_smoothing=smoothing, reduction="none")
         backward, chunk.found = chunk.found, []
         chunk.look("loss", "", losses)
         chunk.found += backward
@@ -176,7 +177,8 @@ def sample(data: Prepared, number: int) -> dict[str, Any]:
     """A train picture by its number, with its class, and its file where it came from one."""
     split = data.splits["train"]
     named = {"file": split.images.name(number)} if isinstance(split.images, Encoded) else {}
-    return {"sample": number, "class": data.classes[int(split.labels[number])], **named}
+    known = {"class": data.classes[int(split.labels[number])]} if split.labels.dtype == np.int64 else {}
+    return {"sample": number, **known, **named}
 
 
 def main() -> None:

@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from trainer import checkpoint, distributed, figures, models, optim, randomness
+from trainer import checkpoint, distributed, figures, models, optim, randomness, tasks
 from trainer.checkpoint_writer import Writer
 from trainer.config.outcome import Outcome
 from trainer.config.run import RunConfig
 from trainer.data import loader
 from trainer.data.prepared import Prepared
 from trainer.distributed import World, say
-from trainer.evaluate import Evaluation, evaluate
+from trainer.evaluate import evaluate
 from trainer.guard import Guard
+from trainer.tasks import Evaluation
 from trainer.tracking import Tracker
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ class Trainer:
         self.total_steps = min(train.epochs * self.batches.steps_per_epoch, train.max_steps or sys.maxsize)
         self.step = 0
         self.test_accuracy: float | None = None
+        self.test_metrics: dict[str, float] = {}  # all figures of the newest evaluation on the test split
         self.best: dict[str, Any] | None = None  # of the validation split: where and how good
         self.evaluations_since_best = 0
         self.pruned = False  # by the search that it is a trial of; the same on every rank
@@ -105,7 +107,7 @@ class Trainer:
             )
             say(f"the train pictures {self.batches.where}")
             if self.data.skipped:
-                say(f"{self.data.skipped} picture(s) cannot be read and are left out; {self.world.run.data_record} names them")
+                say(f"{self.data.skipped} picture(s) cannot be used and are left out; {self.world.run.data_record} names them")
             if not found:
                 figures.write_samples(self.world.run, self.data, self.batches, self.batches.at(0))
 
@@ -128,6 +130,7 @@ class Trainer:
         self.guard.load_state_dict(state["guard"])
         self.step, self.test_accuracy = state["global_step"], state["test_accuracy"]
         self.best, self.evaluations_since_best = state["best"], state["evaluations_since_best"]
+        self.test_metrics = state.get("test_metrics", {})  # checkpoints before it were of classifications, which need it not
         sums = state["sums"]  # one a rank, so that the next row adds them in the same order
         if len(sums) == self.world.size:
             self.sums.copy_(sums[self.world.rank])
@@ -169,6 +172,7 @@ class Trainer:
                     "guard": self.guard.state_dict(),
                     "global_step": self.step,
                     "test_accuracy": self.test_accuracy,
+                    "test_metrics": self.test_metrics,
                     "best": self.best,
                     "evaluations_since_best": self.evaluations_since_best,
                     "sums": sums,
@@ -190,14 +194,15 @@ class Trainer:
         self.sums.zero_()
         if self.world.rank == 0:
             place = {"global_step": self.step, "epoch": self.epoch}
-            row = {"loss": loss / samples, "accuracy": correct / samples, "lr": lr, "grad_norm": float(grad_norm)}
+            right = {"accuracy": correct / samples} if tasks.of(self.config.train).right else {}
+            row = {"loss": loss / samples, **right, "lr": lr, "grad_norm": float(grad_norm)}
             self.tracker.log({"kind": "train", **place, **row, "samples": int(samples)})
             timing = self._timing(samples)
             self.tracker.log_timing({**place, "total_steps": self.total_steps, **timing})
             left = (self.total_steps - self.step) * timing["step_time_s"]
             say(
                 f"epoch {self.epoch}/{self.config.train.epochs}  step {self.step}/{self.total_steps}  "
-                f"loss {row['loss']:.4f}  accuracy {row['accuracy']:.4f}  lr {lr:.4g}  "
+                f"{told(row['loss'], right)}  lr {lr:.4g}  "
                 f"{timing['images_per_s']:,.0f} images/s  {left:.0f} s left"
             )
         self.clock.restart()
@@ -216,13 +221,16 @@ class Trainer:
         }
 
     def log_evaluation(self) -> bool:
-        """Evaluates on the validation split, where there is one, and on the test split. Collective.
+        """Evaluates on the validation split, where there is one, and on the test split; of a table on its train rows too, as the
+        books print it: they are few. Collective.
 
         Returns whether this is the best evaluation so far, which only a validation split can say.
         """
         begun = time.monotonic()
-        results = {split: self._evaluate(split) for split in ("val", "test") if split in self.data.splits}
-        self.test_accuracy = results["test"].accuracy
+        splits = ("train", "val", "test") if self.config.train.data.task == "regression" else ("val", "test")
+        results = {split: self._evaluate(split) for split in splits if split in self.data.splits}
+        self.test_metrics = {"loss": results["test"].loss, **results["test"].metrics}
+        self.test_accuracy = self.test_metrics.get("accuracy")
         if self.world.rank == 0:
             for split, result in results.items():
                 self._log_evaluation(split, result)
@@ -237,20 +245,15 @@ class Trainer:
 
     def _evaluate(self, split: str) -> Evaluation:
         return evaluate(
-            self.result() if self.average else self.model, self.data.splits[split], self.batches, self.world,
+            self.result() if self.average else self.model, self.data.splits[split], self.batches, self.world, self.config.train,
             num_classes=len(self.data.classes), batch_size=max(64, self.config.micro_batch_size()),
-            precision=self.config.train.precision,
         )  # fmt: skip
 
     def _log_evaluation(self, split: str, result: Evaluation) -> None:
-        top5 = {} if result.accuracy_top5 is None else {"accuracy_top5": result.accuracy_top5}
         place = {"split": split, "global_step": self.step, "epoch": self.epoch}
-        self.tracker.log({"kind": "eval", **place, "loss": result.loss, "accuracy": result.accuracy, **top5})
+        self.tracker.log({"kind": "eval", **place, "loss": result.loss, **result.metrics})
         figures.write_evaluation(self.world.run, self.data, split, result, self.step, self.epoch)
-        say(
-            f"epoch {self.epoch}/{self.config.train.epochs}  {split} loss {result.loss:.4f}  accuracy {result.accuracy:.4f}"
-            + (f"  top-5 {result.accuracy_top5:.4f}" if top5 else "")
-        )
+        say(f"epoch {self.epoch}/{self.config.train.epochs}  {split} {told(result.loss, result.metrics)}")
 
     def _is_losing(self, result: Evaluation) -> bool:
         """Whether the search stops this trial. Rank 0 alone calls it."""
@@ -262,13 +265,14 @@ class Trainer:
 
     def _value(self, result: Evaluation) -> float:
         """What the best checkpoint, early stopping and a search go by."""
-        return result.accuracy if self.config.train.best_metric == "accuracy" else result.loss
+        metric = self.config.train.best_metric
+        return result.loss if metric == "loss" else result.metrics[metric]
 
     def _is_best(self, result: Evaluation) -> bool:
         metric, stopping = self.config.train.best_metric, self.config.train.early_stopping
         value = self._value(result)
         margin = stopping.min_delta if stopping else 0.0
-        gain = 0.0 if self.best is None else (value - self.best["value"]) * (1 if metric == "accuracy" else -1)
+        gain = 0.0 if self.best is None else (value - self.best["value"]) * (-1 if metric == "loss" else 1)
         if self.best is not None and not gain > margin:
             self.evaluations_since_best += 1
             return False
@@ -332,6 +336,10 @@ class Trainer:
             extra["skipped_pictures"] = self.data.skipped
         if self.stopped_early():
             extra["early_stopped"] = True
+        if self.config.train.data.task != "classification":
+            extra |= {f"test_{name}": value for name, value in self.test_metrics.items() if name != "accuracy"}
+        if status == "completed" and (fit := tasks.linear_fit(self.result(), self.data, self.config.train)):
+            extra["linear_fit"] = fit
         known = {"global_step": self.step, "test_accuracy": self.test_accuracy, "extra": extra, **details}
         return Outcome(status, verdict, self.world.attempt.id, f"trainer rank {self.world.rank}", **known)
 
@@ -342,6 +350,14 @@ class Trainer:
             if self.writer.problem:
                 outcome = outcome.without_checkpoint(self.writer.problem)
             outcome.write(self.world.attempt.outcome)
+            if fit := outcome.extra.get("linear_fit"):
+                say(tasks.told_fit(fit))
             say(f"{outcome.status} ({outcome.verdict}) at step {outcome.global_step}" + (
                 f", test accuracy {outcome.test_accuracy:.4f}" if outcome.test_accuracy is not None else ""))
             self.tracker.finish(outcome.exit_code)
+
+
+def told(loss: float, metrics: dict[str, float]) -> str:
+    """A loss and what else was measured, for a line of the log."""
+    shown = f"{loss:.4f}" if loss == 0 or loss >= 1e-2 else f"{loss:.2e}"  # a regression's may be far below one
+    return "  ".join([f"loss {shown}", *(f"{name.replace('_', ' ')} {value:.4f}" for name, value in metrics.items())])

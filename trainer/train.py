@@ -13,9 +13,8 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from trainer import distributed, optim, parity, randomness, watchdog
+from trainer import distributed, optim, parity, randomness, tasks, watchdog
 from trainer.config.layout import RunDir, write_json
 from trainer.config.outcome import Outcome
 from trainer.config.run import RunConfig, TrainConfig
@@ -98,6 +97,7 @@ def gradients(
     DDP averages over ranks, so each rank's loss is world_size * (sum over its samples) / (samples of the step). The expected
     gradient is the same for any number of ranks. sums: float64 [3], gains (loss sum, correct, samples) of this rank.
     """
+    task = tasks.of(config)
     for i, batch in enumerate(micro_batches):
         with distributed.reduction(model, on=i == len(micro_batches) - 1):
             if batch.chunk is None:  # no samples in this round: take part in the reduction at weight zero
@@ -107,13 +107,11 @@ def gradients(
                 continue
             randomness.seed_dropout(config.seed, step, batch.chunk, world.device)
             with autocast(config.precision, world.device):
-                logits = model(batch.images)
-            loss_sum = functional.cross_entropy(
-                logits.float(), batch.labels, reduction="sum", label_smoothing=config.label_smoothing
-            )
+                outputs = model(batch.images)
+            loss_sum = task.loss(outputs.float(), batch.labels, config, label_smoothing=config.label_smoothing)
             loss_sum.backward(guard.scaled(constant(world.size / batch.global_samples, world.device)))
-            correct = (logits.detach().argmax(1) == batch.labels).sum()
-            sums += torch.stack((loss_sum.detach(), correct.float(), constant(float(len(batch.labels)), world.device)))
+            correct = task.right(outputs.detach(), batch.labels) if task.right else constant(0.0, world.device)
+            sums += torch.stack((loss_sum.detach(), correct, constant(float(len(batch.labels)), world.device)))
 
 
 @functools.lru_cache(maxsize=1024)

@@ -94,7 +94,8 @@ def _queue(
         of_sweep = replace(request.folders, runs=of.sweep.path)
         asked = replace(request, run_id=of.sweep.template.run_id, folders=of_sweep, new=False, sweep=of.sweep.sweep_id)
         template = submitting.resolve(asked, loaded.specs[0], machine)
-        submitting.prepare_run(template, Standing("new"), code, None, lambda line: click.echo(f"  {line}"), together=submitting.Together())
+        together = submitting.Together()  # one code for all trials
+        submitting.prepare_run(template, Standing("new"), code, None, lambda line: click.echo(f"  {line}"), together)
         trial.leave_request(of.sweep, replace(template, request=request), code)
         behind = {read_json(r.run.slurm_job)["job_id"].split("_")[0] for r in ready if r.run.slurm_job.exists()}
         arrays = slurm.submit_trials(of.sweep, template.plan, code.root, tasks, at_once, sorted(behind))

@@ -270,8 +270,11 @@ def show(sweep: SweepDir) -> list[tuple[str, str]]:
         validation = [(points.validation(point) or "-").replace("%", " %")] if with_validation else []
         lasted = words.seconds(point.lasted_s) if point.lasted_s is not None else "-"
         state = where.state, run_status.COLOURS.get(where.state)
-        rows.append([*(point.value(a) for a in names), state, row.step, row.accuracy, *validation, lasted, run.run_id])
-    header = (*names.values(), "state", "step", "test accuracy", *(["validation"] if with_validation else []), "time", "run")
+        losses = [words.number(loss, 4) if loss is not None else "-" for loss in point.losses]
+        figures = losses if found.of_numbers() else [row.accuracy]
+        rows.append([*(point.value(a) for a in names), state, row.step, *figures, *validation, lasted, run.run_id])
+    measured = ["train loss", "test loss"] if found.of_numbers() else ["test accuracy"]
+    header = (*names.values(), "state", "step", *measured, *(["validation"] if with_validation else []), "time", "run")
     table.show(header, rows, left=("state", "run"))
     for line in _told(found):
         click.echo(line)

@@ -29,6 +29,7 @@ class Evaluation:
     correct: list[int]
     confusion: list[list[int]] | None
     misfit: bool  # the file has something else for a matrix
+    iou: list[float | None] | None = None  # of masks
 
     def accuracy(self, i: int) -> float | None:
         return self.correct[i] / self.samples[i] if self.samples[i] else None
@@ -60,8 +61,10 @@ def read(split: str, found: Any) -> Evaluation | None:
     fits = len(square) == len(lines) == len(classes)
     step, epoch = finite(row.get("global_step")), finite(row.get("epoch"))
     place = [f"step {step:,.0f}" if step is not None else "", f"epoch {number(epoch)}" if epoch is not None else ""]
-    drawn = square if fits and len(classes) <= MOST_CELLS else None
-    return Evaluation(split, ", ".join(p for p in place if p), classes, samples, correct, drawn, matrix is not None and not fits)
+    drawn, said = square if fits and len(classes) <= MOST_CELLS else None, ", ".join(p for p in place if p)
+    shares = row.get("iou")
+    iou = [finite(v) for v in shares] if isinstance(shares, list) and len(shares) == len(classes) else None
+    return Evaluation(split, said, classes, samples, correct, drawn, matrix is not None and not fits, iou)
 
 
 def counts(value: Any, length: int) -> list[int] | None:
@@ -90,7 +93,8 @@ def _split(found: Evaluation) -> str:
     right, of = sum(found.correct), sum(found.samples)
     share = f" ({percent(right / of)})" if of else ""
     said = f"{right:,} of {of:,} right{share}{f' at {found.place}' if found.place else ''}."
-    return f'<p class="note under">{text(said)}</p>{_tables(found)}{_matrix(found)}'
+    pixels = "Samples are pixels that have a class. " if found.iou else ""
+    return f'<p class="note under">{pixels}{text(said)}</p>{_tables(found)}{_matrix(found)}'
 
 
 def _tables(found: Evaluation) -> str:
@@ -110,11 +114,15 @@ def _tables(found: Evaluation) -> str:
 
 def _table(found: Evaluation, some: list[int], name: str) -> str:
     heads = [("Class", "name"), ("Samples", "figure"), ("Correct", "figure"), ("Accuracy", "share")]
+    if found.iou:
+        heads.append(("IoU", "share"))
     if found.confusion:
         heads.append(("Most often taken for", "name"))
     rows = []
     for i in some:
         row = [found.classes[i], f"{found.samples[i]:,}", f"{found.correct[i]:,}", _rate(found.accuracy(i))]
+        if found.iou:
+            row.append(_rate(found.iou[i]))
         if found.confusion:
             most = found.confusions(i)[:1]
             row += [Html(f'{text(found.classes[j])}, <span class="soft">{_times(times)}</span>') for times, _, j in most] or [NONE]

@@ -59,9 +59,10 @@ class Facts:
         return as_row(self.config.get(key))
 
     def last_eval(self) -> Row:
-        """The newest row of the test set that has an accuracy."""
-        rows = [r for r in self.evals if r.get("split") == "test" and finite(r.get("accuracy")) is not None]
-        return rows[-1] if rows else {}
+        """The newest row of the test set that has an accuracy; of numbers, which have none, that has a loss."""
+        tests = [r for r in self.evals if r.get("split") == "test"]
+        rows = [r for r in tests if finite(r.get("accuracy")) is not None]
+        return rows[-1] if rows else next((r for r in reversed(tests) if finite(r.get("loss")) is not None), {})
 
     @property
     def extra(self) -> Row:
@@ -120,7 +121,7 @@ def read(run: RunDir) -> Facts:
 
 
 def _figures(run: RunDir) -> list[Path]:
-    return [run.evaluation("val"), run.evaluation("test"), run.samples, run.misclassified]
+    return [run.evaluation("val"), run.evaluation("test"), run.samples, run.misclassified, run.masks]
 
 
 def _attempt(attempt: Attempt, timing: list[Row]) -> AttemptFacts:

@@ -14,6 +14,7 @@ from launch.report.evaluation import by_class
 from launch.report.facts import AttemptFacts, Facts, Row
 from launch.report.markup import Html, fact_table, flat, section, table, text
 from launch.report.pictures import pictures
+from launch.report.scenes import scenes
 from launch.report.style import CSS
 from launch.report.words import NONE, finite, number, percent, shown
 from trainer.config.layout import RunDir
@@ -25,6 +26,7 @@ STATES = {
 # The browser itself refuses whatever this page would load; its pictures stand in it.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 MOST_EVALUATIONS = 200  # rows of the table; the chart shows all
+MOST_WEIGHTS = 5  # of a regression, told one by one
 MOST_MARKS = 5  # attempts named below the charts; the charts mark all
 
 
@@ -44,7 +46,7 @@ def save(path: Path, page: Html) -> Path:
 
 def render(run: Facts) -> Html:
     """The whole page."""
-    sections = (_numbers, _curves, by_class, pictures, _speed, _attempts, _job, _code)
+    sections = (_numbers, _curves, by_class, scenes, pictures, _speed, _attempts, _job, _code)
     title = text(f"{run.job} · {run.run_id}")
     return document(title, _header(run), [section(run) for section in sections], run.path, run.read_at)
 
@@ -94,15 +96,17 @@ def _header(run: Facts) -> str:
 
 
 def _result(run: Facts) -> str:
-    """The outcome's accuracy; while there is none, the last evaluation's. Before the run's end it is said to be so far."""
+    """The outcome's accuracy; while there is none, the last evaluation's, or its loss. Before the end it is said to be so far."""
     last = run.last_eval()
     value = finite(run.outcome.get("test_accuracy"))
     value = finite(last.get("accuracy")) if value is None else value
-    if value is None:
+    loss = finite(last.get("loss"))
+    if value is None and loss is None:
         return ""
     done = run.outcome.get("status") == "completed"
     so_far = "" if done else f" so far, at step {last['global_step']:,}" if last else " so far"
-    return f'<p class="result"><b>{percent(value)}</b> <span class="soft">test accuracy{so_far}</span></p>'
+    figure, name = (percent(value), "test accuracy") if value is not None else (number(loss or 0.0, 4), "test loss")
+    return f'<p class="result"><b>{figure}</b> <span class="soft">{name}{so_far}</span></p>'
 
 
 def _numbers(run: Facts) -> str:
@@ -143,14 +147,34 @@ def _chosen(run: Facts) -> list[tuple[str, Any, str]]:
     where = f"at step {step}; test {tested}" if tested != NONE else f"at step {step}"
     return [
         ("Top-5", top5, f"test set, at step {last['global_step']:,}" if last else ""),
+        ("Mean IoU", shown(last.get("mean_iou"), percent), f"test set, at step {last['global_step']:,}" if last else ""),
+        *_fit(facts.as_row(run.extra.get("linear_fit"))),
         (f"Best ({best.get('split')} {best.get('metric')})", shown(best.get("value"), as_text), where),
     ]
+
+
+def _fit(fit: Row) -> list[tuple[str, Any, str]]:
+    """What a linear regression found, beside what made its data and the least loss there is."""
+    w, true = (_numbers_in(fit.get(key)) for key in ("w", "true_w"))
+    few = len(w) <= MOST_WEIGHTS
+    learnt, made = (", ".join(number(v, 4) for v in values) for values in (w, true))
+    return [
+        ("Learnt w", learnt if w and few else None, f"true: {made}" if true else ""),
+        ("Norm of w", shown(fit.get("norm_of_w"), number), f"of {len(w):,} weights"),
+        ("Learnt b", shown(fit.get("b"), lambda v: number(v, 4)), f"true: {shown(fit.get('true_b'), number)}" if true else ""),
+        ("Train loss", shown(fit.get("train_loss"), lambda v: number(v, 4)),
+         f"least squares: {shown(fit.get('least_train_loss'), lambda v: number(v, 4))}"),
+    ]  # fmt: skip
+
+
+def _numbers_in(value: Any) -> list[float]:
+    return [v for v in value if finite(v) is not None] if isinstance(value, list) else []
 
 
 def _skipped(run: Facts) -> str:
     """How many pictures the run left out, where it left out any."""
     count = finite(run.extra.get("skipped_pictures"))
-    said = f"Left out, since they could not be read: {words.plural(round(count), 'picture')}." if count else ""
+    said = f"Left out, since they could not be used: {words.plural(round(count), 'picture')}." if count else ""
     return f'<p class="note">{said}</p>' if said else ""
 
 
@@ -171,9 +195,10 @@ def _curves(run: Facts) -> str:
 
     top5 = [chart.Series(f"{s} top-5", evals(s, "accuracy_top5"), f"{s} top5") for s in splits]
     marks = [(step, f"{attempt} from about step {step:,.0f}") for step, attempt in run.continues()]
+    ious = [chart.Series(f"{s} mean IoU", evals(s, "mean_iou"), f"{s} top5") for s in splits]
     plots = [
         chart.Chart("Loss", both("loss"), marks, may_log=True),
-        chart.Chart("Accuracy", [*both("accuracy"), *top5], marks, percent=True),
+        chart.Chart("Accuracy", [*both("accuracy"), *top5, *ious], marks, percent=True),
         chart.Chart("Learning rate", [chart.Series("learning rate", points(run.train, "lr"))], marks),
         chart.Chart("Gradient norm", [chart.Series("gradient norm", points(run.train, "grad_norm"))], marks, may_log=True),
     ]
@@ -196,13 +221,13 @@ def _evaluations(run: Facts) -> str:
         return ""
     rows = [
         [f"{r['global_step']:,}", r.get("epoch"), r.get("split"), shown(r.get("loss"), lambda v: number(v, 4)),
-         shown(r.get("accuracy"), percent), shown(r.get("accuracy_top5"), percent)]
+         *(shown(r.get(key), percent) for key in ("accuracy", "accuracy_top5", "mean_iou"))]
         for r in run.evals[-MOST_EVALUATIONS:]
     ]  # fmt: skip
     heads = [("Step", "figure"), ("Epoch", "figure"), ("Split", "short"), ("Loss", "figure"), ("Accuracy", "figure"),
-             ("Top-5", "figure")]  # fmt: skip
-    if all(row[-1] == NONE for row in rows):
-        heads, rows = heads[:-1], [row[:-1] for row in rows]
+             ("Top-5", "figure"), ("Mean IoU", "figure")]  # fmt: skip
+    told = [i for i in range(len(heads)) if i < 4 or any(row[i] != NONE for row in rows)]
+    heads, rows = [heads[i] for i in told], [[row[i] for i in told] for row in rows]
     count = f"the last {len(rows)} of {len(run.evals):,}" if len(rows) < len(run.evals) else f"{len(rows)}"
     return f"<details><summary>Evaluations ({count})</summary>{table(heads, rows, 'Evaluations')}</details>"
 

@@ -27,11 +27,13 @@ class Png:
     width: int
     height: int
 
-    def img(self, alt: str) -> str:
+    def img(self, alt: str, side: int | None = SIDE) -> str:
+        """side: CSS pixels of the square that it is shown in; None: of its own size."""
         # Few pixels are shown as squares, many are scaled down smoothly.
         style = ' class="pixels"' if max(self.width, self.height) <= SIDE else ""
         uri = base64.b64encode(self.data).decode()
-        return f'<img{style} src="data:image/png;base64,{uri}" width="{SIDE}" height="{SIDE}" alt="{escape(alt)}">'
+        width, height = side or self.width, side or self.height
+        return f'<img{style} src="data:image/png;base64,{uri}" width="{width}" height="{height}" alt="{escape(alt)}">'
 
 
 def png(value: Any) -> Png | None:
@@ -68,11 +70,12 @@ def pictures(run: Facts) -> str:
             parts.append(f'<p class="note">{plural(bad, "picture")} of figures/{file} cannot be shown: left out.</p>')
         if any(figures):
             shown = f'<div class="pictures">{"".join(figures)}</div>'
-            parts.append(f'<div class="gallery"><h3>{title}</h3>{_place(content)}{shown}</div>')
+            parts.append(f'<div class="gallery"><h3>{title}</h3>{place(content)}{shown}</div>')
     return section("Pictures", *parts) if parts else ""
 
 
-def _place(content: Row) -> str:
+def place(content: Row) -> str:
+    """Which split and step a file's pictures are of."""
     step, split = finite(content.get("global_step")), content.get("split")
     said = [SPLITS.get(split, split)] if isinstance(split, str) else []
     said += [f"step {step:,.0f}"] if step is not None else []

@@ -48,6 +48,12 @@ class Point:
         return said if said is not None else finite(self.run.last_eval().get("accuracy"))
 
     @property
+    def losses(self) -> list[float | None]:
+        """Of the newest evaluation of the train rows, which tables alone have, and of the test set."""
+        evals = {row.get("split"): finite(row.get("loss")) for row in self.run.evals}
+        return [evals.get("train"), evals.get("test")]
+
+    @property
     def best(self) -> Row:
         """The best evaluation of the validation split: {split, metric, value, global_step, test_accuracy}; empty without one."""
         found = as_row(as_row(self.run.outcome.get("extra")).get("best"))
@@ -89,6 +95,10 @@ class Sweep:
     unwanted: list[tuple[Row, str]]
     submits: list[Row]
     read_at: float
+
+    def of_numbers(self) -> bool:
+        """Whether the points learn numbers: they have losses and no accuracy."""
+        return all(p.test_accuracy is None for p in self.points) and any(p.losses[1] is not None for p in self.points)
 
     def axes(self) -> list[str]:
         return list(dict.fromkeys(axis for point in self.points for axis in point.axes))
@@ -172,8 +182,8 @@ def best(points: list[Point]) -> Best | None:
     """By the validation split where every completed point has one, else by the last test accuracy. None: none is completed."""
     done = [p for p in points if p.state == "completed"]
     metrics = {p.best.get("metric") for p in done}
-    if len(metrics) == 1 and (metric := metrics.pop()) in ("accuracy", "loss"):
-        ranked = [(p.best["value"] * (1 if metric == "accuracy" else -1), p) for p in done]
+    if len(metrics) == 1 and (metric := metrics.pop()) in ("accuracy", "mean_iou", "loss"):
+        ranked = [(p.best["value"] * (-1 if metric == "loss" else 1), p) for p in done]
     else:
         metric = None
         ranked = [(p.test_accuracy, p) for p in done if p.test_accuracy is not None]
@@ -183,7 +193,7 @@ def best(points: list[Point]) -> Best | None:
     equal = sum(value == top for value, _ in ranked) - 1
     if metric is None:
         return Best(point, "last test accuracy", percent(top), point.test_accuracy, False, equal)
-    value = percent(top) if metric == "accuracy" else number(-top, 4)
+    value = number(-top, 4) if metric == "loss" else percent(top)
     return Best(point, f"best validation {metric}", value, finite(point.best.get("test_accuracy")), True, equal)
 
 
@@ -238,7 +248,7 @@ def validation(point: Point) -> str | None:
     if not point.best:
         return None
     value = point.best["value"]
-    return percent(value) if point.best.get("metric") == "accuracy" else f"loss {number(value, 4)}"
+    return f"loss {number(value, 4)}" if point.best.get("metric") == "loss" else percent(value)
 
 
 def _spread(values: list[float]) -> tuple[float, float | None] | None:

@@ -124,6 +124,9 @@ h4 + .scroll { margin: .25rem 0 1.25rem; }
 .pictures figcaption { display: block; margin: .375rem 0 0; font-size: .8125rem; line-height: 1.35; color: var(--soft);
   overflow-wrap: anywhere; }
 .pictures b { font-weight: 600; color: var(--text); } .pictures span { display: block; }
+.scenes .pictures { grid-template-columns: repeat(3, minmax(0, 1fr)); max-width: 52rem; margin-bottom: 1.25rem; }
+.scenes img { width: 100%; height: auto; } .colours { margin: .5rem 0 1rem; }
+.colours .swatch { width: .875rem; height: .875rem; border-radius: .1875rem; }
 .pixels { image-rendering: pixelated; }
 .pair { display: grid; grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 2rem 2.5rem; align-items: start; }
 .pair h3 { margin-bottom: .5rem; }

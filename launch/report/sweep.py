@@ -11,7 +11,7 @@ from launch.report import bundle, page, points, words
 from launch.report.bundle import Line
 from launch.report.markup import Html, section, table, text
 from launch.report.points import Best, Point, Sweep
-from launch.report.words import NONE, percent, shown
+from launch.report.words import NONE, number, percent, shown
 from trainer.config.layout import SweepDir
 
 MOST_NAMED = 6  # failed points of one cause; the table below tells all
@@ -70,7 +70,8 @@ def _state(sweep: Sweep) -> tuple[str, Html]:
 
 def _best(sweep: Sweep, best: Best | None) -> Html:
     if best is None:
-        return section("The best point", '<p class="soft">No point is completed yet.</p>')
+        why = "There is no validation split to choose by." if sweep.of_numbers() else "No point is completed yet."
+        return section("The best point", f'<p class="soft">{why}</p>')
     return section(
         "The best point",
         f"<p><b>{text(sweep.label(best.point.axes))}</b> ({_link(sweep, best.point)})</p>",
@@ -90,7 +91,9 @@ def _points(sweep: Sweep, best: Best | None) -> Html:
     names = sweep.names()
     with_validation = any(p.best for p in sweep.points)
     heads = [(name, "figure") for name in names.values()]
-    heads += [("Last test accuracy", "figure"), *([("Validation", "figure")] if with_validation else [])]
+    of_numbers = sweep.of_numbers()
+    measured = ("Last train loss", "Last test loss") if of_numbers else ("Last test accuracy",)
+    heads += [(name, "figure") for name in (*measured, *(["Validation"] if with_validation else []))]
     heads += [("State", "short"), ("Steps", "figure"), ("Wall time", "figure"), ("Run", "short")]
     rows = []
     for p in _best_first(sweep, best):
@@ -100,7 +103,7 @@ def _points(sweep: Sweep, best: Best | None) -> Html:
         state = Html(f'<span class="state {tone}"><span aria-hidden="true">{sign}</span> {text(said)}</span>')
         validation = [points.validation(p) or NONE] if with_validation else []
         rows.append([
-            *(p.value(axis) for axis in names), shown(p.test_accuracy, percent), *validation, state,
+            *(p.value(axis) for axis in names), *_measured(p, of_numbers), *validation, state,
             shown(p.run.global_step(), "{:,.0f}".format), shown(p.lasted_s, words.seconds), _link(sweep, p),
         ])  # fmt: skip
     notes = ["The best first. Links lead to the points' own pages where the run directories lie beside this one's."]
@@ -109,6 +112,13 @@ def _points(sweep: Sweep, best: Best | None) -> Html:
         notes.append(f"Of earlier submits, and no longer wanted: {ids}.")
     note = "".join(f'<p class="note">{text(n)}</p>' for n in notes)
     return section("Points", table(heads, rows, "Points", best=0 if best else None), note)
+
+
+def _measured(p: Point, of_numbers: bool) -> list[str]:
+    """The point's figures on the test set; of numbers its losses, on the train rows too."""
+    if of_numbers:
+        return [shown(loss, lambda v: number(v, 4)) for loss in p.losses]
+    return [shown(p.test_accuracy, percent)]
 
 
 def _best_first(sweep: Sweep, best: Best | None) -> list[Point]:
@@ -130,7 +140,7 @@ def _seeds(sweep: Sweep, best: Best | None) -> Html | None:
         return None
     names = {axis: name for axis, name in sweep.names().items() if axis != points.SEED}
     with_validation = any(g.validation for g in groups)
-    in_percent = all(p.best.get("metric", "accuracy") == "accuracy" for p in sweep.points)
+    in_percent = all(p.best.get("metric") != "loss" for p in sweep.points)
     heads = [(name, "figure") for name in names.values()] + [("Seeds", "figure"), ("Last test accuracy", "figure")]
     heads += [("Validation", "figure")] if with_validation else []
     rows = [
@@ -148,8 +158,9 @@ def _seeds(sweep: Sweep, best: Best | None) -> Html | None:
 def _curves(sweep: Sweep, best: Best | None) -> Html:
     shades = bundle.shades(sweep)
     plots = []
+    of_numbers = [("Test loss", "test", "loss", False)] if sweep.of_numbers() else []
     for title, split, key, is_percent in (
-        ("Test accuracy", "test", "accuracy", True), ("Validation accuracy", "val", "accuracy", True),
+        *of_numbers, ("Test accuracy", "test", "accuracy", True), ("Validation accuracy", "val", "accuracy", True),
         ("Validation loss", "val", "loss", False), ("Train loss", "train", "loss", False),
     ):  # fmt: skip
         lines, best_line = [], None

@@ -6,17 +6,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from trainer.config.data import ImageData, ImageFolderData
-from trainer.config.model import LeNetModel, MLPModel
+from trainer.config.data import ImageData, ImageFolderData, VOCData
+from trainer.config.model import FCNModel, LeNetModel, MLPModel
 from trainer.config.optim import OneCycleSchedule, Optimizer, StepSchedule
 from trainer.config.run import TrainConfig
+from trainer.config.tables import TableData
 
 Conflict = tuple[tuple[str, ...], str]  # (the key's path below `train`, what is wrong and what to try)
 
 
 def conflicts(train: Mapping[str, Any]) -> list[Conflict]:
     """train: the fields of a TrainConfig by name; a field that is missing, or was wrong by itself, is left out."""
-    parts = (_batches, _parity, _data, _model, _optimizer, _schedule, _validation)
+    parts = (_batches, _parity, _data, _model, _optimizer, _schedule, _validation, _task)
     return [conflict for part in parts for conflict in part(train)]
 
 
@@ -113,7 +114,7 @@ def _schedule(train: Mapping[str, Any]) -> Iterator[Conflict]:
 
 def _validation(train: Mapping[str, Any]) -> Iterator[Conflict]:
     data = train.get("data")
-    if not isinstance(data, ImageData) or data.has_validation():
+    if not isinstance(data, ImageData | TableData) or data.has_validation():
         return
     hint = "needs a validation split, as in train.data.validation: 0.1; nothing is ever chosen on the test set"
     if train.get("early_stopping") is not None:
@@ -122,5 +123,38 @@ def _validation(train: Mapping[str, Any]) -> Iterator[Conflict]:
         yield ("best_metric",), hint
 
 
-def _name(data: ImageData) -> str:
+def _task(train: Mapping[str, Any]) -> Iterator[Conflict]:
+    data, model = train.get("data"), train.get("model")
+    if isinstance(data, ImageData):
+        yield from _masks(train, data, model)
+    if isinstance(data, ImageData) and train.get("loss") is not None:
+        yield ("loss",), f"is of a regression; {_name(data)} has classes, whose loss is the cross-entropy: leave it out"
+    if not isinstance(data, TableData):
+        return
+    if model is not None and not isinstance(model, MLPModel):
+        yield ("model", "name"), f"{model.name} takes pictures, {_name(data)} is a table; try mlp"
+    if train.get("label_smoothing"):
+        yield ("label_smoothing",), f"is of classes; {_name(data)} has numbers to predict"
+    if data.has_validation() and train.get("best_metric") not in (None, "loss"):
+        yield ("best_metric",), f"{_name(data)} has no {train['best_metric']} to choose by; try best_metric: loss"
+
+
+def _masks(train: Mapping[str, Any], data: ImageData, model: Any) -> Iterator[Conflict]:
+    """A model that gives a class to each pixel, and data that have one."""
+    if not isinstance(data, VOCData):
+        if isinstance(model, FCNModel):
+            yield ("model", "name"), f"fcn gives a class to each pixel, {_name(data)} has one a picture; try resnet"
+        if train.get("best_metric") == "mean_iou":
+            yield ("best_metric",), f"mean_iou is of masks; {_name(data)} has accuracy or loss"
+        return
+    if model is not None and not isinstance(model, FCNModel):
+        yield ("model", "name"), f"{model.name} gives one class to a picture, {_name(data)} has masks; try fcn"
+    if any(side % 32 for side in data.crop):
+        yield ("data", "crop"), f"{data.crop}: fcn halves a picture five times and doubles it again: multiples of 32"
+    for name in ("random_crop_padding", "random_horizontal_flip"):
+        if getattr(data, name):
+            yield ("data", name), "would move the picture and not its mask: leave it out; train pieces are random crops already"
+
+
+def _name(data: ImageData | TableData) -> str:
     return str(getattr(data, "name", "this data"))

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, NamedTuple, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from trainer.config.pictures import Pictures as Pictures
 from trainer.config.strict import Strict
+from trainer.config.tables import AirfoilData, LinearData
 
-
-class Pictures(NamedTuple):
-    """What the model is given: channels, height and width in pixels, classes (None: known once the data is prepared)."""
-
-    channels: int
-    height: int
-    width: int
-    classes: int | None
+Task = Literal["classification", "regression", "segmentation"]
 
 
 class ImageData(Strict):
     """What every set of small pictures of one size can do, on the device, to whole pieces of an epoch."""
+
+    task: ClassVar[Task] = "classification"
 
     random_crop_padding: int = Field(0, ge=0, le=16, description="zero pixels added to each side before a random crop")
     random_horizontal_flip: bool = False
@@ -116,6 +113,33 @@ class ImageFolderData(ImageData):
         return bool(self.validation is not None or self.validation_folder or len(self.fractions or []) == 3)
 
 
+VOC_CLASSES = [
+    "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
+    "horse", "motorbike", "person", "potted plant", "sheep", "sofa", "train", "tv/monitor",
+]  # fmt: skip
+
+
+class VOCData(ImageData):
+    """Segmentation in Pascal VOC's layout: lists, pictures, masks as palette indices or in VOC's colours; 255 has no class."""
+
+    task: ClassVar[Task] = "segmentation"
+
+    name: Literal["voc"]
+    folder: str = Field("VOCdevkit/VOC2012", min_length=1, description="below the raw data folder")
+    classes: list[str] | None = Field(None, min_length=2, max_length=255, description="their names; null: VOC's 21")
+    crop: list[Annotated[int, Field(ge=1)]] = Field(
+        [320, 480], min_length=2, max_length=2,
+        description="height and width of a random piece of picture and mask alike (test: the middle); smaller ones are left out",
+    )  # fmt: skip
+
+    def names(self) -> list[str]:
+        """The classes, by the number that a mask has for each."""
+        return self.classes or VOC_CLASSES
+
+    def pictures(self) -> Pictures:
+        return Pictures(3, self.crop[0], self.crop[1], len(self.names()))
+
+
 class SyntheticData(ImageData):
     """Made pictures that a model can learn: a fixed pattern a class plus noise. For tests and speed, never for results."""
 
@@ -130,5 +154,6 @@ class SyntheticData(ImageData):
 
 
 DataConfig = Annotated[
-    CIFAR10Data | DigitsData | FashionMNISTData | ImageFolderData | SyntheticData, Field(discriminator="name")
+    AirfoilData | CIFAR10Data | DigitsData | FashionMNISTData | ImageFolderData | LinearData | SyntheticData | VOCData,
+    Field(discriminator="name"),
 ]

@@ -183,7 +183,8 @@ class RunDir:
     def evaluation(self, split: str) -> Path:
         """The newest evaluation of a split: {split, global_step, classes, samples, correct, confusion}. Writer: trainer.figures.
 
-        samples, correct: of each class. confusion: rows are the truth; null where there are more than 100 classes.
+        samples, correct: of each class. confusion: rows are the truth; null where there are more than 100 classes. Of masks they
+        count pixels, and there is `iou`, of each class, null where the split has none of it.
         """
         return self.figures / f"evaluation-{split}.json"
 
@@ -197,6 +198,12 @@ class RunDir:
         """The most confident mistakes of the newest test evaluation: {split, global_step, pictures: [{png, truth, predicted,
         probability, sample}]}. Writer: trainer.figures."""
         return self.figures / "misclassified.json"
+
+    @property
+    def masks(self) -> Path:
+        """Some test pictures of the newest evaluation: {split, global_step, classes: [{name, colour}], scenes: [{picture,
+        truth, predicted, accuracy, sample}]}; picture and both masks: base64 of PNG files. Writer: trainer.figures."""
+        return self.figures / "masks.json"
 
     @property
     def wandb(self) -> Path:

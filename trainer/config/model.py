@@ -62,6 +62,23 @@ class LeNetModel(Strict):
         return (25 * given.channels + 1) * first + (25 * first + 1) * second + sum((a + 1) * b for a, b in linear)
 
 
+class FCNModel(Strict):
+    """ResNet-18, a 1x1 convolution to the classes, a transposed convolution to the picture's size (trainer/models/fcn.py)."""
+
+    name: Literal["fcn"]
+    width: int = Field(64, ge=1, description="channels of the first stage; each further stage doubles them")
+
+    def parameters(self, given: Pictures) -> int:
+        """How many numbers are trained."""
+        width, classes = self.width, given.classes or MANY_CLASSES
+        total, before = 49 * given.channels * width + 2 * width, width
+        for stage in range(4):
+            out = width * 2**stage
+            total += 9 * before * out + 27 * out * out + 8 * out + (before * out + 2 * out if stage else 0)
+            before = out
+        return total + (before + 1) * classes + 4096 * classes * classes + classes
+
+
 class DefaultInit(Strict):
     """torch's own initialisation of each layer."""
 
@@ -87,5 +104,5 @@ class KaimingInit(Strict):
     name: Literal["kaiming_normal"]
 
 
-ModelConfig = Annotated[ResNetModel | MLPModel | LeNetModel, Field(discriminator="name")]
+ModelConfig = Annotated[ResNetModel | MLPModel | LeNetModel | FCNModel, Field(discriminator="name")]
 InitConfig = Annotated[DefaultInit | NormalInit | XavierInit | KaimingInit, Field(discriminator="name")]

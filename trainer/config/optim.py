@@ -47,6 +47,32 @@ class AdamWOptimizer(AdamOptimizer):
     weight_decay: float = Field(0.01, ge=0)
 
 
+class AdaGradOptimizer(Optimizer):
+    """torch.optim.Adagrad (Duchi, Hazan, Singer 2011)."""
+
+    name: Literal["adagrad"]
+    eps: float = Field(1e-10, gt=0)
+    weight_decay: float = Field(0.0, ge=0)
+
+
+class RMSPropOptimizer(Optimizer):
+    """torch.optim.RMSprop, without momentum (Hinton, Neural Networks for Machine Learning, lecture 6)."""
+
+    name: Literal["rmsprop"]
+    alpha: float = Field(0.99, ge=0, lt=1, description="how much of the squared gradients' average is kept")
+    eps: float = Field(1e-8, gt=0)
+    weight_decay: float = Field(0.0, ge=0)
+
+
+class AdaDeltaOptimizer(Optimizer):
+    """torch.optim.Adadelta (Zeiler, arXiv:1212.5701), whose own step is that of lr 1."""
+
+    name: Literal["adadelta"]
+    rho: float = Field(0.9, ge=0, lt=1, description="how much of both averages is kept")
+    eps: float = Field(1e-6, gt=0)
+    weight_decay: float = Field(0.0, ge=0)
+
+
 class Schedule(Strict):
     """What every schedule but one_cycle takes."""
 
@@ -80,5 +106,8 @@ class OneCycleSchedule(Strict):
     warmup_fraction: float = Field(0.3, gt=0, lt=1, description="of all steps")
 
 
-OptimizerConfig = Annotated[SGDOptimizer | AdamOptimizer | AdamWOptimizer, Field(discriminator="name")]
+OptimizerConfig = Annotated[
+    SGDOptimizer | AdamOptimizer | AdamWOptimizer | AdaGradOptimizer | RMSPropOptimizer | AdaDeltaOptimizer,
+    Field(discriminator="name"),
+]
 ScheduleConfig = Annotated[ConstantSchedule | CosineSchedule | StepSchedule | OneCycleSchedule, Field(discriminator="name")]

@@ -34,8 +34,8 @@ class TrainConfig(Strict):
         None, ge=1, description="the most that a rank holds at once; null: global_batch_size / ranks, rounded up"
     )
     evaluate_every_epochs: int = Field(1, ge=1, description="and always after the last epoch")
-    best_metric: Literal["accuracy", "loss"] = Field(
-        "accuracy", description="of the validation split: what the best checkpoint and early stopping go by"
+    best_metric: Literal["accuracy", "mean_iou", "loss"] = Field(
+        "accuracy", description="of the validation split: what the best checkpoint and early stopping go by; mean_iou of masks"
     )
     early_stopping: EarlyStopping | None = None
     parity: Literal["bitwise"] | None = Field(
@@ -52,6 +52,9 @@ class TrainConfig(Strict):
         None, gt=0, lt=1, description="an exponential moving average of the weights, which is what is evaluated and kept"
     )
     label_smoothing: float = Field(0.0, ge=0, lt=1)
+    loss: Literal["mean_squared_error", "half_squared_error"] | None = Field(
+        None, description="of a regression; null: mean_squared_error, and cross-entropy where there are classes"
+    )
     clip_grad_norm: float | None = Field(None, gt=0, description="gradients are scaled down to this norm over all parameters")
     data: DataConfig
     model: ModelConfig
@@ -69,7 +72,8 @@ class TrainConfig(Strict):
 
     def checkpoint_bytes(self) -> int:
         """About the size of a checkpoint: weights, what the optimizer keeps for each, and their average."""
-        kept = {"sgd": int(getattr(self.optimizer, "momentum", 0) > 0)}.get(self.optimizer.name, 2)
+        one_each = {"sgd": int(getattr(self.optimizer, "momentum", 0) > 0), "adagrad": 1, "rmsprop": 1}
+        kept = one_each.get(self.optimizer.name, 2)
         return 4 * self.model.parameters(self.data.pictures()) * (1 + kept + (self.ema_decay is not None))
 
     def digest(self) -> str:

@@ -102,7 +102,8 @@ class Batches:
         )
         self.place(data)
         self.steps_per_epoch = self.plan.steps_per_epoch
-        mean, std = (config.mean, config.std) if config.mean and config.std else (data.mean, data.std)
+        given = isinstance(config, ImageData) and config.mean and config.std
+        mean, std = (config.mean, config.std) if given else (data.mean, data.std)
         self.mean = torch.tensor(mean, device=device).view(1, -1, 1, 1)
         self.std = torch.tensor(std, device=device).view(1, -1, 1, 1)
         self.format = torch.channels_last if channels_last else torch.contiguous_format

@@ -23,10 +23,13 @@ from torch.utils.data import DataLoader, Dataset
 from trainer import distributed, randomness
 from trainer.config.data import ImageData, RandomResizedCrop
 from trainer.config.run import RunConfig
+from trainer.config.tables import TableData
 from trainer.data import pictures
 from trainer.data.batches import Batches, Plan, augment
+from trainer.data.masks import EncodedMasks
 from trainer.data.prepared import Encoded, Prepared
 from trainer.data.raw import DataError
+from trainer.data.rows import Rows
 from trainer.distributed import World
 
 MOST_WORKERS = 16  # chosen by ourselves; execution.workers may ask for more
@@ -40,6 +43,8 @@ def build(data: Prepared, config: RunConfig, world: World) -> Batches:
         "seed": train.seed, "global_batch_size": train.global_batch_size, "micro_batch_size": config.micro_batch_size(),
         "rank": world.rank, "world_size": world.size, "device": world.device, "channels_last": train.channels_last,
     }  # fmt: skip
+    if isinstance(train.data, TableData):
+        return Rows(data, train.data, **of_this_rank)
     if isinstance(images, np.ndarray) and images.nbytes <= how.device_data_gb * 2**30:
         return Batches(data, train.data, **of_this_rank)
     workers = how.workers
@@ -77,6 +82,27 @@ class Steps(Dataset):
         return pictures.pixels(piece.resize((size, size), Image.Resampling.BILINEAR))
 
 
+class Scenes(Steps):
+    """The same of pictures with masks: a random piece of both, f(seed, epoch, sample), at the pictures' own scale."""
+
+    def __getitem__(self, step: int) -> tuple[Tensor, Tensor] | str:
+        """(uint8 [n, C, H, W], uint8 [n, H, W]); or, of a picture that can no longer be read, what is wrong."""
+        epoch, index = self.plan.index(self.plan.together(step))
+        try:
+            cut = [self.piece(int(number), epoch) for number in index]
+        except DataError as error:
+            return str(error)
+        return torch.from_numpy(np.stack([i for i, _ in cut])), torch.from_numpy(np.stack([m for _, m in cut]))
+
+    def piece(self, number: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        split = self.data.splits["train"]
+        image, mask, crop = split.images.image(number), split.labels.mask(number), split.labels.crop
+        counter, seed = torch.tensor(number), self.plan.seed
+        top = randomness.integers(randomness.key(seed, randomness.CROP_Y, epoch), counter, image.height - crop.height + 1)
+        left = randomness.integers(randomness.key(seed, randomness.CROP_X, epoch), counter, image.width - crop.width + 1)
+        return crop.cut(image, mask, int(top), int(left))
+
+
 def crop_box(width: int, height: int, config: RandomResizedCrop, seed: int, epoch: int, sample: int) -> tuple[int, int, int, int]:
     """(left, top, width, height) of a random crop, f(seed, epoch, sample): torchvision's RandomResizedCrop.get_params, whose
     numbers come from a counter. Ten tries, then the centre."""
@@ -109,7 +135,8 @@ class Loader(Batches):
 
     def place(self, data: Prepared) -> None:
         """Nowhere: each worker maps the files."""
-        self.steps = Steps(data, self.config, self.plan)
+        masked = isinstance(data.splits["train"].labels, EncodedMasks)
+        self.steps = (Scenes if masked else Steps)(data, self.config, self.plan)
 
     def pictures(self, steps: range) -> tuple[Tensor, Tensor]:
         """Waits for the workers. Asked for the steps one after the other; any other step starts them anew.

@@ -39,6 +39,10 @@ class Fit(NamedTuple):
     resize: int
     keep_aspect: bool
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return self.channels, self.size, self.size
+
     @classmethod
     def of(cls, config: ImageFolderData) -> Self:
         return cls(config.channels, config.size, config.resize or config.size, config.keep_aspect)

@@ -16,6 +16,7 @@ from trainer.config.data import DataConfig
 from trainer.config.layout import RunDir, read_json
 from trainer.config.lock import Lock
 from trainer.data import DATASETS, pictures
+from trainer.data.masks import Crop, EncodedMasks
 from trainer.data.pictures import BadPicture, Fit
 from trainer.data.raw import DataError
 from trainer.data.writing import write
@@ -24,14 +25,14 @@ WAIT_S = 6 * 3600.0  # for another process that prepares the same data, and is a
 
 
 class Encoded:
-    """Pictures of any size as their files' bytes, read like a mapped array uint8 [N, C, size, size]: decoded, resized and
-    centre-cropped as they are asked for."""
+    """Pictures of any size as their files' bytes, read like a mapped array uint8 [N, C, H, W]: decoded, resized and centre-cropped
+    as they are asked for."""
 
-    def __init__(self, folder: Path, split: str, fit: Fit) -> None:
+    def __init__(self, folder: Path, split: str, fit: Fit | Crop) -> None:
         self.folder, self.split, self.fit = folder, split, fit
         self.data = np.memmap(folder / f"{split}-encoded.bin", np.uint8, mode="r")
         self.offsets = np.load(folder / f"{split}-offsets.npy", mmap_mode="r")
-        self.shape = (len(self.offsets) - 1, fit.channels, fit.size, fit.size)
+        self.shape = (len(self.offsets) - 1, *fit.shape)
 
     def image(self, number: int) -> Image.Image:
         """Picture `number` at its own size. Raises DataError, which names the picture, where its bytes are spoilt."""
@@ -55,11 +56,11 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Split:
-    """The pictures of a split. images: uint8 [N, C, H, W], labels: int64 [N], both mapped; chosen: int64, which of the N belong
-    to the split, ascending; None: all."""
+    """The pictures of a split. images: uint8 [N, C, H, W], labels: int64 [N], both mapped (masks: uint8 [N, H, W]; a table:
+    trainer/data/rows.py); chosen: int64, which of the N belong to the split, ascending; None: all."""
 
     images: np.ndarray | Encoded
-    labels: np.ndarray
+    labels: np.ndarray | EncodedMasks
     chosen: np.ndarray | None = None
 
     def __len__(self) -> int:
@@ -161,6 +162,10 @@ def mapped(path: Path, validation: float | None = None) -> Prepared:
     manifest, splits = read_json(path / "manifest.json"), {}
     for split in manifest["samples"]:
         # mmap_mode "c" (copy on write): ranks share the pages, and torch warns of a read-only map
+        if (path / f"{split}-masks.bin").exists():
+            crop = Crop(**manifest["crop"])
+            splits[split] = Split(Encoded(path, split, crop), EncodedMasks(path, split, crop))
+            continue
         labels = np.load(path / f"{split}-labels.npy", mmap_mode="c")
         if (path / f"{split}-encoded.bin").exists():
             splits[split] = Split(Encoded(path, split, Fit(**manifest["fit"])), labels)

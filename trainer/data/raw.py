@@ -19,16 +19,18 @@ class DataError(Exception):
 
 
 class Skipped(NamedTuple):
-    """A picture that cannot be read, and why."""
+    """A picture that cannot be read or used, and why."""
 
     name: str
     reason: str
 
 
 class Piece(NamedTuple):
-    """Some pictures of a split, in its order. images: uint8 [n, C, H, W], labels: int64 [n].
+    """Some pictures of a split, in its order. images: uint8 [n, C, H, W], labels: int64 [n]. Of a table: its rows, float32
+    [n, features, 1, 1], and targets, float32 [n, targets].
 
     encoded: (name, file's bytes) of each, where these are kept instead of `images`, which are then their evaluation's form.
+    Of a segmentation labels are masks, uint8 [n, H, W]; encoded_masks: their files' bytes, kept beside `encoded`.
     """
 
     split: str
@@ -36,6 +38,7 @@ class Piece(NamedTuple):
     labels: np.ndarray
     encoded: Sequence[tuple[str, bytes]] | None = None
     skipped: Sequence[Skipped] = ()
+    encoded_masks: Sequence[bytes] | None = None
 
 
 class Source(NamedTuple):

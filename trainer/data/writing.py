@@ -18,8 +18,10 @@ from trainer.data.raw import Piece, Skipped, Source
 def write(folder: Path, name: str, source: Source, after_each: Callable[[], None]) -> dict[str, Any]:
     """Writes all pieces into `folder` and returns the manifest. after_each: called every few seconds at least. Of each split:
 
-    {split}-labels.npy   int64 [N]
-    {split}-images.npy   uint8 [N, C, H, W]; or, where pictures keep their own size and encoding:
+    {split}-labels.npy   int64 [N]; of a table float32 [N, targets]; masks uint8 [N, H, W]; or, of encoded pictures:
+    {split}-masks.bin    the masks' files, with {split}-mask-offsets.npy
+    {split}-images.npy   uint8 [N, C, H, W]; of a table float32 [N, features, 1, 1]; or, where pictures keep their own size and
+                         encoding:
     {split}-encoded.bin  the files' bytes, one after the other, {split}-offsets.npy (int64 [N + 1]: where each begins) and
     {split}-names.txt    a line each
 
@@ -40,7 +42,7 @@ def write(folder: Path, name: str, source: Source, after_each: Callable[[], None
     files = {}
     for path in sorted(folder.iterdir()):
         files[path.name] = {"size": path.stat().st_size, "sha256": _sha256(path, after_each)}
-    mean, std = _mean_and_std(train.levels)
+    mean, std = _mean_and_std(train.levels) if train.dtype == np.uint8 else ([0.0] * len(train.levels), [1.0] * len(train.levels))
     manifest = {
         "name": name,
         "classes": source.classes,
@@ -63,15 +65,17 @@ class _Split:
     """The files of one split: pictures go out as they come, what is small is kept to the end."""
 
     def __init__(self, folder: Path, first: Piece) -> None:
-        self.folder, self.name, self.shape = folder, first.split, first.images.shape[1:]
+        self.folder, self.name, self.shape, self.dtype = folder, first.split, first.images.shape[1:], first.images.dtype
         self.encoded = first.encoded is not None
         self.samples = 0
         self.labels: list[np.ndarray] = []
         self.sizes, self.names = [0], []
         self.levels = np.zeros((self.shape[0], 256), np.int64)
         self.pictures = (folder / f"{self.name}-{'encoded.bin' if self.encoded else 'images.npy'}").open("wb")
+        self.masks = (folder / f"{self.name}-masks.bin").open("wb") if first.encoded_masks is not None else None
+        self.mask_sizes = [0]
         if not self.encoded:
-            _header(self.pictures, np.uint8, (0, *self.shape))
+            _header(self.pictures, self.dtype, (0, *self.shape))
 
     def append(self, piece: Piece) -> None:
         if piece.encoded is None:
@@ -80,17 +84,26 @@ class _Split:
             self.pictures.write(data)
             self.sizes.append(len(data))
             self.names.append(name)
-        self.labels.append(piece.labels)
+        for data in piece.encoded_masks or ():
+            assert self.masks, "a split's pieces are alike"
+            self.masks.write(data)
+            self.mask_sizes.append(len(data))
+        if not self.masks:
+            self.labels.append(piece.labels)
         self.samples += len(piece.labels)
-        if self.name == "train":
+        if self.name == "train" and self.dtype == np.uint8:
             self.levels += [np.bincount(piece.images[:, c].reshape(-1), minlength=256) for c in range(self.shape[0])]
 
     def finish(self) -> None:
         if not self.encoded:  # only now the number is known; numpy leaves room for it
             self.pictures.seek(0)
-            _header(self.pictures, np.uint8, (self.samples, *self.shape))
+            _header(self.pictures, self.dtype, (self.samples, *self.shape))
         _sync(self.pictures)
-        _save(self.folder / f"{self.name}-labels.npy", np.concatenate(self.labels))
+        if self.masks:
+            _sync(self.masks)
+            _save(self.folder / f"{self.name}-mask-offsets.npy", np.cumsum(self.mask_sizes, dtype=np.int64))
+        else:
+            _save(self.folder / f"{self.name}-labels.npy", np.concatenate(self.labels))
         if self.encoded:
             _save(self.folder / f"{self.name}-offsets.npy", np.cumsum(self.sizes, dtype=np.int64))
             with (self.folder / f"{self.name}-names.txt").open("w", encoding="utf-8") as out:
@@ -99,6 +112,8 @@ class _Split:
 
     def close(self) -> None:
         self.pictures.close()
+        if self.masks:
+            self.masks.close()
 
 
 def _save(path: Path, array: np.ndarray) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from torch import nn
 
 from trainer.config.model import InitConfig, ModelConfig
-from trainer.models import lenet, mlp, resnet
+from trainer.models import fcn, lenet, mlp, resnet
 
-MODELS = {"lenet": lenet.build, "mlp": mlp.build, "resnet": resnet.build}
+MODELS = {"fcn": fcn.build, "lenet": lenet.build, "mlp": mlp.build, "resnet": resnet.build}
 
 
 def build(

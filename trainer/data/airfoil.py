@@ -1,0 +1,49 @@
+"""NASA's airfoil self-noise table: DATA/airfoil/airfoil_self_noise.dat (Brooks, Pope, Marcolini 1989, by UCI; 1,503 rows)."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.request import urlopen
+
+import numpy as np
+
+from trainer.config.data import AirfoilData
+from trainer.data import raw
+from trainer.data.raw import DataError, Piece, Source
+
+VERSION = 1  # raised when `convert` gives other bytes
+NAME = "airfoil_self_noise.dat"
+PUBLISHED = {NAME: ("sha1", "76e5be1548fd8222e5074cf0faae75edff8cf93f")}  # as Dive into Deep Learning holds it
+URL = f"http://d2l-data.s3-accelerate.amazonaws.com/{NAME}"
+TRAIN_SAMPLES = 1500
+
+
+def source(config: AirfoilData, data_dir: Path, allow_unverified: bool) -> Source:
+    """The file, five features and the sound level in each line. Raises raw.DataError."""
+
+    def fetch() -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        with urlopen(URL, timeout=20) as answer:
+            (folder / NAME).write_bytes(answer.read())
+
+    folder = data_dir / "airfoil"
+    try:
+        content = raw.read(folder, PUBLISHED, what="airfoil", allow_unverified=allow_unverified, fetch=fetch)
+    except DataError as error:
+        raise DataError(f"{error}; the job `optimizers_airfoil_made` makes a table of its shape") from None
+    return Source(["sound level"], content, convert(content))
+
+
+def convert(content: dict[str, bytes]) -> Iterator[Piece]:
+    """Rows float32 [N, 5, 1, 1], targets float32 [N, 1]: every column less its mean over all rows, over its deviation."""
+    try:
+        table = np.loadtxt(io.BytesIO(content[NAME]))
+    except ValueError as error:
+        raise DataError(f"airfoil: {NAME} is no table of numbers: {error}") from None
+    if table.ndim != 2 or table.shape[1] != 6 or len(table) <= TRAIN_SAMPLES:
+        raise DataError(f"airfoil: {NAME} is a table of {' x '.join(map(str, table.shape))} numbers; expected 1503 x 6")
+    table = ((table - table.mean(0)) / table.std(0)).astype(np.float32)
+    for split, rows in (("train", table[:TRAIN_SAMPLES]), ("test", table[TRAIN_SAMPLES:])):
+        yield Piece(split, rows[:, :5, None, None], rows[:, 5:])
