@@ -72,8 +72,12 @@ class TrainConfig(Strict):
         parameters = self.model.parameters(self.data.pictures())
         if parameters is None:
             return None
+        return 4 * parameters * self.copies_kept()
+
+    def copies_kept(self) -> int:
+        """The weights, what the optimizer keeps for each, and their average."""
         kept = {"sgd": int(getattr(self.optimizer, "momentum", 0) > 0)}.get(self.optimizer.name, 2)
-        return 4 * parameters * (1 + kept + (self.ema_decay is not None))
+        return 1 + kept + (self.ema_decay is not None)
 
     def digest(self) -> str:
         """64 hex digits: sha256 of the canonical JSON of this config without its defaults, `recipe` always in it."""
