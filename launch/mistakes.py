@@ -57,6 +57,8 @@ def _problem(model: type[BaseModel], tree: Tree, error: dict[str, Any], also_kno
     if kind == "missing":
         wanted = _describe(parent.model_fields[str(path[-1])]) if parent else ""
         return Problem(tree.place(path[:-1], of_key=True), path, f"is missing{wanted}")
+    if kind == "union_tag_not_found" and not isinstance(error["input"], dict):  # `model: mlp`
+        kind = "model_type"
     if kind in ("union_tag_invalid", "union_tag_not_found"):
         tags = re.findall(r"'([^']+)'", str(context.get("expected_tags", ""))) or _tags(model, path)
         path = (*path, "name")
@@ -138,7 +140,10 @@ def _models(annotation: Any) -> list[type[BaseModel]]:
 
 
 def _tag(model: type[BaseModel]) -> str | None:
+    """What tells a model apart from the others of its union: its name, or the family of names that it stands for."""
     name = model.model_fields.get("name")
+    if family := getattr(model, "FAMILY", None):
+        return str(family)
     return str(get_args(name.annotation)[0]) if name and get_origin(name.annotation) is Literal else None
 
 

@@ -214,7 +214,7 @@ def grace_s(wants: Resources, site: Site) -> int:
 
 def _grace_note(job: JobSpec, site: Site) -> tuple[str, ...]:
     """Says where a checkpoint, which is written and read back, may take longer than the job has from the signal to its end."""
-    size, has_s = job.train.checkpoint_bytes(), grace_s(job.resources, site)
+    size, has_s = job.train.checkpoint_bytes() or 0, grace_s(job.resources, site)  # where nobody can say, nothing is said
     need_s = 2 * size / SLOW_DISK
     if need_s <= has_s:
         return ()

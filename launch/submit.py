@@ -203,7 +203,14 @@ def prepare_data(ready: Ready, say: Callable[[str], None], together: Together | 
 
 
 def tool(run: RunDir, python: str, name: str, *arguments: str, needs: str) -> subprocess.CompletedProcess[str]:
-    """Runs `python -m trainer.<name> RUN_DIR/config.json` with the run's own code. needs: a module that it imports.
+    """Runs `python -m trainer.<name> RUN_DIR/config.json` with the run's own code, as `tool_of` does."""
+    return tool_of(run.code, python, name, run.config, *arguments, needs=needs)
+
+
+def tool_of(
+    code: Path, python: str, name: str, config: Path, *arguments: str, needs: str
+) -> subprocess.CompletedProcess[str]:
+    """Runs `python -m trainer.<name> config.json` with the code in a folder. needs: a module that it imports.
 
     Raises SubmitError: what the tool says to a person, or its last lines.
     """
@@ -212,8 +219,8 @@ def tool(run: RunDir, python: str, name: str, *arguments: str, needs: str) -> su
             f"{python} has no {needs}, which trainer.{name} needs: install the extra 'train' there, or name another `python:` "
             "in the site file"
         )
-    argv = [python, "-P", "-m", f"trainer.{name}", str(run.config), *arguments]
-    result = subprocess.run(argv, env=site.environment(PYTHONPATH=str(run.code)), capture_output=True, text=True, check=False)
+    argv = [python, "-P", "-m", f"trainer.{name}", str(config), *arguments]
+    result = subprocess.run(argv, env=site.environment(PYTHONPATH=str(code)), capture_output=True, text=True, check=False)
     if result.returncode == EXIT_WRONG:  # a message for a person
         raise SubmitError(result.stderr.strip())
     if result.returncode:

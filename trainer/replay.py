@@ -77,7 +77,7 @@ def replay(run: RunDir, config: RunConfig) -> dict[str, Any]:
     config = config.model_copy(update={"train": train, "execution": how})
     torch.set_num_threads(how.threads_per_rank)
     world = World(0, 0, 1, torch.device(how.device), run, attempt, None)
-    data = load(run, train.data.validation)
+    data = load(run, train.data.validation, wanted=train.data.wanted())
     trainer = Trainer(config, world, data)
     model, step = distributed.unwrap(trainer.model), state["global_step"] - 1
     model.load_state_dict(state["weights"])

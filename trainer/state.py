@@ -49,9 +49,10 @@ class Trainer:
     def __init__(self, config: RunConfig, world: World, data: Prepared) -> None:
         self.config, self.world, self.data = config, world, data
         train = config.train
-        images = data.splits["train"].images
+        given = train.data.pictures()
+        self.picture = (given.channels, given.height, given.width)  # what the model is given
         randomness.seed_everything(train.seed)
-        bare = models.build(train.model, len(data.classes), images.shape[1], images.shape[2:], train.init).to(world.device)
+        bare = models.build(train.model, len(data.classes), given.channels, self.picture[1:], train.init).to(world.device)
         if train.channels_last:
             bare = bare.to(memory_format=torch.channels_last)
         self.optimizer = optim.build(bare, train)
@@ -114,7 +115,7 @@ class Trainer:
     def _warm_up(self) -> None:
         """Two throw-away passes: DDP rebuilds its buckets after the first, and would sum a continued run's first step in
         another order than the undisturbed run did. The state is loaded afterwards. Parity has no DDP."""
-        images = torch.zeros((2, *self.data.splits["train"].images.shape[1:]), device=self.world.device)
+        images = torch.zeros((2, *self.picture), device=self.world.device)
         for _ in range(2 if self.world.size > 1 and not self.config.train.parity else 0):
             self.model(images).sum().backward()
         self.optimizer.zero_grad(set_to_none=False)

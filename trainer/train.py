@@ -33,7 +33,7 @@ def main(config_path: str) -> None:
         config = RunConfig.model_validate_json(Path(config_path).read_text())
         world = distributed.start(config, run)
         write_to_rank_log(world)
-        data = load(run, config.train.data.validation, distributed.prepared_from_environment())
+        data = load(run, config.train.data.validation, distributed.prepared_from_environment(), config.train.data.wanted())
         trainer = Trainer(config, world, data)
         trainer.restore()
         outcome = train(trainer)

@@ -15,7 +15,8 @@ from trainer.config.outcome import EXIT_FAILED, EXIT_WRONG
 VERBS = {
     "list": ("jobs", "the jobs of this project"),
     "show": ("jobs", "what a job would run, and where"),
-    "check": ("jobs", "find every mistake in a job file"),
+    "check": ("jobs", "find every mistake in a job file; --deep: in its model and data too"),
+    "summary": ("summary", "a job's model: layers, output shapes, parameters, FLOPs"),
     "submit": ("submit", "run a job, or continue it"),
     "status": ("runs", "where the runs stand"),
     "why": ("runs", "why a run is where it is"),

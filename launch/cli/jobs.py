@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shlex
+import sys
+from pathlib import Path
 from typing import Any
 
 import click
@@ -11,6 +13,7 @@ import yaml
 from launch import site, spec
 from launch.cli import options
 from launch.yaml_tree import Problem, SpecError
+from trainer.config.outcome import EXIT_DONE, EXIT_FAILED, EXIT_WRONG
 
 
 @click.command("list")
@@ -74,19 +77,48 @@ def show_(**given: Any) -> None:
 
 @click.command("check")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Override a setting, as in train.epochs=3.")
+@click.option("--deep", is_flag=True, help="The model with a batch's shapes, and the data, too. Trains nothing, needs no weights.")
+@click.option("--data-dir", type=click.Path(path_type=Path), help="With --deep: where the raw data sets lie.")
+@click.option("--site", "site_file", type=click.Path(path_type=Path), help="With --deep: the site file.")
 @click.argument("jobs", nargs=-1)
-def check_(jobs: tuple[str, ...], settings: tuple[str, ...]) -> None:
-    """Find every mistake in the job files JOBS (all of the project's where none is named)."""
+def check_(jobs: tuple[str, ...], settings: tuple[str, ...], deep: bool, data_dir: Path | None, site_file: Path | None) -> None:
+    """Find every mistake in the job files JOBS (all of the project's where none is named).
+
+    Exit codes: 0 right, 2 mistakes; with --deep 1 where only data are not there, neither the job's nor its fallback's stand-in.
+    """
     project = site.project()
     problems: list[Problem] = []
     names = jobs or tuple(job.name for job in spec.find_all(project))
+    right = []
     for name in names:
         try:
             job = spec.find(name, project)
             loaded = spec.load_points(job, settings, without_gpu=False)
             points = f", {len(loaded.points)} points" if loaded.is_sweep else ""
             click.echo(f"{name}: right" + (f", {loaded.search.trials} trials" if loaded.search else points))
+            right.append(name)
         except SpecError as error:
             problems += error.problems
+    code = _deep(right, settings, data_dir, site_file) if deep else EXIT_DONE
     if problems:
         raise SpecError(problems)
+    sys.exit(code)
+
+
+def _deep(names: list[str], settings: tuple[str, ...], data_dir: Path | None, site_file: Path | None) -> int:
+    """Looks at the models and the data of jobs that are right as written; returns the exit code."""
+    from launch import inspection, submit
+
+    machine, codes = site.machine(), [EXIT_DONE]
+    for name in names:
+        request, _ = options.request(name, site_file, None, None, settings, False, data_dir, False)
+        try:
+            lines, there = inspection.deep(request, machine)
+        except submit.SubmitError as error:
+            click.echo(f"{name}: {error}", err=True)
+            codes.append(EXIT_WRONG)
+            continue
+        for line in lines:
+            click.echo(f"{name}: {line}")
+        codes.append(EXIT_DONE if there else EXIT_FAILED)
+    return max(codes)

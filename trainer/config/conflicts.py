@@ -6,8 +6,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from trainer.config.data import ImageData, ImageFolderData, VOCData
-from trainer.config.model import FCNModel, LeNetModel, MLPModel
+from trainer.config.data import ImageData, ImageFolderData, SmallPictures, VOCData
+from trainer.config.layers import Model
+from trainer.config.model import FCNModel, MLPModel
 from trainer.config.optim import OneCycleSchedule, Optimizer, StepSchedule
 from trainer.config.run import TrainConfig
 from trainer.config.tables import TableData
@@ -49,6 +50,10 @@ def _data(train: Mapping[str, Any]) -> Iterator[Conflict]:
     for name, given in (("mean", data.mean), ("std", data.std)):
         if given is not None and len(given) != pictures.channels:
             yield ("data", name), f"has {len(given)} number(s); the pictures of {_name(data)} have {pictures.channels} channel(s)"
+    if isinstance(data, SmallPictures):
+        for name, wanted, there in zip(("train_samples", "test_samples"), data.wanted(), data.available(), strict=True):
+            if wanted is not None and wanted > there:
+                yield ("data", name), f"{wanted} is more than the {there} that {_name(data)} has"
     if isinstance(data, ImageFolderData):
         yield from _image_folder(data)
 
@@ -87,12 +92,18 @@ def _model(train: Mapping[str, Any]) -> Iterator[Conflict]:
     model, data = train.get("model"), train.get("data")
     if isinstance(model, MLPModel) and not model.hidden and model.dropout:
         yield ("model", "dropout"), "comes after each hidden layer, and hidden: [] has none"
-    if isinstance(model, LeNetModel) and isinstance(data, ImageData):
-        pictures = data.pictures()
-        if min(pictures.height, pictures.width) < 16:
+    if isinstance(model, MLPModel) and model.dropouts is not None:
+        if len(model.dropouts) != len(model.hidden):
+            yield ("model", "dropouts"), f"has {len(model.dropouts)} number(s) for {len(model.hidden)} hidden layer(s)"
+        if model.dropout:
+            yield ("model", "dropout"), "dropouts name a number for each hidden layer: leave out either"
+    if isinstance(model, Model) and isinstance(data, ImageData):
+        pictures, least = data.pictures(), model.smallest()
+        if min(pictures.height, pictures.width) < least:
+            larger = f"resize: {least}" if isinstance(data, SmallPictures) else f"size: {least}"
             yield ("model", "name"), (
-                f"lenet takes pictures of at least 16x16 pixels, {_name(data)} has {pictures.height}x{pictures.width}; "
-                "try resnet or mlp"
+                f"{_name(model)} takes pictures of at least {least}x{least} pixels, {_name(data)} has "
+                f"{pictures.height}x{pictures.width}; try train.data.{larger}, or another model"
             )
 
 
@@ -156,5 +167,5 @@ def _masks(train: Mapping[str, Any], data: ImageData, model: Any) -> Iterator[Co
             yield ("data", name), "would move the picture and not its mask: leave it out; train pieces are random crops already"
 
 
-def _name(data: ImageData | TableData) -> str:
-    return str(getattr(data, "name", "this data"))
+def _name(part: ImageData | TableData | Model) -> str:
+    return str(getattr(part, "name", "this one"))

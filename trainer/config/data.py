@@ -36,36 +36,74 @@ class ImageData(Strict):
         """What the pictures are, as far as the settings alone tell."""
         raise NotImplementedError
 
+    def wanted(self) -> tuple[int | None, int | None]:
+        """How many of the train and of the test pictures are used, the first ones; None: all."""
+        return None, None
+
     def has_validation(self) -> bool:
         """Whether there is a split to choose by."""
         return self.validation is not None
 
 
-class DigitsData(ImageData):
+class SmallPictures(ImageData):
+    """A set of pictures of one small size, whose number is known."""
+
+    resize: int | None = Field(
+        None, ge=1, description="height and width in pixels that the model is given; null: the pictures' own"
+    )
+    train_samples: int | None = Field(None, ge=2, description="only the first so many train pictures; null: all")
+    test_samples: int | None = Field(None, ge=1, description="only the first so many test pictures; null: all")
+
+    def own(self) -> Pictures:
+        """What the pictures are before they are resized."""
+        raise NotImplementedError
+
+    def pictures(self) -> Pictures:
+        own = self.own()
+        return own if self.resize is None else own._replace(height=self.resize, width=self.resize)
+
+    def available(self) -> tuple[int, int]:
+        """How many train and test pictures there are."""
+        raise NotImplementedError
+
+    def wanted(self) -> tuple[int | None, int | None]:
+        return self.train_samples, self.test_samples
+
+
+class DigitsData(SmallPictures):
     """scikit-learn's digits: 1,797 grey pictures of 8x8, 10 classes; a seeded permutation, 1,437 train / 360 test."""
 
     name: Literal["digits"]
 
-    def pictures(self) -> Pictures:
+    def own(self) -> Pictures:
         return Pictures(1, 8, 8, 10)
 
+    def available(self) -> tuple[int, int]:
+        return 1437, 360
 
-class CIFAR10Data(ImageData):
+
+class CIFAR10Data(SmallPictures):
     """CIFAR-10: 50,000 + 10,000 colour pictures of 32x32, 10 classes (Krizhevsky 2009)."""
 
     name: Literal["cifar10"]
 
-    def pictures(self) -> Pictures:
+    def own(self) -> Pictures:
         return Pictures(3, 32, 32, 10)
 
+    def available(self) -> tuple[int, int]:
+        return 50_000, 10_000
 
-class FashionMNISTData(ImageData):
+
+class FashionMNISTData(SmallPictures):
     """Fashion-MNIST: 60,000 + 10,000 grey pictures of 28x28, 10 classes (Xiao et al., arXiv:1708.07747)."""
 
     name: Literal["fashion_mnist"]
 
-    def pictures(self) -> Pictures:
+    def own(self) -> Pictures:
         return Pictures(1, 28, 28, 10)
+
+    def available(self) -> tuple[int, int]:
+        return 60_000, 10_000
 
 
 class RandomResizedCrop(Strict):
@@ -140,7 +178,7 @@ class VOCData(ImageData):
         return Pictures(3, self.crop[0], self.crop[1], len(self.names()))
 
 
-class SyntheticData(ImageData):
+class SyntheticData(SmallPictures):
     """Made pictures that a model can learn: a fixed pattern a class plus noise. For tests and speed, never for results."""
 
     name: Literal["synthetic"]
@@ -149,8 +187,11 @@ class SyntheticData(ImageData):
     channels: int = Field(3, ge=1)
     size: int = Field(32, ge=1, description="height and width in pixels")
 
-    def pictures(self) -> Pictures:
+    def own(self) -> Pictures:
         return Pictures(self.channels, self.size, self.size, self.classes)
+
+    def available(self) -> tuple[int, int]:
+        return self.samples, max(1, self.samples // 4)
 
 
 DataConfig = Annotated[

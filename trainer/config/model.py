@@ -1,68 +1,42 @@
-"""`train.model` and `train.init`: one model a family, and the initialisers."""
+"""`train.model` and `train.init`: what a model can be, and the initialisers."""
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag
 
+from trainer.config.convnets import (
+    AlexNetModel,
+    CNNModel,
+    DenseNetModel,
+    GoogLeNetModel,
+    LeNetModel,
+    NiNModel,
+    ResNetModel,
+    VGG11Model,
+)  # fmt: skip
 from trainer.config.data import Pictures
+from trainer.config.layers import MANY_CLASSES, Model, linear
+from trainer.config.library import TimmModel, TorchvisionModel, family
 from trainer.config.strict import Strict
 
-MANY_CLASSES = 1000  # where only the prepared data tell how many there are
 
-
-class ResNetModel(Strict):
-    """A ResNet of basic blocks with a 3x3 stem (trainer/models/resnet.py)."""
-
-    name: Literal["resnet"]
-    width: int = Field(64, ge=1, description="channels of the first stage; each further stage doubles them")
-    blocks: list[Annotated[int, Field(ge=1)]] = Field([2, 2, 2, 2], min_length=1, description="basic blocks per stage")
-    dropout: float = Field(0.0, ge=0, lt=1, description="before the last layer")
-
-    def parameters(self, given: Pictures) -> int:
-        """How many numbers are trained."""
-        total, channels = 9 * given.channels * self.width + 2 * self.width, self.width
-        for stage, count in enumerate(self.blocks):
-            out = self.width * 2**stage
-            for block in range(count):
-                total += 9 * channels * out + 9 * out * out + 4 * out
-                if channels != out or (stage and not block):
-                    total += channels * out + 2 * out
-                channels = out
-        return total + (channels + 1) * (given.classes or MANY_CLASSES)
-
-
-class MLPModel(Strict):
+class MLPModel(Model):
     """Linear layers with ReLU between them (trainer/models/mlp.py)."""
 
     name: Literal["mlp"]
     hidden: list[Annotated[int, Field(ge=1)]] = Field(description="width of each hidden layer; [] is softmax regression")
     dropout: float = Field(0.0, ge=0, lt=1, description="after each hidden layer")
+    dropouts: list[Annotated[float, Field(ge=0, lt=1)]] | None = Field(
+        None, description="likewise, a number for each hidden layer, instead of dropout"
+    )
 
     def parameters(self, given: Pictures) -> int:
-        """How many numbers are trained."""
-        widths = [given.channels * given.height * given.width, *self.hidden, given.classes or MANY_CLASSES]
-        return sum((before + 1) * after for before, after in pairwise(widths))
+        return linear([given.channels * given.height * given.width, *self.hidden, given.classes or MANY_CLASSES])
 
 
-class LeNetModel(Strict):
-    """Two 5x5 convolutions with pooling and three linear layers (trainer/models/lenet.py)."""
-
-    name: Literal["lenet"]
-    channels: list[Annotated[int, Field(ge=1)]] = Field([6, 16], min_length=2, max_length=2, description="of the convolutions")
-    activation: Literal["relu", "sigmoid"] = "relu"
-
-    def parameters(self, given: Pictures) -> int:
-        """How many numbers are trained."""
-        first, second = self.channels
-        height, width = (max(1, ((size - 4) // 2 - 4) // 2) for size in given[1:3])
-        linear = pairwise([second * height * width, 120, 84, given.classes or MANY_CLASSES])
-        return (25 * given.channels + 1) * first + (25 * first + 1) * second + sum((a + 1) * b for a, b in linear)
-
-
-class FCNModel(Strict):
+class FCNModel(Model):
     """ResNet-18, a 1x1 convolution to the classes, a transposed convolution to the picture's size (trainer/models/fcn.py)."""
 
     name: Literal["fcn"]
@@ -104,5 +78,12 @@ class KaimingInit(Strict):
     name: Literal["kaiming_normal"]
 
 
-ModelConfig = Annotated[ResNetModel | MLPModel | LeNetModel | FCNModel, Field(discriminator="name")]
+OwnModel = (
+    Annotated[ResNetModel, Tag("resnet")] | Annotated[MLPModel, Tag("mlp")] | Annotated[LeNetModel, Tag("lenet")]
+    | Annotated[CNNModel, Tag("cnn")] | Annotated[AlexNetModel, Tag("alexnet")] | Annotated[VGG11Model, Tag("vgg11")]
+    | Annotated[NiNModel, Tag("nin")] | Annotated[GoogLeNetModel, Tag("googlenet")] | Annotated[DenseNetModel, Tag("densenet")]
+    | Annotated[FCNModel, Tag("fcn")]
+)  # fmt: skip
+Library = Annotated[TorchvisionModel, Tag(TorchvisionModel.FAMILY)] | Annotated[TimmModel, Tag(TimmModel.FAMILY)]
+ModelConfig = Annotated[OwnModel | Library, Discriminator(family)]
 InitConfig = Annotated[DefaultInit | NormalInit | XavierInit | KaimingInit, Field(discriminator="name")]

@@ -70,11 +70,18 @@ class TrainConfig(Strict):
         """Samples of a shard of parity, at most: what a rank holds at once."""
         return -(-self.global_batch_size // self.parity_shards)
 
-    def checkpoint_bytes(self) -> int:
-        """About the size of a checkpoint: weights, what the optimizer keeps for each, and their average."""
+    def checkpoint_bytes(self) -> int | None:
+        """About the size of a checkpoint: weights, what the optimizer keeps for each, and their average. None where only torch can
+        count the model's parameters."""
+        parameters = self.model.parameters(self.data.pictures())
+        if parameters is None:
+            return None
+        return 4 * parameters * self.copies_kept()
+
+    def copies_kept(self) -> int:
+        """The weights, what the optimizer keeps for each, and their average."""
         one_each = {"sgd": int(getattr(self.optimizer, "momentum", 0) > 0), "adagrad": 1, "rmsprop": 1}
-        kept = one_each.get(self.optimizer.name, 2)
-        return 4 * self.model.parameters(self.data.pictures()) * (1 + kept + (self.ema_decay is not None))
+        return 1 + one_each.get(self.optimizer.name, 2) + (self.ema_decay is not None)
 
     def digest(self) -> str:
         """64 hex digits: sha256 of the canonical JSON of this config without its defaults, `recipe` always in it."""

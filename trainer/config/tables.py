@@ -23,6 +23,10 @@ class TableData(Strict):
         """What the rows are, as far as the settings alone tell."""
         raise NotImplementedError
 
+    def wanted(self) -> tuple[int | None, int | None]:
+        """How many of the train and of the test rows are used: all."""
+        return None, None
+
     def has_validation(self) -> bool:
         """Whether there is a split to choose by."""
         return self.validation is not None

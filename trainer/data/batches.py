@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from trainer import randomness
 from trainer.config.data import ImageData
@@ -40,11 +41,13 @@ class Plan:
 
     A step's samples are consecutive in the epoch's order. They are cut into chunks of at most `micro_batch_size`; chunk c
     is taken by rank c % world_size in round c // world_size. So the chunks are the same for every world size, and rank 0
-    always has samples. The last step of an epoch may be smaller; no sample is dropped or seen twice.
+    always has samples. The last step of an epoch may be smaller; no sample is dropped or seen twice. picture_bytes: of a picture
+    that is resized on the device, there.
     """
 
     def __init__(
-        self, split: Split, *, seed: int, global_batch_size: int, micro_batch_size: int, rank: int, world_size: int
+        self, split: Split, *, seed: int, global_batch_size: int, micro_batch_size: int, rank: int, world_size: int,
+        picture_bytes: int = 0,
     ) -> None:
         self.samples, self.chosen = len(split), split.chosen
         self.seed, self.rank, self.world_size = seed, rank, world_size
@@ -53,7 +56,7 @@ class Plan:
         if isinstance(split.images, Encoded):
             at_once = DECODE_SAMPLES
         else:
-            at_once = min(AUGMENT_SAMPLES, AUGMENT_BYTES // split.images[0].nbytes)
+            at_once = min(AUGMENT_SAMPLES, AUGMENT_BYTES // max(split.images[0].nbytes, picture_bytes))
         self.steps_at_once = max(1, at_once // -(-global_batch_size // world_size))
         self.epoch, self.order = -1, torch.empty(0)
 
@@ -96,9 +99,11 @@ class Batches:
         rank: int, world_size: int, device: torch.device, channels_last: bool = False,
     ) -> None:
         self.config, self.device = config, device
+        given = config.pictures()
+        self.size = (given.height, given.width)
         self.plan = Plan(
             data.splits["train"], seed=seed, global_batch_size=global_batch_size, micro_batch_size=micro_batch_size, rank=rank,
-            world_size=world_size,
+            world_size=world_size, picture_bytes=given.channels * given.height * given.width,
         )
         self.place(data)
         self.steps_per_epoch = self.plan.steps_per_epoch
@@ -143,8 +148,11 @@ class Batches:
         return augment(self.images[index], index, epoch, self.config, self.plan.seed), self.labels[index]
 
     def normalise(self, images: Tensor) -> Tensor:
-        """uint8 over 0..255 -> (pixel / 255 - mean) / std, float32, in the run's memory format."""
-        return images.float().div_(255).sub_(self.mean).div_(self.std).contiguous(memory_format=self.format)
+        """uint8 over 0..255 -> (pixel / 255 - mean) / std, float32, at the size and in the memory format of the model."""
+        images = images.float().div_(255)
+        if images.shape[2:] != self.size:  # here, since larger ones would not all fit the device; as Pillow resizes
+            images = functional.interpolate(images, self.size, mode="bilinear", antialias=True)
+        return images.sub_(self.mean).div_(self.std).contiguous(memory_format=self.format)
 
     def for_the_eye(self, images: Tensor) -> Tensor:
         """What `normalise` made, as uint8 over 0..255 again, on the CPU."""

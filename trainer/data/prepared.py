@@ -22,6 +22,7 @@ from trainer.data.raw import DataError
 from trainer.data.writing import write
 
 WAIT_S = 6 * 3600.0  # for another process that prepares the same data, and is alive
+ALL = (None, None)
 
 
 class Encoded:
@@ -85,7 +86,7 @@ def hold_out(split: Split, fraction: float) -> tuple[Split, Split]:
 @dataclass(frozen=True)
 class Prepared:
     """A mapped data set. mean and std: one number a channel, of the train pictures over 0..1. splits: train, test, and val where
-    there is one. skipped: how many pictures could not be read and are in none. validation: what `mapped` was asked to hold out."""
+    there is one. skipped: how many pictures could not be read and are in none. validation, wanted: what `mapped` was asked for."""
 
     path: Path
     classes: list[str]
@@ -95,10 +96,11 @@ class Prepared:
     splits: dict[str, Split]
     skipped: int = 0
     validation: float | None = None
+    wanted: tuple[int | None, int | None] = ALL
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Another process maps the files itself: pickled, the arrays would be copied."""
-        return mapped, (self.path, self.validation)
+        return mapped, (self.path, self.validation, self.wanted)
 
 
 def prepare(config: DataConfig, data_dir: Path, cache_dir: Path, *, allow_unverified: bool = False) -> dict[str, Any]:
@@ -136,9 +138,11 @@ def prepare(config: DataConfig, data_dir: Path, cache_dir: Path, *, allow_unveri
     return {**manifest, "path": str(path), "made": True}
 
 
-def load(run: RunDir, validation: float | None = None, copy: Path | None = None) -> Prepared:
+def load(
+    run: RunDir, validation: float | None = None, copy: Path | None = None, wanted: tuple[int | None, int | None] = ALL
+) -> Prepared:
     """Maps the arrays that submit prepared for `run`. validation: the part of the train pictures that is held out. copy: where they
-    lie on this node's own disk.
+    lie on this node's own disk. wanted: how many of the train and of the test pictures are used, the first ones; None: all.
 
     Raises FileNotFoundError, naming the folder, where they are gone or a file has another size; ValueError where they changed.
     """
@@ -154,26 +158,27 @@ def load(run: RunDir, validation: float | None = None, copy: Path | None = None)
     for name, file in manifest["files"].items():
         if not (path / name).exists() or (path / name).stat().st_size != file["size"]:
             raise FileNotFoundError(f"{path / name} is missing or cut short: remove {path} and submit again")
-    return mapped(path, validation)
+    return mapped(path, validation, wanted)
 
 
-def mapped(path: Path, validation: float | None = None) -> Prepared:
-    """The prepared set in `path`, whose files are whole. validation: the part of the train pictures that is held out."""
+def mapped(path: Path, validation: float | None = None, wanted: tuple[int | None, int | None] = ALL) -> Prepared:
+    """The prepared set in `path`, whose files are whole. validation and wanted: as `load` takes them."""
     manifest, splits = read_json(path / "manifest.json"), {}
+    first = dict(zip(("train", "test"), wanted, strict=True))
     for split in manifest["samples"]:
         # mmap_mode "c" (copy on write): ranks share the pages, and torch warns of a read-only map
         if (path / f"{split}-masks.bin").exists():
             crop = Crop(**manifest["crop"])
             splits[split] = Split(Encoded(path, split, crop), EncodedMasks(path, split, crop))
             continue
-        labels = np.load(path / f"{split}-labels.npy", mmap_mode="c")
+        labels = np.load(path / f"{split}-labels.npy", mmap_mode="c")[: first.get(split)]
         if (path / f"{split}-encoded.bin").exists():
             splits[split] = Split(Encoded(path, split, Fit(**manifest["fit"])), labels)
         else:
-            splits[split] = Split(np.load(path / f"{split}-images.npy", mmap_mode="c"), labels)
+            splits[split] = Split(np.load(path / f"{split}-images.npy", mmap_mode="c")[: first.get(split)], labels)
     if validation is not None:
         splits["train"], splits["val"] = hold_out(splits["train"], validation)
     return Prepared(
         path, manifest["classes"], manifest["mean"], manifest["std"], manifest["sha256"], splits, len(manifest.get("skipped", ())),
-        validation,
+        validation, wanted,
     )  # fmt: skip

@@ -11,9 +11,10 @@ def build(config: MLPModel, num_classes: int, in_channels: int, in_size: tuple[i
     """[N, C, H, W] -> [N, num_classes]."""
     layers: list[nn.Module] = [nn.Flatten()]
     width = in_channels * in_size[0] * in_size[1]
-    for hidden in config.hidden:
+    dropouts = config.dropouts if config.dropouts is not None else [config.dropout] * len(config.hidden)
+    for hidden, dropout in zip(config.hidden, dropouts, strict=True):
         layers += [nn.Linear(width, hidden), nn.ReLU()]
-        if config.dropout:
-            layers.append(nn.Dropout(config.dropout))
+        if dropout:
+            layers.append(nn.Dropout(dropout))
         width = hidden
     return nn.Sequential(*layers, nn.Linear(width, num_classes))

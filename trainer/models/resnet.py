@@ -1,10 +1,10 @@
-"""The ResNet for small pictures: basic blocks after a 3x3 stem without pooling (He et al., arXiv:1512.03385, section 4.2)."""
+"""ResNets of basic blocks (He et al., arXiv:1512.03385): for small pictures after a 3x3 stem without pooling (section 4.2)."""
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 
-from trainer.config.model import ResNetModel
+from trainer.config.convnets import ResNetModel
 
 
 class BasicBlock(nn.Module):
@@ -29,20 +29,27 @@ class BasicBlock(nn.Module):
 class ResNet(nn.Module):
     """[N, in_channels, H, W] -> [N, num_classes]. Each stage after the first halves the picture and doubles the channels."""
 
-    def __init__(self, width: int, blocks: list[int], dropout: float, num_classes: int, in_channels: int) -> None:
+    def __init__(self, config: ResNetModel, num_classes: int, in_channels: int) -> None:
         super().__init__()
-        self.stem = nn.Sequential(
-            nn.Conv2d(in_channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True)
-        )
+        width = config.width
+        if config.stem == "3x3":
+            self.stem = nn.Sequential(
+                nn.Conv2d(in_channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True)
+            )
+        else:
+            self.stem = nn.Sequential(
+                nn.Conv2d(in_channels, width, 7, stride=2, padding=3, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True),
+                nn.MaxPool2d(3, stride=2, padding=1),
+            )  # fmt: skip
         stages, channels = [], width
-        for stage, count in enumerate(blocks):
+        for stage, count in enumerate(config.blocks):
             out = width * 2**stage
             for block in range(count):
                 stages.append(BasicBlock(channels, out, stride=2 if stage and not block else 1))
                 channels = out
         self.stages = nn.Sequential(*stages)
         self.pool = nn.AdaptiveAvgPool2d(1)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout(config.dropout)
         self.fc = nn.Linear(channels, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -51,4 +58,4 @@ class ResNet(nn.Module):
 
 def build(config: ResNetModel, num_classes: int, in_channels: int, in_size: tuple[int, int]) -> nn.Module:
     """ResNet-18 is width 64, blocks [2, 2, 2, 2]: 11,173,962 parameters for 3 channels and 10 classes."""
-    return ResNet(config.width, config.blocks, config.dropout, num_classes, in_channels)
+    return ResNet(config, num_classes, in_channels)

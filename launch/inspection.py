@@ -1,0 +1,107 @@
+"""What a job's model and data are before anything is submitted: asked of trainer.inspect, in the Python that would train."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from launch import site, spec, submit
+from launch.site import Machine
+from launch.spec import JobSpec
+from launch.submit import Request
+from trainer.config.layout import write_json
+
+
+@dataclass(frozen=True)
+class Found:
+    """What trainer.inspect found. said: what it told a person on the way, as of files that differ from their checksums."""
+
+    model: dict[str, Any]
+    data: dict[str, Any]
+    said: str
+
+    @property
+    def problem(self) -> str | None:
+        """What is wrong with the data, and where to put it; None: they are there."""
+        problem: str | None = self.data.get("problem")
+        return problem
+
+
+def inspect(request: Request, job: JobSpec, machine: Machine) -> Found:
+    """The model and the data of a job. Raises SubmitError where the model does not fit its pictures, or Python has no torch."""
+    config = submit.resolve(request, job, machine).config
+    with tempfile.TemporaryDirectory(prefix="batchyard-") as folder:
+        path = Path(folder) / "config.json"
+        write_json(path, config.model_dump(mode="json"))
+        result = submit.tool_of(
+            request.project, site.python(request.site), "inspect", path, "--data-dir", str(request.folders.data), needs="torch"
+        )
+    return Found(**json.loads(result.stdout), said=result.stderr.strip())
+
+
+def variants(request: Request) -> tuple[JobSpec, JobSpec | None]:
+    """The job itself, and with its fallback laid on, where that changes what is trained; of a sweep the first point's.
+
+    Raises SpecError.
+    """
+    own = spec.load(request.job, request.settings, without_gpu=False)
+    fallback = spec.load(request.job, request.settings, without_gpu=True)
+    return own, fallback if fallback.train != own.train else None
+
+
+def deep(request: Request, machine: Machine) -> tuple[list[str], bool]:
+    """What the deep check of a job says, a line a finding, and whether its data are there, or those of its stand-in.
+
+    The stand-in is what the job's fallback trains on instead. Raises SpecError and SubmitError.
+    """
+    own, fallback = variants(request)
+    found = inspect(request, own, machine)
+    lines = [model_line(found), *data_lines(found)]
+    if fallback is None:
+        return lines, found.problem is None
+    other = inspect(request, fallback, machine)
+    lines.append(f"fallback {model_line(other)}")
+    if found.problem is None or fallback.train.data == own.train.data:
+        return lines, found.problem is None
+    if names(own) == names(fallback):  # another form or a cut of the same data
+        return lines, False
+    lines += [f"stand-in {line}" for line in data_lines(other)]
+    return lines, other.problem is None
+
+
+def names(job: JobSpec) -> tuple[str, Any]:
+    """Which data set a job trains on."""
+    data = job.train.data
+    return data.name, getattr(data, "folder", None)
+
+
+def model_line(found: Found) -> str:
+    """The model in a line."""
+    model = found.model
+    size = "x".join(map(str, model["input"]))
+    classes = f"{model['classes']} classes" + ("" if model["classes_known"] else " (taken for so many)")
+    return (
+        f"model: {model['name']} on {size}, {classes}: {model['parameters']:,} parameters, "
+        f"{amount(model['flops'])}FLOPs a picture, "
+        f"about {amount(model['memory_bytes'])}B a rank at {model['micro_batch_size']} pictures"
+    )
+
+
+def data_lines(found: Found) -> list[str]:
+    """The data in a line, and what was said of them."""
+    data = found.data
+    if found.problem is not None:
+        return [f"data: {data['name']} is not there or not right:", *(f"  {line}" for line in found.problem.splitlines())]
+    said = [f"  a stand-in: {line}" for line in found.said.splitlines() if "differ from the published" in line]
+    return [f"data: {data['name']}, {len(data['classes'])} classes", *said]
+
+
+def amount(number: float) -> str:
+    """A number in three digits with the SI prefix that goes before its unit."""
+    for prefix, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= size:
+            return f"{number / size:.3g} {prefix}"
+    return f"{number:.3g} "

@@ -1,0 +1,154 @@
+"""`python -m trainer.inspect config.json`: what a run's model and data are, before anything is trained; one JSON object on stdout.
+
+The model lives on the meta device, so that neither weights nor memory are needed: one batch's shapes go through it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from trainer import models
+from trainer.config.data import ImageFolderData, Pictures
+from trainer.config.layers import MANY_CLASSES
+from trainer.config.outcome import EXIT_WRONG
+from trainer.config.run import RunConfig
+from trainer.data import DATASETS
+from trainer.data.raw import DataError
+
+
+class DoesNotFit(Exception):
+    """The model takes no pictures of this size, or gives no class's score; the message is for a person."""
+
+
+def inspect(config: RunConfig, data_dir: Path) -> dict[str, Any]:
+    """What is known of the model, and of the data where they are in `data_dir`. Raises DoesNotFit."""
+    data = look_for_data(config, data_dir)
+    given = config.train.data.pictures()
+    classes = len(data["classes"]) if "classes" in data else given.classes
+    model = look_at_model(config, given._replace(classes=classes or MANY_CLASSES), classes_known=classes is not None)
+    return {"data": data, "model": model}
+
+
+def look_for_data(config: RunConfig, data_dir: Path) -> dict[str, Any]:
+    """{"name", "classes": their names} or {"name", "problem": what is wrong, and where to put it}.
+
+    Finds the files, or fetches them, and holds them against their checksums; converts nothing.
+    """
+    data = config.train.data
+    name = " ".join([data.name, *([data.folder] if isinstance(data, ImageFolderData) else [])])
+    try:
+        classes = DATASETS[data.name].source(data, data_dir, config.execution.allow_unverified_data).classes
+    except (DataError, OSError) as error:
+        return {"name": name, "problem": str(error)}
+    wanted = data.pictures().classes
+    if wanted is not None and wanted != len(classes):
+        return {"name": name, "problem": f"{data.name} has {len(classes)} classes, the job takes it for {wanted}"}
+    return {"name": name, "classes": classes}
+
+
+def look_at_model(config: RunConfig, given: Pictures, *, classes_known: bool = True) -> dict[str, Any]:
+    """Layers with the shapes that they give, their parameters and FLOPs; totals; the memory of a rank. Raises DoesNotFit.
+
+    Shapes are without the batch's dimension. FLOPs are of one picture's forward pass: two for each multiplication with its addition
+    in convolutions, linear layers and attention; the rest is not counted. Memory, in bytes: weights, gradients, what the optimizer
+    keeps, the average, and what the forward pass of a micro-batch keeps for the backward pass (in bf16 and fp16 about half of
+    that); neither the pictures nor the libraries' own.
+    """
+    assert given.classes is not None
+    train, picture = config.train, (given.channels, given.height, given.width)
+    try:
+        model = models.build_on_meta(train.model, given.classes, picture[0], picture[1:])
+        layers = walk(model, picture)
+        activations = saved_bytes(model, (config.micro_batch_size(), *picture))
+    except (ValueError, RuntimeError, AssertionError, NotImplementedError) as error:  # whatever a library says of a shape
+        size = f"{given.channels}x{given.height}x{given.width}"
+        raise DoesNotFit(f"train.model: {train.model.name} takes no pictures of {size} ({train.data.name}): {error}") from error
+    if layers[0]["shape"] != [given.classes]:
+        raise DoesNotFit(f"train.model: {train.model.name} gives {layers[0]['shape']} a picture; expected {given.classes} classes")
+    parameters = sum(p.numel() for p in model.parameters())
+    return {
+        "name": train.model.name, "input": list(picture), "classes": given.classes,
+        "classes_known": classes_known, "layers": layers, "parameters": parameters,
+        "flops": layers[0]["flops"], "micro_batch_size": config.micro_batch_size(),
+        "memory_bytes": 4 * parameters * (train.copies_kept() + 1) + activations // (1 if train.precision == "fp32" else 2),
+    }  # fmt: skip
+
+
+def walk(model: nn.Module, picture: tuple[int, ...]) -> list[dict[str, Any]]:
+    """Every module in the order of the forward pass, the whole model first: name, type, depth, shape, parameters, flops, whether it
+    is a leaf, which calls no other. A module that is called twice counts once, its FLOPs twice."""
+    called: dict[str, Any] = {}
+    hooks = []
+
+    def watch(name: str, module: nn.Module) -> None:
+        def enter(module: nn.Module, inputs: Any) -> None:
+            called.setdefault(name, None)
+
+        def leave(module: nn.Module, inputs: Any, output: Any) -> None:
+            called[name] = list(output.shape[1:]) if isinstance(output, Tensor) else None
+
+        hooks.extend((module.register_forward_pre_hook(enter), module.register_forward_hook(leave)))
+
+    modules = dict(model.named_modules())
+    for name, module in modules.items():
+        watch(name, module)
+    model.eval()  # BatchNorm takes no single value a channel in training
+    try:
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            model(torch.zeros((1, *picture), device="meta"))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    counts, root = counter.get_flop_counts(), type(model).__name__
+    rows = []
+    for name, shape in called.items():
+        module = modules[name]
+        flops = sum(counts.get(f"{root}.{name}" if name else "Global", {}).values())
+        rows.append({
+            "name": name, "type": type(module).__name__, "depth": name.count(".") + 1 if name else 0, "shape": shape,
+            "parameters": sum(p.numel() for p in module.parameters()), "flops": flops,
+            "leaf": not any(other.startswith(f"{name}." if name else "") for other in called if other != name),
+        })  # fmt: skip
+    return rows
+
+
+def saved_bytes(model: nn.Module, shape: tuple[int, ...]) -> int:
+    """Bytes, in float32, that the forward pass of a batch keeps for the backward pass, weights and their like not counted."""
+    own = {t.untyped_storage()._cdata for t in (*model.parameters(), *model.buffers())}
+    kept: dict[int, Any] = {}  # storages, held so that none's address is used again
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in own:
+            kept[storage._cdata] = storage
+        return tensor
+
+    model.train()
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        model(torch.zeros(shape, device="meta"))
+    return sum(storage.nbytes() for storage in kept.values())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("config", type=Path)
+    parser.add_argument("--data-dir", type=Path, required=True)
+    arguments = parser.parse_args()
+    config = RunConfig.model_validate_json(arguments.config.read_text())
+    try:
+        print(json.dumps(inspect(config, arguments.data_dir)))
+    except DoesNotFit as error:
+        print(error, file=sys.stderr)
+        sys.exit(EXIT_WRONG)
+
+
+if __name__ == "__main__":
+    main()
