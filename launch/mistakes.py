@@ -30,7 +30,7 @@ SYNONYMS = {
 OTHER_VALUES = {
     "float16": "fp16", "half": "fp16", "bfloat16": "bf16", "float32": "fp32", "single": "fp32", "fp64": "fp32", "float64": "fp32",
     "cifar": "cifar10",
-    "fashionmnist": "fashion_mnist", "onecycle": "one_cycle", "multistep": "step", "none": "constant",
+    "fashionmnist": "fashion_mnist", "onecycle": "one_cycle", "multi_step": "multistep", "none": "constant",
 }  # fmt: skip
 
 

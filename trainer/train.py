@@ -60,8 +60,7 @@ def train(t: Trainer) -> Outcome:
         distributed.inject_fault(t.world, t.step, micro_batches[0].images)
 
         lr = optim.learning_rate(config.optimizer.lr, config.schedule, t.step, batches.steps_per_epoch, t.total_steps)
-        for group in t.optimizer.param_groups:
-            group["lr"] = lr
+        optim.set_rate(t.optimizer, lr)
         add_gradients(model, micro_batches, t.step, config, t.world, t.guard, t.sums)
         grad_norm = t.guard.gradient_norm()
         if config.clip_grad_norm:

@@ -8,7 +8,7 @@ from typing import Any
 
 from trainer.config.data import ImageData, ImageFolderData
 from trainer.config.model import LeNetModel, MLPModel
-from trainer.config.optim import OneCycleSchedule, Optimizer, StepSchedule
+from trainer.config.optim import MultiStepSchedule, OneCycleSchedule, Optimizer, StepSchedule
 from trainer.config.run import TrainConfig
 
 Conflict = tuple[tuple[str, ...], str]  # (the key's path below `train`, what is wrong and what to try)
@@ -16,7 +16,7 @@ Conflict = tuple[tuple[str, ...], str]  # (the key's path below `train`, what is
 
 def conflicts(train: Mapping[str, Any]) -> list[Conflict]:
     """train: the fields of a TrainConfig by name; a field that is missing, or was wrong by itself, is left out."""
-    parts = (_batches, _parity, _data, _model, _optimizer, _schedule, _validation)
+    parts = (_batches, _parity, _data, _model, _weights, _optimizer, _schedule, _validation)
     return [conflict for part in parts for conflict in part(train)]
 
 
@@ -95,6 +95,14 @@ def _model(train: Mapping[str, Any]) -> Iterator[Conflict]:
             )
 
 
+def _weights(train: Mapping[str, Any]) -> Iterator[Conflict]:
+    weights, init = train.get("weights"), train.get("init")
+    if train.get("freeze") == [] and train.get("freeze_batch_norm"):
+        yield ("freeze_batch_norm",), "has no effect without freeze, as in freeze: ['*', '!fc.*']"
+    if weights is not None and weights.head == "loaded" and init is not None and init.name != "default":
+        yield ("init",), "has no effect where weights bring the last layer too: leave out either"
+
+
 def _optimizer(train: Mapping[str, Any]) -> Iterator[Conflict]:
     optimizer = train.get("optimizer")
     if isinstance(optimizer, Optimizer) and not optimizer.decay_bias_and_norm and not getattr(optimizer, "weight_decay", 0):
@@ -107,6 +115,8 @@ def _schedule(train: Mapping[str, Any]) -> Iterator[Conflict]:
         return
     if not isinstance(schedule, OneCycleSchedule) and schedule.warmup_epochs > epochs:
         yield ("schedule", "warmup_epochs"), f"{schedule.warmup_epochs:g} is more than epochs {epochs}: lr would never be reached"
+    if isinstance(schedule, MultiStepSchedule) and schedule.milestones_epochs[-1] > epochs:
+        yield ("schedule", "milestones_epochs"), f"{schedule.milestones_epochs[-1]} is more than epochs {epochs}: never reached"
     if isinstance(schedule, StepSchedule) and schedule.every_epochs > epochs:
         yield ("schedule", "every_epochs"), f"{schedule.every_epochs} is more than epochs {epochs}: the rate would never step"
 

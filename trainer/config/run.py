@@ -13,6 +13,7 @@ from trainer.config.model import DefaultInit, InitConfig, ModelConfig
 from trainer.config.optim import ConstantSchedule, OptimizerConfig, ScheduleConfig
 from trainer.config.strict import Strict
 from trainer.config.study import Trial
+from trainer.config.weights import Weights
 
 
 class EarlyStopping(Strict):
@@ -56,6 +57,11 @@ class TrainConfig(Strict):
     data: DataConfig
     model: ModelConfig
     init: InitConfig = DefaultInit(name="default")
+    weights: Weights | None = Field(None, description="what training begins with; null: all weights as init says")
+    freeze: list[str] = Field(
+        [], description="parameters that are not trained, by name, as in ['*', '!fc.*']: all, but those of the layer fc"
+    )
+    freeze_batch_norm: bool = Field(False, description="frozen BatchNorm layers keep their running statistics too")
     optimizer: OptimizerConfig
     schedule: ScheduleConfig = ConstantSchedule(name="constant")
 
