@@ -145,8 +145,8 @@ def _tag(model: type[BaseModel]) -> str | None:
 def _tags(model: type[BaseModel], path: Path_) -> list[str]:
     current: Any = model
     for step in path:
-        single = next(iter(_models(current)), None)
-        current = single.model_fields[str(step)].annotation if single else None
+        single = next((m for m in _models(current) if str(step) in m.model_fields), None)
+        current = single.model_fields[str(step)].annotation if single else _inside(current, step)
     return [tag for m in _models(current) if (tag := _tag(m))]
 
 

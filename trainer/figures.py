@@ -9,14 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from trainer.config.layout import RunDir, write_json
+from trainer.config.run import TrainConfig
+from trainer.data import augment
 from trainer.data.batches import Batches, MicroBatch
 from trainer.data.prepared import Prepared
 from trainer.distributed import say
 from trainer.evaluate import Evaluation
 
 MOST_PICTURES = 16
+DRAWS = 10
 MOST_CLASSES = 100  # of a confusion matrix that a person can look at
 
 
@@ -29,6 +33,18 @@ def write_samples(run: RunDir, data: Prepared, batches: Batches, micro_batches: 
             if len(pictures) == MOST_PICTURES:
                 break
     _write(run.samples, {"pictures": pictures[:MOST_PICTURES]})
+
+
+def write_augmentations(run: RunDir, data: Prepared, config: TrainConfig) -> None:
+    """Ten draws of each augmentation, and of all in their order, of one train picture: those of its first ten epochs."""
+    image = torch.from_numpy(data.splits["train"].read(0, 1)[0])
+    chain, rows = config.data.augment, []
+    alone = [(f"{number}. {a.name}", [a]) for number, a in enumerate(chain, start=1)]
+    for name, some in alone + ([("all, in this order", chain)] if len(chain) > 1 else []):
+        drawn = [augment.apply(image, torch.zeros(1, dtype=torch.int64), epoch, some, config.seed) for epoch in range(DRAWS)]
+        rows.append({"name": name.replace("_", " "), "pngs": [png(one[0].numpy()) for one in drawn]})
+    if rows:
+        _write(run.augmentations, {"rows": rows})
 
 
 def write_evaluation(run: RunDir, data: Prepared, split: str, result: Evaluation, global_step: int, epoch: int) -> None:

@@ -112,6 +112,7 @@ class Trainer:
                 say(f"{self.data.skipped} picture(s) cannot be read and are left out; {self.world.run.data_record} names them")
             if not found:
                 figures.write_samples(self.world.run, self.data, self.batches, self.batches.at(0))
+                figures.write_augmentations(self.world.run, self.data, self.config.train)
 
     def _begin_with(self, weights: Weights) -> None:
         """Lays the weights of another training over the initial ones."""

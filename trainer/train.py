@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from trainer import distributed, optim, parity, randomness, watchdog
+from trainer import distributed, mix, optim, parity, randomness, watchdog
 from trainer.config.layout import RunDir, write_json
 from trainer.config.outcome import Outcome
 from trainer.config.run import RunConfig, TrainConfig
@@ -105,11 +105,14 @@ def gradients(
                 model.train()
                 continue
             randomness.seed_dropout(config.seed, step, batch.chunk, world.device)
+            images, labels, parts = mix.mixed(batch.images, batch.labels, config, step, batch.chunk)
             with autocast(config.precision, world.device):
-                logits = model(batch.images)
-            loss_sum = functional.cross_entropy(
-                logits.float(), batch.labels, reduction="sum", label_smoothing=config.label_smoothing
-            )
+                logits = model(images)
+            losses = [
+                functional.cross_entropy(logits.float(), some, reduction="sum", label_smoothing=config.label_smoothing)
+                for some in labels
+            ]
+            loss_sum = mix.weighted(losses, parts)
             loss_sum.backward(guard.scaled(constant(world.size / batch.global_samples, world.device)))
             correct = (logits.detach().argmax(1) == batch.labels).sum()
             sums += torch.stack((loss_sum.detach(), correct.float(), constant(float(len(batch.labels)), world.device)))

@@ -120,7 +120,7 @@ def read(run: RunDir) -> Facts:
 
 
 def _figures(run: RunDir) -> list[Path]:
-    return [run.evaluation("val"), run.evaluation("test"), run.samples, run.misclassified]
+    return [run.evaluation("val"), run.evaluation("test"), run.samples, run.augmentations, run.misclassified]
 
 
 def _attempt(attempt: Attempt, timing: list[Row]) -> AttemptFacts:

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from trainer.config.augment import ColourJitter, HorizontalFlip, RandomCrop, ResizedCrop
 from trainer.config.data import ImageData, ImageFolderData
 from trainer.config.model import LeNetModel, MLPModel
 from trainer.config.optim import MultiStepSchedule, OneCycleSchedule, Optimizer, StepSchedule
@@ -22,6 +23,8 @@ def conflicts(train: Mapping[str, Any]) -> list[Conflict]:
 
 def _batches(train: Mapping[str, Any]) -> Iterator[Conflict]:
     micro, whole = train.get("micro_batch_size"), train.get("global_batch_size")
+    if train.get("mix") is not None and 1 in (micro, whole):
+        yield ("mix",), "needs two samples at once: make micro_batch_size larger"
     if micro and whole and micro > whole:
         yield ("micro_batch_size",), f"{micro} is more than global_batch_size {whole}: a rank would never hold so many"
 
@@ -48,8 +51,21 @@ def _data(train: Mapping[str, Any]) -> Iterator[Conflict]:
     for name, given in (("mean", data.mean), ("std", data.std)):
         if given is not None and len(given) != pictures.channels:
             yield ("data", name), f"has {len(given)} number(s); the pictures of {_name(data)} have {pictures.channels} channel(s)"
+    yield from _augmentations(data, pictures.channels)
     if isinstance(data, ImageFolderData):
         yield from _image_folder(data)
+
+
+def _augmentations(data: ImageData, channels: int) -> Iterator[Conflict]:
+    crops = [a for a in data.augment if isinstance(a, RandomCrop | ResizedCrop)]
+    if crops and data.random_crop_padding:
+        yield ("data", "random_crop_padding"), f"{crops[0].name} is a random crop already: leave out either"
+    if crops and getattr(data, "random_resized_crop", None) is not None:
+        yield ("data", "augment"), f"random_resized_crop cuts a piece out before {crops[0].name} does: leave out either"
+    if data.random_horizontal_flip and any(isinstance(a, HorizontalFlip) for a in data.augment):
+        yield ("data", "random_horizontal_flip"), "augment has a horizontal_flip already: leave out either"
+    if channels == 1 and any(isinstance(a, ColourJitter) and (a.saturation or a.hue) for a in data.augment):
+        yield ("data", "augment"), f"the pictures of {_name(data)} are grey: saturation and hue of colour_jitter change nothing"
 
 
 def _image_folder(data: ImageFolderData) -> Iterator[Conflict]:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from trainer.config.augment import Mix
 from trainer.config.data import DataConfig
 from trainer.config.model import DefaultInit, InitConfig, ModelConfig
 from trainer.config.optim import ConstantSchedule, OptimizerConfig, ScheduleConfig
@@ -53,6 +54,7 @@ class TrainConfig(Strict):
         None, gt=0, lt=1, description="an exponential moving average of the weights, which is what is evaluated and kept"
     )
     label_smoothing: float = Field(0.0, ge=0, lt=1)
+    mix: Mix | None = Field(None, description="mixup or cutmix of the samples that a rank holds at once")
     clip_grad_norm: float | None = Field(None, gt=0, description="gradients are scaled down to this norm over all parameters")
     data: DataConfig
     model: ModelConfig
