@@ -30,7 +30,7 @@ SYNONYMS = {
 OTHER_VALUES = {
     "float16": "fp16", "half": "fp16", "bfloat16": "bf16", "float32": "fp32", "single": "fp32", "fp64": "fp32", "float64": "fp32",
     "cifar": "cifar10",
-    "fashionmnist": "fashion_mnist", "onecycle": "one_cycle", "multistep": "step", "none": "constant",
+    "fashionmnist": "fashion_mnist", "onecycle": "one_cycle", "multi_step": "multistep", "none": "constant",
 }  # fmt: skip
 
 
@@ -150,8 +150,8 @@ def _tag(model: type[BaseModel]) -> str | None:
 def _tags(model: type[BaseModel], path: Path_) -> list[str]:
     current: Any = model
     for step in path:
-        single = next(iter(_models(current)), None)
-        current = single.model_fields[str(step)].annotation if single else None
+        single = next((m for m in _models(current) if str(step) in m.model_fields), None)
+        current = single.model_fields[str(step)].annotation if single else _inside(current, step)
     return [tag for m in _models(current) if (tag := _tag(m))]
 
 

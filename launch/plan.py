@@ -158,9 +158,10 @@ def build(
     if config.train.repeatable() and placement.device == "cuda":
         env["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # without it torch's deterministic algorithms refuse cuBLAS
     image = None
+    before = config.train.weights.run if config.train.weights else None
     if backend == "docker":
         image = job.container.image or site.docker.image or f"batchyard:{'cuda' if placement.device == 'cuda' else 'cpu'}"
-        argv = _docker_argv(run, site, where, placement, env, image, user)
+        argv = _docker_argv(run, site, where, placement, env, image, user, before)
     else:
         argv = _torchrun_argv(python, placement, run)
     return Plan(
@@ -183,9 +184,13 @@ def _torchrun_argv(python: str, placement: Placement, run: RunDir) -> list[str]:
 
 
 def _docker_argv(
-    run: RunDir, site: Site, where: Folders, placement: Placement, env: dict[str, str], image: str, user: tuple[int, int]
+    run: RunDir, site: Site, where: Folders, placement: Placement, env: dict[str, str], image: str, user: tuple[int, int],
+    before: str | None,
 ) -> list[str]:
-    """`docker run`. Directories are mounted at their host paths. -i: the entrypoint stops when our end of stdin closes."""
+    """`docker run`. Directories are mounted at their host paths. -i: the entrypoint stops when our end of stdin closes.
+
+    before: the run whose weights it begins with.
+    """
     variables = {**env, "BATCHYARD_ATTEMPT": "{ATTEMPT}", "HOME": "/tmp"}
     gpus = [f"--gpus={placement.nproc_per_node}"] if placement.device == "cuda" else []
     return [
@@ -196,7 +201,8 @@ def _docker_argv(
         f"--user={user[0]}:{user[1]}", f"--shm-size={site.docker.shm_size}", "--read-only", "--tmpfs=/tmp:exec",
         "--cap-drop=ALL", "--security-opt=no-new-privileges", *gpus,
         *(f"--env={name}={value}" for name, value in variables.items()),
-        _mount(run.path), _mount(run.code, readonly=True), _mount(where.cache, readonly=True), f"--workdir={run.code}",
+        _mount(run.path), _mount(run.code, readonly=True), _mount(where.cache, readonly=True),
+        *([_mount(run.path.parent / before, readonly=True)] if before else []), f"--workdir={run.code}",
         image, *_torchrun_argv("python", placement, run),
     ]  # fmt: skip
 

@@ -140,17 +140,15 @@ def load_points(job: Job, settings: tuple[str, ...] = (), *, without_gpu: bool) 
     return loaded[-1] if without_gpu else loaded[0]
 
 
-def parent(job: Job, spec: JobSpec) -> Job | None:
-    """The job that `after` names."""
-    return Job(Path(spec.after).stem, _beside(job.path, spec.after)) if spec.after else None
-
-
 def _after_problems(path: Path, tree: Tree) -> list[Problem]:
-    """An `after` that leads nowhere, in a circle, or to a sweep, which has no one result."""
-    chain, name = [path.resolve()], tree.value.get("after")
-    place, of = tree.place(("after",)), ("after",)
+    """An `after`, or weights of a job, that leads nowhere, in a circle, or to a sweep, which has no one result."""
+    chain, (name, of) = [path.resolve()], _waits_for(path, tree.value)
+    place, run = tree.place(of), _of_weights(tree.value)
+    if of == ("after",) and isinstance(run, str) and run != name:
+        message = f"the run that brings the weights is waited for, and `after` names {show(name)}: leave out `after`"
+        return [Problem(tree.place(("train", "weights", "run")), ("train", "weights", "run"), message)]
     while isinstance(name, str):
-        target = _beside(chain[-1], name)
+        target = beside(chain[-1], name)
         if problem := _missing(target, place, of):
             return [problem]
         if target.resolve() in chain:
@@ -160,11 +158,25 @@ def _after_problems(path: Path, tree: Tree) -> list[Problem]:
         before = _with_bases(target, ()).value
         if before.get("sweep") is not None:
             return [Problem(place, of, f"{target.name} is a sweep, which has no one result; name a job without one")]
-        name = before.get("after")
+        name, _ = _waits_for(target, before)
     return []
 
 
-def _beside(path: Path, name: str) -> Path:
+def _waits_for(path: Path, value: dict[str, Any]) -> tuple[Any, Path_]:
+    """What names the job that another one waits for, and the key that does; None where nothing does."""
+    if (run := _of_weights(value)) is None or value.get("after") is not None:
+        return value.get("after"), ("after",)
+    return (run if isinstance(run, str) and beside(path, run).is_file() else None), ("train", "weights", "run")
+
+
+def _of_weights(value: dict[str, Any]) -> Any:
+    """`train.weights.run` of a job that may be wrong in any way."""
+    for key in ("train", "weights", "run"):
+        value = value.get(key) if isinstance(value, dict) else None  # type: ignore[assignment]
+    return value
+
+
+def beside(path: Path, name: str) -> Path:
     """The file of a job that another one names."""
     return path.parent / (name if name.endswith((".yaml", ".yml")) else f"{name}.yaml")
 
@@ -271,7 +283,7 @@ def _with_bases(path: Path, seen: tuple[Path, ...]) -> Tree:
     place = tree.place(("extends",))
     if not isinstance(base, str):
         raise SpecError([Problem(place, ("extends",), f"found {show(base)}; expected the name of a job beside this one")])
-    target = _beside(path, base)
+    target = beside(path, base)
     chain = (*seen, path.resolve())
     if target.resolve() in chain:
         names = " -> ".join(p.name for p in (*chain, target))

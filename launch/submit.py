@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from launch import local, rundir, site, snapshot, spec
+from launch import local, parent, rundir, site, snapshot, spec
 from launch import plan as planning
 from launch.plan import Placement, Plan
 from launch.report import words
@@ -81,6 +81,8 @@ def resolve(request: Request, job: JobSpec, machine: Machine) -> Ready:
     job = planning.with_defaults(job, request.site, request.backend)
     placement = planning.place(job, request.site, machine, request.backend, strict=request.strict)
     job, placement = planning.fit_precision(job, placement, machine, request.backend)
+    after = request.after or _before(request, job)
+    job = parent.with_run_id(request.job, job, after)
     run_id = request.run_id or f"{request.job.name}-{job.train.digest()[:8]}"
     run = rundir.run_for(run_id, request.folders.runs, new=request.new)
     before = rundir.read_config(run)
@@ -92,7 +94,7 @@ def resolve(request: Request, job: JobSpec, machine: Machine) -> Ready:
         job, config, placement, run, request.site, request.folders, request.backend, site.python(request.site),
         (os.getuid(), os.getgid()),
     )
-    plan = dataclasses.replace(plan, after=str(request.after.path) if request.after else None)
+    plan = dataclasses.replace(plan, after=str(after.path) if after else None)
     return Ready(request, job, placement, run, config, plan)
 
 
@@ -105,6 +107,16 @@ class Together:
 
     data: dict[str, tuple[dict[str, Any], Path]] = field(default_factory=dict)
     code_record: Path | None = None
+
+
+def _before(request: Request, job: JobSpec) -> RunDir | None:
+    """The run that this one waits for, as it would be submitted."""
+    before = parent.waits_for(request.job, job)
+    if before is None:
+        return parent.existing(request.job, job, request.folders.runs)
+    own = dataclasses.replace(request, job=before, settings=(), new=False, run_id=None, sweep=None)
+    loaded, machine = load(own)
+    return resolve(own, loaded.specs[0], machine).run
 
 
 def take(path: Path, name: str, held: Lock | None = None) -> Lock:
@@ -178,13 +190,19 @@ def code_differs(run: RunDir, code: Code) -> bool:
 
 
 def prepare_data(ready: Ready, say: Callable[[str], None], together: Together | None = None) -> None:
-    """Makes the data set ready by the run's own Python and code, and records what was made. Raises SubmitError."""
+    """Makes the data set (and the weights to begin with) ready by the run's own Python and code, and records what was made.
+
+    Raises SubmitError.
+    """
     run, plan, where = ready.run, ready.plan, ready.request.folders
-    asked = f"{run.code.resolve()} {ready.config.train.data!r} {ready.config.execution.allow_unverified_data}"
+    train = ready.config.train
+    begins = (train.weights, train.freeze, train.model) if train.weights or train.freeze else ()
+    asked = f"{run.code.resolve()} {train.data!r} {ready.config.execution.allow_unverified_data} {begins!r}"
     record, written = (together.data if together else {}).get(asked, (None, None))
     if record is None:
         where.cache.mkdir(parents=True, exist_ok=True)
-        result = tool(run, plan.python, "prepare", "--data-dir", str(where.data), "--cache-dir", str(where.cache), needs="numpy")
+        needs = "torch" if begins else "numpy"
+        result = tool(run, plan.python, "prepare", "--data-dir", str(where.data), "--cache-dir", str(where.cache), needs=needs)
         record = json.loads(result.stdout)
     known = run.data_record.exists() and json.loads(run.data_record.read_text())
     if known and known["sha256"] != record["sha256"]:

@@ -93,6 +93,31 @@ def test_split_as_random_split_splits_it(tmp_path: Path, fractions: list[float])
     assert other["sha256"] != manifest["sha256"]
 
 
+def test_the_facades_folder_of_every_size_and_mode(tmp_path: Path) -> None:
+    """One folder, 角度正, split .7/.2/.1 by seed 330, resized to exactly 256x256 and cut to 224, index by index as random_split."""
+    import torch
+
+    datasets, transforms = torchvision("datasets"), torchvision("transforms")
+    modes = ["RGB", "RGBA", "L", "P", "1", "CMYK", "LA"]
+    for number in range(44):
+        place = tmp_path / "角度正" / str(number % 2)
+        place.mkdir(parents=True, exist_ok=True)
+        mode = modes[number % len(modes)]
+        image = noise(20 + 13 * number % 300, 30 + 31 * number % 170).convert(mode)
+        image.save(place / f"{number:02}.{'jpg' if mode == 'CMYK' else 'png'}")
+    data = config(folder="角度正", fractions=[0.7, 0.2, 0.1], split_seed=330, size=224, resize=256, keep_aspect=False)
+    manifest, found = prepared(tmp_path, data)
+    whole = datasets.ImageFolder(str(tmp_path / "角度正"))
+    parts = torch.utils.data.random_split(whole, [0.7, 0.2, 0.1], generator=torch.Generator().manual_seed(330))
+    assert manifest["classes"] == ["0", "1"] and manifest["samples"] == {"train": 31, "val": 9, "test": 4}
+    theirs = transforms.Compose([transforms.Resize((256, 256)), transforms.CenterCrop(224)])
+    for split, part in zip(manifest["samples"], parts, strict=True):
+        assert found.splits[split].labels.tolist() == [whole.targets[i] for i in part.indices]
+        for pixels, index in zip(found.splits[split].images, part.indices, strict=True):
+            if modes[int(Path(whole.samples[index][0]).stem) % len(modes)] not in ("RGBA", "LA"):  # laid on white on purpose
+                assert np.array_equal(pixels, np.asarray(theirs(whole[index][0])).transpose(2, 0, 1))
+
+
 def test_a_folder_that_is_not_there_is_told_in_seconds(tmp_path: Path) -> None:
     done = call(tool(tmp_path, settings()))
     assert done.returncode == 2 and done.stdout == "" and "Traceback" not in done.stderr

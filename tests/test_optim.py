@@ -38,6 +38,8 @@ def test_schedules_are_torchs() -> None:
     assert rates({"name": "cosine"}) == pytest.approx(cosine, abs=1e-12)
     steps = torchs(lambda o: lr_scheduler.StepLR(o, 2 * STEPS_PER_EPOCH, 0.1))
     assert rates({"name": "step", "every_epochs": 2}) == pytest.approx(steps)
+    milestones = torchs(lambda o: lr_scheduler.MultiStepLR(o, [STEPS_PER_EPOCH, 3 * STEPS_PER_EPOCH], 0.5))
+    assert rates({"name": "multistep", "milestones_epochs": [1, 3], "gamma": 0.5}) == pytest.approx(milestones)
 
 
 def test_warm_up_and_one_cycle() -> None:

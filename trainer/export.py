@@ -1,6 +1,6 @@
 """`python -m trainer.export RUN_DIR/config.json`: a checkpoint's weights as safetensors, for programs that should unpickle nothing.
 
-One JSON object on stdout. The only module that imports safetensors.
+One JSON object on stdout.
 """
 
 from __future__ import annotations

@@ -9,9 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
+from trainer.config.data import ImageData
 from trainer.config.layout import RunDir, write_json
+from trainer.config.run import TrainConfig
+from trainer.data import augment
 from trainer.data.batches import Batches, MicroBatch
 from trainer.data.masks import VOID, colour_map
 from trainer.data.prepared import Prepared
@@ -21,6 +25,7 @@ from trainer.tasks import Evaluation, iou
 
 MOST_PICTURES = 16
 MASK_SIDE = 240  # pixels of a picture that is shown with its mask
+DRAWS = 10
 MOST_CLASSES = 100  # of a confusion matrix that a person can look at
 
 
@@ -38,6 +43,18 @@ def write_samples(run: RunDir, data: Prepared, batches: Batches, micro_batches: 
             if len(pictures) == MOST_PICTURES:
                 break
     _write(run.samples, {"pictures": pictures[:MOST_PICTURES]})
+
+
+def write_augmentations(run: RunDir, data: Prepared, config: TrainConfig) -> None:
+    """Ten draws of each augmentation, and of all in their order, of one train picture: those of its first ten epochs."""
+    if not isinstance(config.data, ImageData) or not (chain := config.data.augment):
+        return
+    image, rows = torch.from_numpy(data.splits["train"].read(0, 1)[0]), []
+    alone = [(f"{number}. {a.name}", [a]) for number, a in enumerate(chain, start=1)]
+    for name, some in alone + ([("all, in this order", chain)] if len(chain) > 1 else []):
+        drawn = [augment.apply(image, torch.zeros(1, dtype=torch.int64), epoch, some, config.seed) for epoch in range(DRAWS)]
+        rows.append({"name": name.replace("_", " "), "pngs": [png(one[0].numpy()) for one in drawn]})
+    _write(run.augmentations, {"rows": rows})
 
 
 def write_evaluation(run: RunDir, data: Prepared, split: str, result: Evaluation, global_step: int, epoch: int) -> None:

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from trainer.freeze import FrozenBatchNorm2d
+
 # torch.amp.GradScaler's own: dynamic loss scaling (Micikevicius et al., arXiv:1710.03740, section 3.2)
 FIRST_SCALE, GROWTH, BACKOFF, GROWTH_INTERVAL = 2.0**16, 2.0, 0.5, 2000
 LEAST_SCALE = 2.0**-10  # 26 updates in a row were not finite: no scale will help
@@ -122,10 +124,13 @@ class Undone(torch.optim.Optimizer):
 
 
 def flatten_buffers(model: nn.Module) -> Tensor:
-    """Makes the model's floating-point buffers views of one float32 tensor, which it returns: one kernel then serves them all."""
+    """Makes the model's floating-point buffers views of one float32 tensor, which it returns: one kernel then serves them all.
+
+    Those of frozen layers, which nothing changes, stay what they are.
+    """
     owners = [
         (module, name, buffer) for module in model.modules() for name, buffer in module.named_buffers(recurse=False)
-        if buffer.is_floating_point()
+        if buffer.is_floating_point() and not isinstance(module, FrozenBatchNorm2d)
     ]  # fmt: skip
     if not owners:
         return torch.zeros(0)

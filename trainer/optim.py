@@ -73,21 +73,44 @@ def build(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
 
 
 def parameter_groups(model: nn.Module, config: OptimizerConfig) -> Groups:
-    """One group, or two: weights with decay, and biases and normalisation layers (all that has one dimension) without."""
+    """What is trained, in one group, or two: weights with decay, and biases and normalisation layers (all that has one dimension)
+    without. Where the last layer has a rate of its own, its groups come after these, with their `lr_factor`."""
+    trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    if config.head_lr_factor == 1:
+        return _by_decay([p for _, p in trained], config)
+    first = f"{head(model)}."
+    of_head = _by_decay([p for name, p in trained if name.startswith(first)], config)
+    body = _by_decay([p for name, p in trained if not name.startswith(first)], config)
+    return body + [{**group, "lr_factor": config.head_lr_factor} for group in of_head]
+
+
+def _by_decay(parameters: list[nn.Parameter], config: OptimizerConfig) -> Groups:
     if config.decay_bias_and_norm:
-        return [{"params": list(model.parameters()), "weight_decay": config.weight_decay}]
-    weights = [p for p in model.parameters() if p.ndim > 1]
-    rest = [p for p in model.parameters() if p.ndim <= 1]
-    return [{"params": weights, "weight_decay": config.weight_decay}, {"params": rest, "weight_decay": 0.0}]
+        groups = [{"params": parameters, "weight_decay": config.weight_decay}]
+    else:
+        weights, rest = ([p for p in parameters if (p.ndim > 1) is many] for many in (True, False))
+        groups = [{"params": weights, "weight_decay": config.weight_decay}, {"params": rest, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]
+
+
+def head(model: nn.Module) -> str:
+    """The name of the layer that answers: the last linear layer or convolution, in the order of the modules."""
+    return [name for name, module in model.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)][-1]
+
+
+def set_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """The rate of the next update; the last layer's may be a multiple of it."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group.get("lr_factor", 1.0)
 
 
 def learning_rate(base: float, schedule: ScheduleConfig, step: int, steps_per_epoch: int, total_steps: int) -> float:
     """The rate of step `step` (0 is the first) of `total_steps`.
 
     Warm-up, of all but one_cycle: linear from base / warmup_steps to base; then constant: base. step: base * gamma ** (epoch //
-    every_epochs), epochs counted from the run's start. cosine: base / 2 * (1 + cos(pi * t)), t from 0 to 1 at the last step
-    (Loshchilov & Hutter, arXiv:1608.03983, equation 5 without restarts).
-    one_cycle: linear from about 0 to base at warmup_fraction, linear to 0 at the last step.
+    every_epochs), epochs counted from the run's start. multistep: base * gamma ** (milestones that the epoch has reached).
+    cosine: base / 2 * (1 + cos(pi * t)), t from 0 to 1 at the last step (Loshchilov & Hutter, arXiv:1608.03983, equation 5
+    without restarts). one_cycle: linear from about 0 to base at warmup_fraction, linear to 0 at the last step.
     """
     if schedule.name == "one_cycle":
         peak = schedule.warmup_fraction * (total_steps - 1)
@@ -99,6 +122,8 @@ def learning_rate(base: float, schedule: ScheduleConfig, step: int, steps_per_ep
         return base
     if schedule.name == "step":
         return base * schedule.gamma ** (step // (steps_per_epoch * schedule.every_epochs))
+    if schedule.name == "multistep":
+        return base * schedule.gamma ** sum(step >= steps_per_epoch * epoch for epoch in schedule.milestones_epochs)
     progress = (step - warmup_steps) / max(1, total_steps - 1 - warmup_steps)
     return base / 2 * (1 + math.cos(math.pi * progress))
 

@@ -16,6 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from trainer.config.run import TrainConfig
 from trainer.data.batches import MicroBatch
 from trainer.distributed import World
+from trainer.freeze import FrozenBatchNorm2d
 from trainer.guard import Guard
 
 Gradients = Callable[[nn.Module, list[MicroBatch], int, TrainConfig, World, Guard, Tensor], None]
@@ -39,7 +40,7 @@ class InShardOrder:
         self.received = torch.empty_like(self.flat) if world.size > 1 else self.flat  # row r: this rank's segment of rank r's
         self.total = self.flat.new_zeros(segment)
         self.keep = keep_of_running_statistics(model)
-        self.counters = [b for b in model.buffers() if not b.is_floating_point()]  # BatchNorm's batches seen
+        self.counters = [b for m in updated(model) for b in m.buffers(recurse=False) if not b.is_floating_point()]  # batches seen
 
     def __call__(
         self, model: nn.Module, micro_batches: list[MicroBatch], step: int, config: TrainConfig, world: World, guard: Guard,
@@ -95,10 +96,15 @@ def in_shard_order(rows: Tensor, world: World) -> Tensor:
     return gathered.view(world.size, *rows.shape).transpose(0, 1).flatten(0, 1)
 
 
+def updated(model: nn.Module) -> list[nn.Module]:
+    """The modules whose buffers training changes, in their order."""
+    return [module for module in model.modules() if not isinstance(module, FrozenBatchNorm2d)]
+
+
 def keep_of_running_statistics(model: nn.Module) -> Tensor:
     """What is left of each number in `guard.buffers` after one batch: 1 - momentum, float32 [n], in their order."""
     keep = [torch.zeros(0)]
-    for module in model.modules():
+    for module in updated(model):
         for name, buffer in module.named_buffers(recurse=False):
             assert isinstance(module, _BatchNorm) and module.momentum, f"{name}: parity combines BatchNorm's buffers alone"
             if buffer.is_floating_point():

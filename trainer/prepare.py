@@ -1,4 +1,5 @@
-"""`python -m trainer.prepare config.json --data-dir D --cache-dir C`: makes the run's data set ready; one JSON object on stdout."""
+"""`python -m trainer.prepare config.json --data-dir D --cache-dir C`: makes ready what the run needs from outside:
+its data set and the weights that it begins with; one JSON object on stdout."""
 
 from __future__ import annotations
 
@@ -6,7 +7,9 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
+from trainer.config.layout import RunDir
 from trainer.config.outcome import EXIT_WRONG
 from trainer.config.run import RunConfig
 from trainer.data.prepared import prepare
@@ -22,13 +25,30 @@ def main() -> None:
     config = RunConfig.model_validate_json(arguments.config.read_text())
     allow = config.execution.allow_unverified_data
     try:
-        print(json.dumps(prepare(config.train.data, arguments.data_dir, arguments.cache_dir, allow_unverified=allow)))
+        record = prepare(config.train.data, arguments.data_dir, arguments.cache_dir, allow_unverified=allow)
+        print(json.dumps({**record, **first_weights(config, record["classes"], arguments)}))
     except DataError as error:
         print(error, file=sys.stderr)
         sys.exit(EXIT_WRONG)
     except OSError as error:  # a full disk, a folder that may not be written
         print(f"preparing {config.train.data.name} in {arguments.cache_dir}: {error}", file=sys.stderr)
         sys.exit(EXIT_WRONG)
+
+
+def first_weights(config: RunConfig, classes: list[str], arguments: argparse.Namespace) -> dict[str, Any]:
+    """Brings the weights that the run begins with, and holds them and the frozen names against the model. Raises DataError."""
+    given, found, record = config.train.weights, None, {}
+    if given is None and not config.train.freeze:
+        return record
+    from trainer import pretrained, weights  # and with it torch: 2 s, for those alone who need it
+
+    if given is not None and given.run is None:
+        record = {"weights": weights.bring(given, arguments.data_dir, arguments.cache_dir)}
+        found = pretrained.read(Path(record["weights"]["path"]))
+    elif given is not None and (other := RunDir(arguments.config.absolute().parent.parent / str(given.run))).checkpoints.exists():
+        _, found = pretrained.of_run(other)  # one that is still in the queue is looked at when this one begins
+    pretrained.check(config.train, len(classes), found)
+    return record
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Randomness as a pure function of counters: of seed and epoch, sample, step or chunk.
 
-order = f(seed, epoch), augmentation = f(seed, epoch, sample), dropout = f(seed, step, chunk).
+order = f(seed, epoch), augmentation = f(seed, epoch, sample), dropout and mixing = f(seed, step, chunk).
 Nothing here has a state that a checkpoint would have to keep, so that resuming is arithmetic. The mixing function is
 SplitMix64's (Steele, Lea, Flood: Fast Splittable Pseudorandom Number Generators, OOPSLA 2014).
 """
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 # one stream each; a number is never reused for another purpose
-ORDER, INIT, DROPOUT, CROP_Y, CROP_X, FLIP, RESIZED_CROP = range(1, 8)
+ORDER, INIT, DROPOUT, CROP_Y, CROP_X, FLIP, RESIZED_CROP, AUGMENT, MIX = range(1, 10)
 
 _MASK = (1 << 64) - 1
 _GAMMA, _MULTIPLY_1, _MULTIPLY_2 = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB

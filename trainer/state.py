@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from trainer import checkpoint, distributed, figures, models, optim, randomness, tasks
+from trainer import checkpoint, distributed, figures, freeze, models, optim, pretrained, randomness, tasks
 from trainer.checkpoint_writer import Writer
 from trainer.config.outcome import Outcome
 from trainer.config.run import RunConfig
+from trainer.config.weights import Weights
 from trainer.data import loader
 from trainer.data.prepared import Prepared
 from trainer.distributed import World, say
@@ -55,6 +56,7 @@ class Trainer:
         bare = models.build(train.model, len(data.classes), given.channels, self.picture[1:], train.init).to(world.device)
         if train.channels_last:
             bare = bare.to(memory_format=torch.channels_last)
+        freeze.apply(bare, train.freeze, train.freeze_batch_norm)
         self.optimizer = optim.build(bare, train)
         self.guard = Guard(bare, self.optimizer, train.precision, world.device)
         self.average = optim.Average(bare, train.ema_decay) if train.ema_decay else None
@@ -97,6 +99,8 @@ class Trainer:
         if found:
             self._load(found)
         else:
+            if self.config.train.weights:
+                self._begin_with(self.config.train.weights)
             self._load_weights(self.initial, self.initial if self.average else None)
             self.guard.keep_buffers()
         self.first_step = self.step
@@ -111,6 +115,18 @@ class Trainer:
                 say(f"{self.data.skipped} picture(s) cannot be used and are left out; {self.world.run.data_record} names them")
             if not found:
                 figures.write_samples(self.world.run, self.data, self.batches, self.batches.at(0))
+                figures.write_augmentations(self.world.run, self.data, self.config.train)
+
+    def _begin_with(self, weights: Weights) -> None:
+        """Lays the weights of another training over the initial ones."""
+        source, found = pretrained.load_for(self.world.run, weights)
+        new = optim.head(distributed.unwrap(self.model)) if weights.head == "new" else None
+        unused = pretrained.lay_over(self.initial, found, new)
+        if self.world.rank == 0:
+            say(
+                f"begins with the weights of {source}" + (f", but for a new {new}" if new else "")
+                + (f"; the model has no use for {', '.join(unused)}" if unused else "")
+            )
 
     def _warm_up(self) -> None:
         """Two throw-away passes: DDP rebuilds its buckets after the first, and would sum a continued run's first step in

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from trainer import distributed, optim, parity, randomness, tasks, watchdog
+from trainer import distributed, mix, optim, parity, randomness, tasks, watchdog
 from trainer.config.layout import RunDir, write_json
 from trainer.config.outcome import Outcome
 from trainer.config.run import RunConfig, TrainConfig
@@ -59,8 +59,7 @@ def train(t: Trainer) -> Outcome:
         distributed.inject_fault(t.world, t.step, micro_batches[0].images)
 
         lr = optim.learning_rate(config.optimizer.lr, config.schedule, t.step, batches.steps_per_epoch, t.total_steps)
-        for group in t.optimizer.param_groups:
-            group["lr"] = lr
+        optim.set_rate(t.optimizer, lr)
         add_gradients(model, micro_batches, t.step, config, t.world, t.guard, t.sums)
         grad_norm = t.guard.gradient_norm()
         if config.clip_grad_norm:
@@ -106,9 +105,11 @@ def gradients(
                 model.train()
                 continue
             randomness.seed_dropout(config.seed, step, batch.chunk, world.device)
+            images, labels, parts = mix.mixed(batch.images, batch.labels, config, step, batch.chunk)
             with autocast(config.precision, world.device):
-                outputs = model(batch.images)
-            loss_sum = task.loss(outputs.float(), batch.labels, config, label_smoothing=config.label_smoothing)
+                outputs = model(images)
+            losses = [task.loss(outputs.float(), some, config, label_smoothing=config.label_smoothing) for some in labels]
+            loss_sum = mix.weighted(losses, parts)
             loss_sum.backward(guard.scaled(constant(world.size / batch.global_samples, world.device)))
             correct = task.right(outputs.detach(), batch.labels) if task.right else constant(0.0, world.device)
             sums += torch.stack((loss_sum.detach(), correct, constant(float(len(batch.labels)), world.device)))

@@ -10,7 +10,7 @@ from typing import Any
 import click
 from rich.console import Console
 
-from launch import local, report, site, snapshot, spec, status, submit
+from launch import local, parent, report, site, snapshot, status, submit
 from launch.cli import options
 from launch.rundir import Standing
 from launch.site import BackendName
@@ -58,7 +58,7 @@ def _after_its_parents(request: Request, job: JobSpec) -> Request:
     Their runs are those of their own files; `--set` and `--new` are for the job that was named. Returns the request, which knows
     the run before it. Exits where a job before it did not complete.
     """
-    before = spec.parent(request.job, job)
+    before = parent.waits_for(request.job, job)
     if before is None:
         return request
     own = replace(request, job=before, settings=(), new=False, run_id=None, sweep=None)

@@ -121,7 +121,7 @@ def read(run: RunDir) -> Facts:
 
 
 def _figures(run: RunDir) -> list[Path]:
-    return [run.evaluation("val"), run.evaluation("test"), run.samples, run.misclassified, run.masks]
+    return [run.evaluation("val"), run.evaluation("test"), run.samples, run.augmentations, run.misclassified, run.masks]
 
 
 def _attempt(attempt: Attempt, timing: list[Row]) -> AttemptFacts:

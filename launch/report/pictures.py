@@ -71,7 +71,21 @@ def pictures(run: Facts) -> str:
         if any(figures):
             shown = f'<div class="pictures">{"".join(figures)}</div>'
             parts.append(f'<div class="gallery"><h3>{title}</h3>{place(content)}{shown}</div>')
+    parts += _augmentations(as_row(run.figures.get("augmentations.json")))
     return section("Pictures", *parts) if parts else ""
+
+
+def _augmentations(content: Row) -> list[str]:
+    """A row of draws of each augmentation."""
+    rows = content.get("rows")
+    shown = []
+    for row in map(as_row, rows[:MOST_PICTURES] if isinstance(rows, list) else []):
+        name, drawn = row.get("name"), row.get("pngs")
+        found = [picture for one in (drawn[:MOST_PICTURES] if isinstance(drawn, list) else []) if (picture := png(one))]
+        if isinstance(name, str) and found:
+            figures = "".join(_figure(picture.img(f"One train picture after {name}"), Html("")) for picture in found)
+            shown.append(f'<p class="note under">{text(name)}</p><div class="pictures">{figures}</div>')
+    return [f'<div class="gallery"><h3>One train picture, augmented</h3>{"".join(shown)}</div>'] if shown else []
 
 
 def place(content: Row) -> str:

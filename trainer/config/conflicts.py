@@ -6,10 +6,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from trainer.config.augment import ColourJitter, HorizontalFlip, RandomCrop, ResizedCrop
 from trainer.config.data import ImageData, ImageFolderData, SmallPictures, VOCData
 from trainer.config.layers import Model
 from trainer.config.model import FCNModel, MLPModel
-from trainer.config.optim import OneCycleSchedule, Optimizer, StepSchedule
+from trainer.config.optim import MultiStepSchedule, OneCycleSchedule, Optimizer, StepSchedule
 from trainer.config.run import TrainConfig
 from trainer.config.tables import TableData
 
@@ -18,12 +19,14 @@ Conflict = tuple[tuple[str, ...], str]  # (the key's path below `train`, what is
 
 def conflicts(train: Mapping[str, Any]) -> list[Conflict]:
     """train: the fields of a TrainConfig by name; a field that is missing, or was wrong by itself, is left out."""
-    parts = (_batches, _parity, _data, _model, _optimizer, _schedule, _validation, _task)
+    parts = (_batches, _parity, _data, _model, _weights, _optimizer, _schedule, _validation, _task)
     return [conflict for part in parts for conflict in part(train)]
 
 
 def _batches(train: Mapping[str, Any]) -> Iterator[Conflict]:
     micro, whole = train.get("micro_batch_size"), train.get("global_batch_size")
+    if train.get("mix") is not None and 1 in (micro, whole):
+        yield ("mix",), "needs two samples at once: make micro_batch_size larger"
     if micro and whole and micro > whole:
         yield ("micro_batch_size",), f"{micro} is more than global_batch_size {whole}: a rank would never hold so many"
 
@@ -54,8 +57,21 @@ def _data(train: Mapping[str, Any]) -> Iterator[Conflict]:
         for name, wanted, there in zip(("train_samples", "test_samples"), data.wanted(), data.available(), strict=True):
             if wanted is not None and wanted > there:
                 yield ("data", name), f"{wanted} is more than the {there} that {_name(data)} has"
+    yield from _augmentations(data, pictures.channels)
     if isinstance(data, ImageFolderData):
         yield from _image_folder(data)
+
+
+def _augmentations(data: ImageData, channels: int) -> Iterator[Conflict]:
+    crops = [a for a in data.augment if isinstance(a, RandomCrop | ResizedCrop)]
+    if crops and data.random_crop_padding:
+        yield ("data", "random_crop_padding"), f"{crops[0].name} is a random crop already: leave out either"
+    if crops and getattr(data, "random_resized_crop", None) is not None:
+        yield ("data", "augment"), f"random_resized_crop cuts a piece out before {crops[0].name} does: leave out either"
+    if data.random_horizontal_flip and any(isinstance(a, HorizontalFlip) for a in data.augment):
+        yield ("data", "random_horizontal_flip"), "augment has a horizontal_flip already: leave out either"
+    if channels == 1 and any(isinstance(a, ColourJitter) and (a.saturation or a.hue) for a in data.augment):
+        yield ("data", "augment"), f"the pictures of {_name(data)} are grey: saturation and hue of colour_jitter change nothing"
 
 
 def _image_folder(data: ImageFolderData) -> Iterator[Conflict]:
@@ -107,6 +123,14 @@ def _model(train: Mapping[str, Any]) -> Iterator[Conflict]:
             )
 
 
+def _weights(train: Mapping[str, Any]) -> Iterator[Conflict]:
+    weights, init = train.get("weights"), train.get("init")
+    if train.get("freeze") == [] and train.get("freeze_batch_norm"):
+        yield ("freeze_batch_norm",), "has no effect without freeze, as in freeze: ['*', '!fc.*']"
+    if weights is not None and weights.head == "loaded" and init is not None and init.name != "default":
+        yield ("init",), "has no effect where weights bring the last layer too: leave out either"
+
+
 def _optimizer(train: Mapping[str, Any]) -> Iterator[Conflict]:
     optimizer = train.get("optimizer")
     if isinstance(optimizer, Optimizer) and not optimizer.decay_bias_and_norm and not getattr(optimizer, "weight_decay", 0):
@@ -119,6 +143,8 @@ def _schedule(train: Mapping[str, Any]) -> Iterator[Conflict]:
         return
     if not isinstance(schedule, OneCycleSchedule) and schedule.warmup_epochs > epochs:
         yield ("schedule", "warmup_epochs"), f"{schedule.warmup_epochs:g} is more than epochs {epochs}: lr would never be reached"
+    if isinstance(schedule, MultiStepSchedule) and schedule.milestones_epochs[-1] > epochs:
+        yield ("schedule", "milestones_epochs"), f"{schedule.milestones_epochs[-1]} is more than epochs {epochs}: never reached"
     if isinstance(schedule, StepSchedule) and schedule.every_epochs > epochs:
         yield ("schedule", "every_epochs"), f"{schedule.every_epochs} is more than epochs {epochs}: the rate would never step"
 
@@ -138,6 +164,8 @@ def _task(train: Mapping[str, Any]) -> Iterator[Conflict]:
     data, model = train.get("data"), train.get("model")
     if isinstance(data, ImageData):
         yield from _masks(train, data, model)
+    if train.get("mix") is not None and data is not None and data.task != "classification":
+        yield ("mix",), f"is of classes; {_name(data)} has none: leave it out"
     if isinstance(data, ImageData) and train.get("loss") is not None:
         yield ("loss",), f"is of a regression; {_name(data)} has classes, whose loss is the cross-entropy: leave it out"
     if not isinstance(data, TableData):
@@ -162,7 +190,7 @@ def _masks(train: Mapping[str, Any], data: ImageData, model: Any) -> Iterator[Co
         yield ("model", "name"), f"{model.name} gives one class to a picture, {_name(data)} has masks; try fcn"
     if any(side % 32 for side in data.crop):
         yield ("data", "crop"), f"{data.crop}: fcn halves a picture five times and doubles it again: multiples of 32"
-    for name in ("random_crop_padding", "random_horizontal_flip"):
+    for name in ("random_crop_padding", "random_horizontal_flip", "augment"):
         if getattr(data, name):
             yield ("data", name), "would move the picture and not its mask: leave it out; train pieces are random crops already"
 

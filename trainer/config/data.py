@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from trainer.config.augment import Augmentation, Crop
 from trainer.config.pictures import Pictures as Pictures
 from trainer.config.strict import Strict
 from trainer.config.tables import AirfoilData, LinearData
@@ -20,6 +21,7 @@ class ImageData(Strict):
 
     random_crop_padding: int = Field(0, ge=0, le=16, description="zero pixels added to each side before a random crop")
     random_horizontal_flip: bool = False
+    augment: list[Augmentation] = Field([], description="further augmentations of train pictures, in this order")
     mean: list[float] | None = Field(None, description="of each channel, of pixels over 0..1; null: the train pictures' own")
     std: list[Annotated[float, Field(gt=0)]] | None = Field(None, description="likewise")
     validation: Annotated[float, Field(gt=0, lt=1)] | None = Field(
@@ -106,22 +108,8 @@ class FashionMNISTData(SmallPictures):
         return 60_000, 10_000
 
 
-class RandomResizedCrop(Strict):
+class RandomResizedCrop(Crop):
     """A random piece of the picture, resized to `size` (torchvision.transforms.RandomResizedCrop)."""
-
-    scale: list[Annotated[float, Field(gt=0, le=1)]] = Field(
-        [0.08, 1.0], min_length=2, max_length=2, description="least and largest part of the picture's area"
-    )
-    ratio: list[Annotated[float, Field(gt=0)]] = Field(
-        [0.75, 4 / 3], min_length=2, max_length=2, description="least and largest width / height"
-    )
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        for name, (low, high) in (("scale", self.scale), ("ratio", self.ratio)):
-            if low > high:
-                raise ValueError(f"{name} goes from the least to the largest, found [{low:g}, {high:g}]")
-        return self
 
 
 class ImageFolderData(ImageData):

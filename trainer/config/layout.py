@@ -194,6 +194,11 @@ class RunDir:
         return self.figures / "samples.json"
 
     @property
+    def augmentations(self) -> Path:
+        """Ten draws of each augmentation of one train picture: {rows: [{name, pngs}]}. Writer: trainer.figures."""
+        return self.figures / "augmentations.json"
+
+    @property
     def misclassified(self) -> Path:
         """The most confident mistakes of the newest test evaluation: {split, global_step, pictures: [{png, truth, predicted,
         probability, sample}]}. Writer: trainer.figures."""

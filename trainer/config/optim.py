@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
@@ -13,6 +14,7 @@ class Optimizer(Strict):
     """What every optimizer takes."""
 
     lr: float = Field(gt=0)
+    head_lr_factor: float = Field(1.0, gt=0, description="the last layer's rate is lr times this")
     decay_bias_and_norm: bool = Field(True, description="false: weight decay leaves biases and normalisation layers alone")
 
 
@@ -99,6 +101,20 @@ class StepSchedule(Schedule):
     gamma: float = Field(0.1, gt=0, lt=1)
 
 
+class MultiStepSchedule(Schedule):
+    """The rate times gamma at each of these epochs (torch.optim.lr_scheduler.MultiStepLR)."""
+
+    name: Literal["multistep"]
+    milestones_epochs: list[Annotated[int, Field(ge=1)]] = Field(min_length=1, description="ascending")
+    gamma: float = Field(0.1, gt=0, lt=1)
+
+    @model_validator(mode="after")
+    def _ascending(self) -> Self:
+        if any(a >= b for a, b in pairwise(self.milestones_epochs)):
+            raise ValueError(f"milestones_epochs ascend, found {self.milestones_epochs}")
+        return self
+
+
 class OneCycleSchedule(Strict):
     """Linear from 0 to lr over the first part, linear back to 0 at the last step (Smith, arXiv:1708.07120)."""
 
@@ -110,4 +126,6 @@ OptimizerConfig = Annotated[
     SGDOptimizer | AdamOptimizer | AdamWOptimizer | AdaGradOptimizer | RMSPropOptimizer | AdaDeltaOptimizer,
     Field(discriminator="name"),
 ]
-ScheduleConfig = Annotated[ConstantSchedule | CosineSchedule | StepSchedule | OneCycleSchedule, Field(discriminator="name")]
+ScheduleConfig = Annotated[
+    ConstantSchedule | CosineSchedule | StepSchedule | MultiStepSchedule | OneCycleSchedule, Field(discriminator="name")
+]

@@ -8,11 +8,13 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from trainer.config.augment import Mix
 from trainer.config.data import DataConfig
 from trainer.config.model import DefaultInit, InitConfig, ModelConfig
 from trainer.config.optim import ConstantSchedule, OptimizerConfig, ScheduleConfig
 from trainer.config.strict import Strict
 from trainer.config.study import Trial
+from trainer.config.weights import Weights
 
 
 class EarlyStopping(Strict):
@@ -55,10 +57,16 @@ class TrainConfig(Strict):
     loss: Literal["mean_squared_error", "half_squared_error"] | None = Field(
         None, description="of a regression; null: mean_squared_error, and cross-entropy where there are classes"
     )
+    mix: Mix | None = Field(None, description="mixup or cutmix of the samples that a rank holds at once")
     clip_grad_norm: float | None = Field(None, gt=0, description="gradients are scaled down to this norm over all parameters")
     data: DataConfig
     model: ModelConfig
     init: InitConfig = DefaultInit(name="default")
+    weights: Weights | None = Field(None, description="what training begins with; null: all weights as init says")
+    freeze: list[str] = Field(
+        [], description="parameters that are not trained, by name, as in ['*', '!fc.*']: all, but those of the layer fc"
+    )
+    freeze_batch_norm: bool = Field(False, description="frozen BatchNorm layers keep their running statistics too")
     optimizer: OptimizerConfig
     schedule: ScheduleConfig = ConstantSchedule(name="constant")
 

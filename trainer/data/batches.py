@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from trainer import randomness
 from trainer.config.data import ImageData
+from trainer.data import augment as augmentations
 from trainer.data.prepared import Encoded, Prepared, Split
 
 AUGMENT_SAMPLES = 512  # smaller pieces pay more for the calls than for the pictures (at batch 4 several times more)
@@ -144,8 +145,9 @@ class Batches:
     def pictures(self, steps: range) -> tuple[Tensor, Tensor]:
         """All pictures of some steps, augmented, uint8 [n, C, H, W], and their labels, on the device."""
         epoch, index = self.plan.index(steps)
-        index = index.to(self.device, non_blocking=True)
-        return augment(self.images[index], index, epoch, self.config, self.plan.seed), self.labels[index]
+        here = index.to(self.device, non_blocking=True)
+        images = augment(self.images[here], here, epoch, self.config, self.plan.seed)
+        return augmentations.apply(images, index, epoch, self.config.augment, self.plan.seed), self.labels[here]
 
     def normalise(self, images: Tensor) -> Tensor:
         """uint8 over 0..255 -> (pixel / 255 - mean) / std, float32, at the size and in the memory format of the model."""
@@ -177,8 +179,7 @@ def augment(images: Tensor, index: Tensor, epoch: int, config: ImageData, seed: 
         images = torch.nn.functional.pad(images, (padding,) * 4)
         rows = rows + randomness.integers(randomness.key(seed, randomness.CROP_Y, epoch), index, 2 * padding + 1)[:, None]
         columns = columns + randomness.integers(randomness.key(seed, randomness.CROP_X, epoch), index, 2 * padding + 1)[:, None]
-    place = (rows[:, :, None] * images.shape[3] + columns[:, None, :]).view(n, 1, height * width)
-    images = images.flatten(2).gather(2, place.expand(n, channels, -1)).view(n, channels, height, width)
+    images = augmentations.take(images, rows, columns)
     # With one channel both memory formats are the same bytes, but convolutions add in another order by the strides. Cropped ones
     # have always been channels_last: the weights of every run so far hang on it.
     return images.view(n, height, width, 1).permute(0, 3, 1, 2) if padding and channels == 1 else images

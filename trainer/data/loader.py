@@ -24,6 +24,7 @@ from trainer import distributed, randomness
 from trainer.config.data import ImageData, RandomResizedCrop
 from trainer.config.run import RunConfig
 from trainer.config.tables import TableData
+from trainer.data import augment as augmentations
 from trainer.data import pictures
 from trainer.data.batches import Batches, Plan, augment
 from trainer.data.masks import EncodedMasks
@@ -72,7 +73,9 @@ class Steps(Dataset):
                 images = torch.from_numpy(split.images[numbers])
         except DataError as error:
             return str(error)
-        return augment(images, index, epoch, self.config, self.plan.seed), torch.from_numpy(split.labels[numbers])
+        images = augment(images, index, epoch, self.config, self.plan.seed)
+        images = augmentations.apply(images, index, epoch, self.config.augment, self.plan.seed)
+        return images, torch.from_numpy(split.labels[numbers])
 
     def crop(self, encoded: Encoded, number: int, epoch: int) -> np.ndarray:
         """A random piece of picture `number`, resized as torchvision's RandomResizedCrop resizes one of Pillow's."""
