@@ -34,9 +34,11 @@ POLL_S = 0.05
 OTHER_NODES_WAIT_S = 60.0
 WORDS_WAIT_S = 45.0  # for the other nodes' records; torchrun gives its ranks 30 s after one failed
 
-# Runs a command that dies with this process; exec'd, so that torchrun is our direct child. Never a preexec_fn.
+# Runs a command that dies with this process; exec'd, so that torchrun is our direct child. Never a preexec_fn. It is deaf to USR1
+# and USR2, of which torchrun would die: under proctrack/linuxproc Slurm sends them to the whole tree. Ranks listen again.
 DIE_WITH_PARENT = (
-    "import ctypes, os, sys\n"
+    "import ctypes, os, signal, sys\n"
+    "for number in (signal.SIGUSR1, signal.SIGUSR2): signal.signal(number, signal.SIG_IGN)\n"
     "if sys.platform == 'linux': ctypes.CDLL(None).prctl(1, 9)\n"
     "os.execvp(sys.argv[1], sys.argv[1:])\n"
 )

@@ -136,6 +136,13 @@ def test_slurm_starts_a_failed_machine_again_within_its_budget_and_an_error_neve
     assert float((other.attempt("slurm-7.0").path / "deadline").read_text()) == 1800000000
 
 
+def test_a_signal_to_the_whole_tree_does_not_kill_what_knows_nothing_of_it(tmp_path: Path) -> None:
+    """proctrack/linuxproc: torchrun died of USR2, and each attempt ended without a checkpoint."""
+    run = run_dir(tmp_path, ["sh", "-c", "kill -USR2 $$; kill -USR1 $$; echo alive > alive"])
+    end(start(run))
+    assert (run.code / "alive").read_text() == "alive\n"
+
+
 NEVER, NOW, BEFORE, LIMIT = "None", "2031-02-03T04:05:06", "2001-02-03T04:05:06", "2031-02-03T04:10:00"
 ENDING = "COMPLETING Reason=None Restarts=0"
 
