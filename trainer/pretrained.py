@@ -54,7 +54,7 @@ def read(path: Path) -> dict[str, Tensor]:
 
 
 def lay_over(state: Mapping[str, Tensor], found: Mapping[str, Tensor], new: str | None) -> list[str]:
-    """Copies `found` into `state`, a model's state dict, but for the layer `new`. Returns the names that were passed over.
+    """Copies `found` into `state`, a model's state dict, but for the layer `new`. Returns the names that the model has no use for.
 
     Raises DataError that names every tensor that is missing or has another shape; then nothing is copied.
     """
@@ -72,14 +72,13 @@ def lay_over(state: Mapping[str, Tensor], found: Mapping[str, Tensor], new: str 
     for name, tensor in wanted.items():
         if name in found and not tensor.is_meta:
             tensor.copy_(found[name])
-    return sorted(set(found) - set(wanted))
+    return sorted(set(found) - set(state))
 
 
 def check(config: TrainConfig, classes: int, found: Mapping[str, Tensor] | None) -> None:
     """Whether weights and frozen names fit the model, which is built without memory. Raises DataError and ValueError."""
     given = config.data.pictures()
-    with torch.device("meta"):
-        model = models.build(config.model, classes, given.channels, given[1:3], config.init)
+    model = models.build_on_meta(config.model, classes, given.channels, given[1:3])
     freeze.apply(model, config.freeze, config.freeze_batch_norm)
     if found is not None and config.weights is not None:
         lay_over(model.state_dict(), found, optim.head(model) if config.weights.head == "new" else None)

@@ -34,7 +34,8 @@ class Weights(Strict):
     def _one_source(self) -> Self:
         named = [name for name in SOURCES if getattr(self, name) is not None]
         if len(named) != 1:
-            raise ValueError(f"takes one of torchvision, file, run; found {' and '.join(named) or 'none'}")
+            hint = f"; set the other to null, as in {named[0]}: null" if named else ""
+            raise ValueError(f"takes one of torchvision, file, run; found {' and '.join(named) or 'none'}{hint}")
         if (self.file is None) != (self.sha256 is None):
             raise ValueError("file and sha256 go together: `sha256sum FILE` prints it")
         return self
