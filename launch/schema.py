@@ -22,7 +22,7 @@ def schema() -> dict[str, Any]:
                 part.pop("discriminator", None)
     properties = made["properties"]
     properties["extends"] = {"type": "string", "description": "another job of this folder to start from"}
-    overlay = {name: value for name, value in properties.items() if name not in ("extends", "sweep")}
+    overlay = {name: value for name, value in properties.items() if name not in ("extends", "sweep", "published")}
     properties["fallback"] = {
         "type": "object", "properties": overlay, "additionalProperties": False,
         "description": "laid on top where the chosen place has no GPU",

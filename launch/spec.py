@@ -11,9 +11,11 @@ from typing import Annotated, Any
 
 from pydantic import Field, TypeAdapter, ValidationError
 
+from launch import published as publishing
 from launch import sweep as sweeping
 from launch import yaml_tree
 from launch.mistakes import show, validate
+from launch.published import Published
 from launch.sweep import Point, Search, Sweep
 from launch.yaml_tree import Path_, Place, Problem, SpecError, Tree
 from trainer.config.conflicts import conflicts
@@ -57,6 +59,7 @@ class JobSpec(Strict):
         None, min_length=1, description="a job beside this one whose run must be completed first; it is submitted along"
     )
     sweep: Sweep | None = None
+    published: list[Published] = Field([], description="figures that others print of this: what `batchyard results` compares with")
 
 
 @dataclass(frozen=True)
@@ -134,10 +137,20 @@ def load_points(job: Job, settings: tuple[str, ...] = (), *, without_gpu: bool) 
         made, found = _check(variant, settings)
         loaded.append(made)
         problems += found
+    if not problems and not settings:  # --set may take away the point or the epoch that a figure is of
+        problems = _published_problems(loaded[0], tree)
     if problems:
         problems = list(dict.fromkeys(problems))
         raise SpecError(sorted(problems, key=lambda p: (p.place.source, p.place.line or 0, p.place.column or 0)))
     return loaded[-1] if without_gpu else loaded[0]
+
+
+def _published_problems(loaded: Loaded, tree: Tree) -> list[Problem]:
+    published = loaded.specs[0].published
+    if published and loaded.search:
+        message = "a search chooses its points: no figure is of them"
+        return [Problem(tree.place(("published",), of_key=True), ("published",), message)]
+    return publishing.problems(published, loaded.points, [spec.train for spec in loaded.specs], tree)
 
 
 def _after_problems(path: Path, tree: Tree) -> list[Problem]:
@@ -194,11 +207,13 @@ def _fallback(tree: Tree) -> tuple[Tree | None, list[Problem]]:
     for own, theirs in ((fallback.keys, tree.keys), (fallback.values, tree.values)):
         own.update({path[1:]: place for path, place in theirs.items() if path[:1] == ("fallback",)})
     if isinstance(fallback.value, dict):
-        if "sweep" not in fallback.value:
-            return fallback, []
-        del fallback.value["sweep"]
-        path, message = ("fallback", "sweep"), "a sweep's points are the same wherever they run: write it beside `train`"
-        return fallback, [Problem(tree.place(path, of_key=True), path, message)]
+        problems = []
+        for name, why in (("sweep", "a sweep's points are the same wherever they run"), ("published", "is of the job in full")):
+            if name in fallback.value:
+                del fallback.value[name]
+                path, message = ("fallback", name), f"{why}: write it beside `train`"
+                problems.append(Problem(tree.place(path, of_key=True), path, message))
+        return fallback, problems
     if ("fallback",) in tree.keys and fallback.value is not None:
         return None, [Problem(tree.place(("fallback",)), ("fallback",), f"found {show(fallback.value)}; expected a mapping")]
     return None, []

@@ -167,7 +167,8 @@ def prepare_run(
             snapshot.freeze(code, run, image)
     if before.state != "new":
         run.cancel.unlink(missing_ok=True)
-    job = ready.spec.model_dump(mode="json", exclude_unset=True, exclude={"after"})  # which run that is stands in the plan
+    # which run `after` is stands in the plan; the figures of others are of the job, and may be of another point of its sweep
+    job = ready.spec.model_dump(mode="json", exclude_unset=True, exclude={"after", "published"})
     run.job.write_text(yaml.dump(job, Dumper=DUMPER, sort_keys=False))
     config, alone = ready.config.model_dump(mode="json"), together is None
     write_json(run.config, known_to(read_json(run.config), config) if keep else config, sync=alone)

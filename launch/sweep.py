@@ -20,7 +20,7 @@ from trainer.config.study import Halving
 
 MOST_POINTS = 10_000  # all are checked, twice where there is a fallback: one to two seconds
 # Keys of a job that change no weights: another value there would be the same run.
-OUTSIDE = ("description", "execution", "resources", "container", "tracking", "after", "sweep", "extends", "fallback")
+OUTSIDE = ("description", "execution", "resources", "container", "tracking", "after", "sweep", "published", "extends", "fallback")
 
 
 def _as_written(value: Any, check: ValidatorFunctionWrapHandler) -> Any:

@@ -40,7 +40,8 @@ def submit_all(request: Request, loaded: Loaded, machine: Machine) -> int:
     to_continue = _to_continue(of)
     _show(of, to_continue)
     code = sweepdir.keep_code(of.sweep, snapshot.look(request.project))
-    of.sweep.job.write_text(yaml.safe_dump({k: v for k, v in loaded.written.items() if k != "after"}, sort_keys=False))
+    kept = {k: v for k, v in loaded.written.items() if k not in ("after", "published")}
+    of.sweep.job.write_text(yaml.safe_dump(kept, sort_keys=False))
     submit = sweepdir.begin(of.sweep, request.job.name, request.backend, request.settings, list(of.trials().values()))
     if request.backend == "slurm":
         return _queue(of, request, loaded, machine, submit, to_continue, code)

@@ -79,7 +79,8 @@ def submit_all(request: Request, loaded: Loaded, machine: Machine, *, prune: boo
     if to_run and ready[0][1].plan.backend == "docker":
         cli.image_of(ready[0][1])  # without an image no point can start: said once, before the first
     code = sweepdir.keep_code(sweep, snapshot.look(request.project))
-    sweep.job.write_text(yaml.safe_dump({k: v for k, v in loaded.written.items() if k != "after"}, sort_keys=False))
+    kept = {k: v for k, v in loaded.written.items() if k not in ("after", "published")}
+    sweep.job.write_text(yaml.safe_dump(kept, sort_keys=False))
     record = [{"axes": point.axes, "run_id": r.run.run_id} for point, r in ready]
     submit = sweepdir.begin(sweep, request.job.name, request.backend, request.settings, record)
     done_by_others = [r for wanted, (_, r) in zip(plan.wanted, ready, strict=True) if wanted.progress == "done"]

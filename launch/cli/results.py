@@ -1,0 +1,80 @@
+"""results: printed figures beside ours, in the terminal, as a page, as JSON."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from launch import results, site, spec, table
+from launch.cli import options
+from launch.report import points
+from launch.report.words import NONE, plural
+from launch.results import Row
+from launch.yaml_tree import Problem, SpecError
+
+
+@click.command("results")
+@click.option("--html", "as_html", is_flag=True, help="Write a page, results.html in the runs' folder, and print its path.")
+@click.option("--json", "as_json", is_flag=True, help="Print the rows as JSON, each run's own value and run_id in them.")
+@options.for_runs
+@click.argument("jobs", nargs=-1, metavar="[JOB]...")
+def results_(jobs: tuple[str, ...], as_html: bool, as_json: bool, site_file: Path | None, runs_dir: Path | None) -> None:
+    """Hold what was measured against the printed figures that JOBS name (all of the project's where none is named).
+
+    Ours is the mean over all runs of the job's configuration, whatever their seeds. Red falls short; amber was not run in full, or
+    on a stand-in.
+    """
+    if as_html and as_json:
+        raise click.UsageError("--html and --json: choose one")
+    _, folder = options.runs_folder(site_file, runs_dir)
+    project = site.project()
+    found, problems, without = _rows([spec.find(job, project) for job in jobs] or spec.find_all(project), folder)
+    if as_json:
+        click.echo(json.dumps([row.to_json() for row in found], indent=2, ensure_ascii=False))
+    elif as_html:
+        from launch.report import results as pages
+
+        click.echo(site.shown(pages.write(found, folder)))
+    elif found:
+        show(found)
+    if jobs and without:
+        click.echo(f"no printed figure (`published` in the job's file): {', '.join(without)}", err=True)
+    if problems:
+        raise SpecError(problems)
+
+
+def _rows(jobs: list[spec.Job], folder: Path) -> tuple[list[Row], list[Problem], list[str]]:
+    """The rows of the jobs that are right, the mistakes of the others, and the jobs that name no figure."""
+    runs, unread = results.read_runs(folder)
+    if unread:
+        click.echo(f"left out, their config.json is of another version: {', '.join(unread)}", err=True)
+    found: list[Row] = []
+    problems: list[Problem] = []
+    without = []
+    for job in jobs:
+        try:
+            of_job = results.rows(job, runs)
+        except SpecError as error:
+            problems += error.problems
+            continue
+        found += of_job
+        if not of_job:
+            without.append(job.name)
+    return found, problems, without
+
+
+def show(found: list[Row]) -> None:
+    """Prints the table, and what its colours mean where it has any."""
+    header = ("job", "figure", "printed", "ours", "seeds", "epochs", "hardware", "verdict", "source")
+    lines = []
+    for row in found:
+        colour = results.COLOURS[row.verdict]
+        ours = points.spread((row.mean, row.deviation), in_percent=row.in_percent) if row.mean is not None else NONE
+        figure = row.figure + (f" at {row.point}" if row.point else "")
+        verdict = "; ".join([row.verdict, *row.remarks])
+        lines.append((site.shown(row.job_file), figure, row.shown(row.published), (ours, colour), f"{len(row.values) or NONE}",
+                      row.epochs or NONE, row.hardware or NONE, (verdict, colour), row.source))  # fmt: skip
+    table.show(header, lines, left=("job", "figure", "hardware", "verdict", "source"))
+    click.echo(f"{plural(len(found), 'figure')}; ours: mean ± standard deviation over seeds")

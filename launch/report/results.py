@@ -1,0 +1,65 @@
+"""The page of `batchyard results`: printed figures and ours, as a paper's table. What stands in it is launch.results' part."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from pathlib import Path
+from urllib.parse import quote
+
+from launch.report import page, points, words
+from launch.report.markup import Html, section, table, text
+from launch.report.words import NONE
+from launch.results import Row, Verdict
+
+NAME = "results.html"  # in the folder of the runs
+TONES: dict[Verdict, tuple[str, str]] = {
+    "reached": ("good", "✓"), "falls short": ("bad", "✕"), "not comparable": ("warn", "≠"), "not measured": ("info", "○"),
+}  # fmt: skip
+HEADS = [("Job", "short"), ("Figure", "name"), ("Printed", "figure"), ("Ours", "figure"), ("Seeds", "figure"), ("Epochs", "figure"),
+         ("Hardware", "short"), ("Verdict", "short"), ("Remarks", "name"), ("Source", "name"), ("Runs", "name")]  # fmt: skip
+NOTE = (
+    "Ours: mean ± standard deviation (over n - 1) over seeds. Red: the mean is worse than the printed figure by more than the "
+    "tolerance that the job's file names, else by more than half of the figure's last digit. Amber: not comparable, since not run "
+    "in full or on a stand-in. Links lead to the job's file and to the runs' pages, where they lie as they do here."
+)
+
+
+def write(rows: list[Row], runs: Path) -> Path:
+    """Writes results.html into the folder of the runs. Returns its path."""
+    runs.mkdir(parents=True, exist_ok=True)
+    return page.save(runs / NAME, render(rows, runs))
+
+
+def render(rows: list[Row], runs: Path) -> Html:
+    """The whole page."""
+    count = Counter(row.verdict for row in rows)
+    said = ", ".join(f"{count[verdict]} {verdict}" for verdict in TONES if count[verdict])
+    header = (
+        '<header><div><p class="kicker">Batchyard results</p><h1>Printed figures and ours</h1>'
+        f'<p class="soft">{words.plural(len(rows), "figure")}: {text(said)}</p></div></header>'
+    )
+    told = table(HEADS, [_row(row, runs) for row in rows], "Results") + f'<p class="note">{text(NOTE)}</p>'
+    body = told if rows else '<p class="soft">No job of these has a printed figure.</p>'
+    return page.document(text("Batchyard results"), header, [section("Results", body)], runs, time.time())
+
+
+def _row(row: Row, runs: Path) -> list[str]:
+    tone, sign = TONES[row.verdict]
+    verdict = Html(f'<span class="state {tone}"><span aria-hidden="true">{sign}</span> {text(row.verdict)}</span>')
+    figure = row.figure + (f" at {row.point}" if row.point else "")
+    ours = points.spread((row.mean, row.deviation), in_percent=row.in_percent) if row.mean is not None else NONE
+    of_runs = Html(", ".join(_run(run_id, runs) for run_id in row.runs) or NONE)
+    return [_link(row.job_file, row.job, runs), figure, row.shown(row.published), ours, f"{len(row.values) or NONE}",
+            row.epochs or NONE, row.hardware or NONE, verdict, "; ".join(row.remarks) or NONE, row.source, of_runs]  # fmt: skip
+
+
+def _run(run_id: str, runs: Path) -> Html:
+    report = runs / run_id / "report.html"
+    return _link(report, run_id, runs) if report.exists() else text(run_id)
+
+
+def _link(to: Path, name: str, runs: Path) -> Html:
+    """Relative to the page: it can be looked at where it lies, on another machine's mount too."""
+    return Html(f'<a href="{text(quote(os.path.relpath(to.absolute(), runs.absolute())))}">{text(name)}</a>')

@@ -1,0 +1,301 @@
+"""What runs measured beside what others print: the rows of `batchyard results`, from job files and run directories. No torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from decimal import Decimal
+from functools import cached_property
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from launch import rundir, spec
+from launch.published import LOSSES, LOWER_IS_BETTER, Published
+from launch.report.words import NONE, finite, number, plural
+from launch.spec import Job
+from trainer.config.layout import RunDir, read_json, read_jsonl
+from trainer.config.run import RunConfig, TrainConfig, canonical
+
+Verdict = Literal["reached", "falls short", "not comparable", "not measured"]
+COLOURS: dict[Verdict, str | None] = {
+    "reached": "green", "falls short": "red", "not comparable": "yellow", "not measured": None,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Row:
+    """A printed figure and ours. Fractions lie between 0 and 1, losses are as the task counts them.
+
+    tolerance: how far off still reaches the printed one; values: ours, one a seed; runs: their run_ids; epochs: 5, or 3 of 5;
+    why: what makes the two not comparable; notes: what else there is to say.
+    """
+
+    job: str
+    job_file: Path
+    point: str
+    figure: str
+    published: float
+    tolerance: float
+    source: str
+    values: list[float]
+    seeds: list[int]
+    runs: list[str]
+    epochs: str
+    hardware: str
+    why: list[str]
+    notes: list[str]
+    in_percent: bool
+    lower_is_better: bool
+
+    @property
+    def mean(self) -> float | None:
+        return mean(self.values) if self.values else None
+
+    @property
+    def deviation(self) -> float | None:
+        """Over seeds, of n - 1; None of fewer than two."""
+        return stdev(self.values) if len(self.values) > 1 else None
+
+    @property
+    def short_by(self) -> float:
+        """How much worse than the printed figure the mean is; negative where it is better."""
+        return (self.published - (self.mean or 0.0)) * (-1 if self.lower_is_better else 1)
+
+    @property
+    def verdict(self) -> Verdict:
+        if not self.values:
+            return "not measured"
+        if self.why:
+            return "not comparable"
+        # a difference of two decimals is not exact: what lies on the edge of the tolerance is within it
+        return "falls short" if self.short_by > self.tolerance * (1 + 1e-9) else "reached"
+
+    @property
+    def remarks(self) -> list[str]:
+        """The verdict's reasons and the notes, as a person reads them."""
+        found = [*self.why, *self.notes]
+        if self.verdict == "falls short":
+            by = f"{100 * self.short_by:.2f} points" if self.in_percent else number(self.short_by)
+            within = self.deviation is not None and self.short_by <= self.deviation
+            found.insert(0, f"by {by}" + (", within the deviation" if within else ""))
+        return found
+
+    def shown(self, value: float | None) -> str:
+        """A value of the row's figure: 82.3 %, or 0.0002."""
+        if value is None:
+            return NONE
+        return f"{Decimal(str(value)) * 100:f}".rstrip("0").rstrip(".") + " %" if self.in_percent else number(value, 4)
+
+    def to_json(self) -> dict[str, Any]:
+        derived = {"mean": self.mean, "deviation": self.deviation, "verdict": self.verdict, "remarks": self.remarks}
+        return {**asdict(self), "job_file": str(self.job_file), **derived}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run, as far as it matters which one it is."""
+
+    run: RunDir
+    config: RunConfig
+    state: str
+
+    @property
+    def length(self) -> tuple[int, float]:
+        return length(self.config.train)
+
+    @cached_property
+    def rows(self) -> list[dict[str, Any]]:
+        """metrics.jsonl."""
+        return read_jsonl(self.run.metrics)
+
+    def evaluations(self, split: str) -> list[dict[str, Any]]:
+        return [row for row in self.rows if row.get("kind") == "eval" and row.get("split") == split]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs of one configuration that differ in their seed alone. why: what makes them none of the job as it is written."""
+
+    runs: list[Run]
+    why: list[str]
+    notes: list[str]
+
+
+def read_runs(runs: Path) -> tuple[dict[str, list[Run]], list[str]]:
+    """The runs by `key`, the oldest first; and the run_ids of those whose config.json another version wrote."""
+    found: dict[str, list[Run]] = {}
+    unread = []
+    for run in rundir.all_runs(runs):
+        try:
+            config = rundir.read_config(run)
+        except ValidationError:
+            unread.append(run.run_id)
+            continue
+        if config:
+            found.setdefault(key(config.train), []).append(Run(run, config, rundir.standing(run).state))
+    return found, unread
+
+
+def key(train: TrainConfig) -> str:
+    """Equal for runs that differ in the seed and in how long they train alone."""
+    return json.dumps({k: v for k, v in canonical(train).items() if k not in ("seed", "epochs", "max_steps")}, sort_keys=True)
+
+
+def length(train: TrainConfig) -> tuple[int, float]:
+    """Epochs, and steps where they are limited."""
+    return train.epochs, train.max_steps or float("inf")
+
+
+def rows(job: Job, runs: dict[str, list[Run]]) -> list[Row]:
+    """The rows of a job: for each printed figure, each point that it is of and each way in which that was run. Raises SpecError."""
+    loaded, on_cpu = (spec.load_points(job, without_gpu=without_gpu) for without_gpu in (False, True))
+    found = []
+    for published in loaded.specs[0].published:
+        for point, with_gpu, without in zip(loaded.points, loaded.specs, on_cpu.specs, strict=True):
+            if published.is_of(point):
+                for group in groups(with_gpu.train, without.train, runs) or [Group([], [], [])]:
+                    found += _rows(job, str(point), published, group)
+    return found
+
+
+def groups(train: TrainConfig, fallback: TrainConfig, runs: dict[str, list[Run]]) -> list[Group]:
+    """The job's runs as it is written, and those of its fallback; where neither was run to its end, what came nearest to it."""
+    ways: dict[str, TrainConfig] = {"": train} | ({"its fallback, not in full": fallback} if fallback != train else {})
+    found: list[Group] = []
+    parts: list[Group] = []
+    for told, wanted in ways.items():
+        why = [told] if told else []
+        alike = [run for k in _keys(wanted) for run in runs.get(k, [])]
+        whole = [run for run in alike if run.length == length(wanted)]
+        completed = _one_a_seed(run for run in whole if run.state == "completed")
+        if completed:
+            others = {run.config.train.seed: run.state for run in whole} | {r.config.train.seed: "completed" for r in completed}
+            notes = [f"seed {seed} {state}" for seed, state in sorted(others.items()) if state != "completed"]
+            found.append(Group(completed, why, notes))
+        shorter = [run for run in alike if run.length <= length(wanted) and run.run.metrics.exists()]
+        if shorter and not parts:
+            longest = max(run.length for run in shorter)
+            cut = longest < length(wanted)
+            best = [run for run in shorter if run.length == longest]
+            done = [run for run in best if run.state == "completed"] or best
+            parts = [Group(_one_a_seed(done), [*why, *(["cut short"] if cut else [])], [])]
+    return found or parts
+
+
+def _keys(train: TrainConfig) -> list[str]:
+    """What the job's runs go by: a CPU that has no bf16 takes fp32 (launch.plan)."""
+    in_fp32 = [train.model_copy(update={"precision": "fp32"})] if train.precision == "bf16" else []
+    return [key(t) for t in (train, *in_fp32)]
+
+
+def _one_a_seed(runs: Iterable[Run]) -> list[Run]:
+    """The newest of each seed, in the order of the seeds."""
+    newest = {run.config.train.seed: run for run in runs}
+    return [newest[seed] for seed in sorted(newest)]
+
+
+def _rows(job: Job, point: str, published: Published, group: Group) -> list[Row]:
+    found = []
+    for name, printed in published.figures().items():
+        for of_class, value in printed.items() if isinstance(printed, dict) else [(None, printed)]:
+            measured = [(run, v) for run in group.runs if (v := measure(run, name, published.epoch, of_class)) is not None]
+            found.append(_row(job, point, published, name, of_class, value, measured, group))
+    return found
+
+
+def _row(
+    job: Job, point: str, published: Published, name: str, of_class: str | None, value: float,
+    measured: list[tuple[Run, float]], group: Group,
+) -> Row:
+    runs = [run for run, _ in measured]
+    figure = f"test accuracy of {of_class}" if of_class else name.replace("_", " ").replace("iou", "IoU")
+    stand_in = [f"stand-in: {published.stand_in}"] if published.stand_in else []
+    return Row(
+        job=job.name,
+        job_file=job.path,
+        point=point,
+        figure=figure + (f", epoch {published.epoch}" if published.epoch else ""),
+        published=value,
+        tolerance=published.tolerance or rounding(value),
+        source=published.source,
+        values=[v for _, v in measured],
+        seeds=[run.config.train.seed for run in runs],
+        runs=[run.run.run_id for run in runs],
+        epochs=", ".join(dict.fromkeys(map(epochs, runs))),
+        hardware=", ".join(dict.fromkeys(map(hardware, runs))),
+        why=[*stand_in, *group.why, *dict.fromkeys(why for run in runs for why in not_in_full(run))] if runs else [],
+        notes=group.notes if runs else [],
+        in_percent=name not in LOSSES,
+        lower_is_better=name in LOWER_IS_BETTER,
+    )
+
+
+def rounding(value: float) -> float:
+    """Half of the last digit that a printed figure has (a zero at its end does not count): 0.0005 of 0.823."""
+    exponent = Decimal(str(value)).as_tuple().exponent
+    return 0.5 * float(10 ** min(0, int(exponent)))
+
+
+def not_in_full(run: Run) -> list[str]:
+    """What sets a run apart from a whole one on the published data."""
+    found = []
+    if run.state != "completed":
+        found.append(f"{run.state} before its end")
+    elif (read_json(run.run.outcome) or {}).get("extra", {}).get("early_stopped"):
+        found.append("stopped early by its validation")
+    if run.config.execution.allow_unverified_data:
+        found.append("stand-in: data that may differ from the published checksums")
+    return found
+
+
+def epochs(run: Run) -> str:
+    """How many epochs a run reached, and of how many."""
+    wanted = run.config.train.epochs
+    reached = max((int(row["epoch"]) for row in run.rows[-1:]), default=0)
+    return f"{wanted}" if reached == wanted else f"{reached} of {wanted}"
+
+
+def hardware(run: Run) -> str:
+    """2 CPU ranks of 1 thread; 8 GPUs. Of the newest attempt, which may have had fewer than the job asks for."""
+    how = run.config.execution
+    attempts = run.run.all_attempts()
+    ranks = ((read_json(attempts[-1].record) or {}).get("world_size") if attempts else None) or how.ranks
+    if how.device == "cuda":
+        return plural(ranks, "GPU")
+    return f"{plural(ranks, 'CPU rank')} of {plural(how.threads_per_rank, 'thread')}"
+
+
+def measure(run: Run, name: str, epoch: int | None, of_class: str | None = None) -> float | None:
+    """A figure of a run after that epoch, or after its last one; None where it was not measured then."""
+    if name == "class_accuracy":
+        return _class_accuracy(run, of_class)
+    if name == "highest_test_accuracy":
+        return max((a for row in run.evaluations("test") if (a := finite(row.get("accuracy"))) is not None), default=None)
+    split, _, what = name.partition("_") if name.startswith(("train_", "test_")) else ("test", "", name)
+    what = {"pixel_accuracy": "accuracy", "error": "accuracy"}.get(what, what)
+    if split == "train" and run.config.train.data.task != "regression":
+        value = _epoch_mean(run, what, epoch)
+    else:
+        found = [row for row in run.evaluations(split) if epoch in (None, row.get("epoch"))]
+        value = finite(found[-1].get(what)) if found else None
+    return 1 - value if value is not None and name.endswith("_error") else value
+
+
+def _epoch_mean(run: Run, what: str, epoch: int | None) -> float | None:
+    """The mean over the samples of an epoch, or of the last one: no train row is of two epochs."""
+    train = [row for row in run.rows if row.get("kind") == "train"]
+    wanted = epoch or (train[-1]["epoch"] if train else None)
+    found = [(v, row["samples"]) for row in train if row["epoch"] == wanted and (v := finite(row.get(what))) is not None]
+    return sum(v * n for v, n in found) / sum(n for _, n in found) if found else None
+
+
+def _class_accuracy(run: Run, of_class: str | None) -> float | None:
+    found = read_json(run.run.evaluation("test")) or {}
+    if of_class not in found.get("classes", []):
+        return None
+    i = found["classes"].index(of_class)
+    return found["correct"][i] / found["samples"][i] if found["samples"][i] else None
