@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from decimal import Decimal
@@ -17,10 +19,13 @@ from launch import rundir, spec
 from launch.published import LOSSES, LOWER_IS_BETTER, Published
 from launch.report.words import NONE, finite, number, plural
 from launch.spec import Job
+from launch.sweep import Point
 from trainer.config.layout import RunDir, read_json, read_jsonl
 from trainer.config.run import RunConfig, TrainConfig, canonical
 
 Verdict = Literal["reached", "falls short", "not comparable", "not measured"]
+SEED = "train.seed"
+RUN_ID_END = re.compile(r"-[0-9a-f]{8}(\.\d+)?$")
 COLOURS: dict[Verdict, str | None] = {
     "reached": "green", "falls short": "red", "not comparable": "yellow", "not measured": None,
 }  # fmt: skip
@@ -101,11 +106,14 @@ class Run:
 
     run: RunDir
     config: RunConfig
-    state: str
 
     @property
     def length(self) -> tuple[int, float]:
         return length(self.config.train)
+
+    @cached_property
+    def state(self) -> str:
+        return rundir.standing(self.run).state
 
     @cached_property
     def rows(self) -> list[dict[str, Any]]:
@@ -136,13 +144,16 @@ def read_runs(runs: Path) -> tuple[dict[str, list[Run]], list[str]]:
             unread.append(run.run_id)
             continue
         if config:
-            found.setdefault(key(config.train), []).append(Run(run, config, rundir.standing(run).state))
+            found.setdefault(key(config.train), []).append(Run(run, config))
     return found, unread
 
 
 def key(train: TrainConfig) -> str:
     """Equal for runs that differ in the seed and in how long they train alone."""
-    return json.dumps({k: v for k, v in canonical(train).items() if k not in ("seed", "epochs", "max_steps")}, sort_keys=True)
+    kept = {k: v for k, v in canonical(train).items() if k not in ("seed", "epochs", "max_steps")}
+    if "run" in kept.get("weights", {}):  # a run has the run_id of what it began with, where its job may have that one's job
+        kept["weights"] = {**kept["weights"], "run": RUN_ID_END.sub("", kept["weights"]["run"])}
+    return json.dumps(kept, sort_keys=True)
 
 
 def length(train: TrainConfig) -> tuple[int, float]:
@@ -151,14 +162,22 @@ def length(train: TrainConfig) -> tuple[int, float]:
 
 
 def rows(job: Job, runs: dict[str, list[Run]]) -> list[Row]:
-    """The rows of a job: for each printed figure, each point that it is of and each way in which that was run. Raises SpecError."""
+    """The rows of a job: for each printed figure, each configuration that it is of and each way in which that was run.
+
+    Raises SpecError.
+    """
     loaded, on_cpu = (spec.load_points(job, without_gpu=without_gpu) for without_gpu in (False, True))
     found = []
     for published in loaded.specs[0].published:
+        seen = set()
         for point, with_gpu, without in zip(loaded.points, loaded.specs, on_cpu.specs, strict=True):
-            if published.is_of(point):
-                for group in groups(with_gpu.train, without.train, runs) or [Group([], [], [])]:
-                    found += _rows(job, str(point), published, group)
+            configuration = key(with_gpu.train), length(with_gpu.train)
+            if not published.is_of(point) or configuration in seen:  # points that differ in their seed are one row
+                continue
+            seen.add(configuration)
+            named = Point({axis: value for axis, value in point.axes.items() if axis != SEED})
+            for group in groups(with_gpu.train, without.train, runs) or [Group([], [], [])]:
+                found += _rows(job, str(named), published, group)
     return found
 
 
@@ -174,7 +193,8 @@ def groups(train: TrainConfig, fallback: TrainConfig, runs: dict[str, list[Run]]
         completed = _one_a_seed(run for run in whole if run.state == "completed")
         if completed:
             others = {run.config.train.seed: run.state for run in whole} | {r.config.train.seed: "completed" for r in completed}
-            notes = [f"seed {seed} {state}" for seed, state in sorted(others.items()) if state != "completed"]
+            count = Counter(state for state in others.values() if state != "completed")
+            notes = [f"{plural(number, 'more seed')} {state}" for state, number in sorted(count.items())]
             found.append(Group(completed, why, notes))
         shorter = [run for run in alike if run.length <= length(wanted) and run.run.metrics.exists()]
         if shorter and not parts:

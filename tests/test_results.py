@@ -8,9 +8,11 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+import click
 import pytest
 
 from launch import results, spec
+from launch.cli import results as cli
 from launch.report import results as pages
 from launch.results import Row
 from launch.spec import Job
@@ -91,13 +93,13 @@ def test_real_runs_of_two_seeds_from_the_file_to_the_page(tmp_path: Path, runs: 
     assert sorted(accuracy["values"]) == sorted(ours) and accuracy["seeds"] == [0, 1]
     assert (accuracy["mean"], accuracy["deviation"]) == pytest.approx((mean(ours), stdev(ours)))
     assert (accuracy["verdict"], accuracy["epochs"], accuracy["hardware"]) == ("reached", "2", "1 CPU rank of 1 thread")
-    assert accuracy["notes"] == ["seed 2 stopped"] and Path(accuracy["job_file"]) == of.path
+    assert accuracy["notes"] == ["1 more seed stopped"] and Path(accuracy["job_file"]) == of.path
     assert loss["verdict"] == "falls short" and by_figure["test accuracy of 0"]["values"] != [None, None]
 
     head, *table = shell.run("results", str(of.path)).splitlines()
     assert head.split() == ["job", "figure", "printed", "ours", "seeds", "epochs", "hardware", "verdict", "source"]
     spread = f"{100 * mean(ours):.2f} ± {100 * stdev(ours):.2f} %"
-    said_of_it = rf"test accuracy +60 % +{re.escape(spread)} +2 +2 +1 CPU rank of 1 thread +reached; seed 2 stopped +a book"
+    said_of_it = rf"test accuracy +60 % +{re.escape(spread)} +2 +2 +1 CPU rank of 1 thread +reached; 1 more seed stopped +a book"
     assert re.search(said_of_it, table[0])
 
     assert shell.run("results", str(of.path), "--html").strip() == str(runs / "results.html")
@@ -166,7 +168,7 @@ def test_a_run_that_stopped_stands_alone_where_none_is_completed(tmp_path: Path,
     early = add(runs, of, [eval_row(40, 0.7)], "train.seed=1")
     Outcome("completed", "completed", "local-1", "trainer rank 0", 40, extra={"early_stopped": True}).write(early.outcome)
     row = row_of(of, runs)
-    assert (row.values, row.why, row.notes) == ([0.7], ["stopped early by its validation"], ["seed 0 stopped"])
+    assert (row.values, row.why, row.notes) == ([0.7], ["stopped early by its validation"], ["1 more seed stopped"])
 
 
 def test_stand_ins_are_never_like_for_like(tmp_path: Path, runs: Path) -> None:
@@ -185,7 +187,23 @@ def test_points_of_a_sweep_have_their_own_figures(tmp_path: Path, runs: Path) ->
     for point, accuracy in enumerate((0.1, 0.2, 0.7, 0.8)):
         add(runs, of, [eval_row(40, accuracy)], point=point)
     row = row_of(of, runs)
-    assert (row.point, row.values) == ("train.optimizer.lr=0.2 train.seed=0", [0.7, 0.8])
+    assert (row.point, row.values) == ("train.optimizer.lr=0.2", [0.7, 0.8])
+
+
+def test_seeds_of_a_sweep_are_one_row(tmp_path: Path, runs: Path) -> None:
+    of = job(tmp_path, DIGITS + "sweep: {grid: {train.seed: [3, 1]}}\n" + PRINTED)
+    for point, accuracy in enumerate((0.7, 0.8)):
+        add(runs, of, [eval_row(40, accuracy)], point=point)
+    row = row_of(of, runs)
+    assert (row.point, row.seeds, row.values) == ("", [1, 3], [0.8, 0.7])
+
+
+def test_weights_of_a_job_are_those_of_its_run(tmp_path: Path, runs: Path) -> None:
+    job(tmp_path, DIGITS, "first")
+    of = job(tmp_path, DIGITS.replace("  epochs", "  weights: {run: first}\n  epochs") + PRINTED)
+    add(runs, of, [eval_row(40, 0.7)], "train.weights.run=first-01234567.2")
+    add(runs, of, [eval_row(40, 0.9)], "train.weights.run=other-01234567", "train.seed=1")
+    assert row_of(of, runs).values == [0.7]
 
 
 def test_where_each_figure_comes_from(tmp_path: Path, runs: Path) -> None:
@@ -244,7 +262,9 @@ def test_mistakes_and_jobs_without_a_figure_are_told_beside_the_others(tmp_path:
 
 def test_the_page_stands_alone_and_escapes_every_value(tmp_path: Path, runs: Path) -> None:
     of = job(tmp_path, DIGITS + f"published: [{{source: {json.dumps(HOSTILE)}, test_accuracy: 0.6}}]\n")
+    add(runs, of, [eval_row(40, 0.5)])
     page = Page(pages.write(rows_of(of, runs), runs))
+    assert len(page.all("span", "bad")) == 1
     assert "<script" not in page.source and "<img" not in page.source and HOSTILE.split("<style")[0] in page.text.replace("  ", " ")
     assert "default-src 'none'" in (page.all("meta")[1]["content"] or "")
     assert "No job of these has a printed figure." in Page(pages.write([], runs)).text
@@ -256,3 +276,17 @@ def test_every_figure_of_the_project_is_compared(runs: Path) -> None:
     assert all(row.verdict == "not measured" for row in found)
     stand_ins = {row.job: row.source for row in found if row.job.endswith(("_made", "_camvid"))}
     assert "Dive" not in stand_ins["optimizers_airfoil_made"]  # the book's figures are of NASA's table
+
+
+def test_the_colours_of_the_table(tmp_path: Path, runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = []
+    for name, accuracy, execution in (("good", 0.7, False), ("short", 0.5, False), ("other", 0.5, True)):
+        of = job(tmp_path, DIGITS.replace("16", f"{10 + len(name)}") + PRINTED, name)
+        add(runs / name, of, [eval_row(40, accuracy)], allow_unverified_data=execution)
+        rows += rows_of(of, runs / name)
+    with click.Context(cli.results_, color=True):
+        cli.show(rows)
+    _, *printed, _ = capsys.readouterr().out.splitlines()
+    green, red, yellow = (f"\x1b[{number}m" for number in (32, 31, 33))
+    for line, colour, value in zip(printed, (green, red, yellow), ("70.00 %", "50.00 %", "50.00 %"), strict=True):
+        assert f"{colour}{value}" in line and line.count(colour) == 2

@@ -17,8 +17,8 @@ NAME = "results.html"  # in the folder of the runs
 TONES: dict[Verdict, tuple[str, str]] = {
     "reached": ("good", "✓"), "falls short": ("bad", "✕"), "not comparable": ("warn", "≠"), "not measured": ("info", "○"),
 }  # fmt: skip
-HEADS = [("Job", "short"), ("Figure", "name"), ("Printed", "figure"), ("Ours", "figure"), ("Seeds", "figure"), ("Epochs", "figure"),
-         ("Hardware", "short"), ("Verdict", "short"), ("Remarks", "name"), ("Source", "name"), ("Runs", "name")]  # fmt: skip
+HEADS = [("Job", "short"), ("Figure, and who prints it", "name"), ("Printed", "figure"), ("Ours", "figure"), ("Seeds", "figure"),
+         ("Epochs", "figure"), ("Hardware", "short"), ("Verdict, and our runs", "name")]  # fmt: skip
 NOTE = (
     "Ours: mean ± standard deviation (over n - 1) over seeds. Red: the mean is worse than the printed figure by more than the "
     "tolerance that the job's file names, else by more than half of the figure's last digit. Amber: not comparable, since not run "
@@ -46,13 +46,26 @@ def render(rows: list[Row], runs: Path) -> Html:
 
 
 def _row(row: Row, runs: Path) -> list[str]:
-    tone, sign = TONES[row.verdict]
-    verdict = Html(f'<span class="state {tone}"><span aria-hidden="true">{sign}</span> {text(row.verdict)}</span>')
     figure = row.figure + (f" at {row.point}" if row.point else "")
     ours = points.spread((row.mean, row.deviation), in_percent=row.in_percent) if row.mean is not None else NONE
-    of_runs = Html(", ".join(_run(run_id, runs) for run_id in row.runs) or NONE)
-    return [_link(row.job_file, row.job, runs), figure, row.shown(row.published), ours, f"{len(row.values) or NONE}",
-            row.epochs or NONE, row.hardware or NONE, verdict, "; ".join(row.remarks) or NONE, row.source, of_runs]  # fmt: skip
+    of_runs = Html(", ".join(_run(run_id, runs) for run_id in row.runs))
+    return [
+        _link(row.job_file, row.job, runs), _over(text(figure), row.source), row.shown(row.published), ours,
+        f"{len(row.values) or NONE}", row.epochs or NONE, row.hardware or NONE,
+        _over(_verdict(row), *row.remarks, *([of_runs] if row.runs else [])),
+    ]  # fmt: skip
+
+
+def _verdict(row: Row) -> Html:
+    tone, sign = TONES[row.verdict]
+    if not row.values:
+        return Html(f'<span class="soft">{text(row.verdict)}</span>')
+    return Html(f'<span class="state {tone}"><span aria-hidden="true">{sign}</span> {text(row.verdict)}</span>')
+
+
+def _over(first: Html, *others: str) -> Html:
+    """A cell of several lines, all but the first one soft."""
+    return Html(first + "".join(f'<br><span class="soft">{text(other)}</span>' for other in others))
 
 
 def _run(run_id: str, runs: Path) -> Html:
