@@ -305,7 +305,9 @@ def _with_bases(path: Path, seen: tuple[Path, ...]) -> Tree:
         raise SpecError([Problem(place, ("extends",), f"goes in a circle: {names}")])
     if problem := _missing(target, place, ("extends",)):
         raise SpecError([problem])
-    return yaml_tree.merge(_with_bases(target, chain), tree)
+    under = _with_bases(target, chain)
+    under.value.pop("published", None)  # what was printed of another job was not printed of this one
+    return yaml_tree.merge(under, tree)
 
 
 def _shown(path: Path) -> str:

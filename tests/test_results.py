@@ -190,6 +190,13 @@ def test_points_of_a_sweep_have_their_own_figures(tmp_path: Path, runs: Path) ->
     assert (row.point, row.values) == ("train.optimizer.lr=0.2", [0.7, 0.8])
 
 
+def test_a_job_that_extends_another_does_not_have_its_figures(tmp_path: Path, runs: Path) -> None:
+    first = job(tmp_path, DIGITS + PRINTED, "first")
+    assert len(rows_of(first, runs)) == 1
+    assert rows_of(job(tmp_path, "extends: first\ntrain: {epochs: 3}\n"), runs) == []
+    assert row_of(job(tmp_path, f"extends: first\n{PRINTED.replace('0.6', '0.7')}"), runs).published == 0.7
+
+
 def test_seeds_of_a_sweep_are_one_row(tmp_path: Path, runs: Path) -> None:
     of = job(tmp_path, DIGITS + "sweep: {grid: {train.seed: [3, 1]}}\n" + PRINTED)
     for point, accuracy in enumerate((0.7, 0.8)):
