@@ -23,6 +23,7 @@ VERBS = {
     "logs": ("runs", "what a run printed"),
     "cancel": ("runs", "stop a run after a checkpoint"),
     "report": ("runs", "make a run's report page"),
+    "predict": ("predict", "show pictures to a run's model"),
     "export": ("export", "a run's weights as safetensors"),
     "replay": ("replay", "the step that was not finite, once more: which layer, which samples"),
     "clean": ("clean", "remove what finished runs no longer need, its size first"),
