@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from PIL import Image
@@ -87,3 +87,23 @@ def fit_of(config: ImageData, record: dict[str, dict[str, int]]) -> Fit | Crop:
     assert isinstance(config, SmallPictures), f"{config} says nothing of its pictures' size"
     own = config.own()
     return Fit(own.channels, own.height, own.height, True)
+
+
+def described(config: ImageData, record: dict[str, Any]) -> dict[str, Any]:
+    """For other programs: the names of the classes, how a file becomes `picture`, uint8 [C, H, W], and how that is normalised."""
+    fit, given = fit_of(config, record), config.pictures()
+    resize: dict[str, int] = {}
+    if isinstance(fit, Fit):
+        resize = {"shorter_side": fit.resize} if fit.keep_aspect else {"height": fit.resize, "width": fit.resize}
+    channels, height, width = fit.shape
+    return {
+        "task": config.task, "classes": record["classes"],
+        "picture": {
+            "mode": "L" if channels == 1 else "RGB", "resize": resize or None, "interpolation": "bilinear, antialiased",
+            "centre_crop": [height, width], "dtype": "uint8", "shape": [channels, height, width],
+        },
+        "normalise": {
+            "divide_by": 255, "resize": [given.height, given.width] if (given.height, given.width) != (height, width) else None,
+            "mean": config.mean or record["mean"], "std": config.std or record["std"],
+        },
+    }  # fmt: skip

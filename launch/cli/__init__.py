@@ -24,7 +24,7 @@ VERBS = {
     "cancel": ("runs", "stop a run after a checkpoint"),
     "report": ("runs", "make a run's report page"),
     "predict": ("predict", "show pictures to a run's model"),
-    "export": ("export", "a run's weights as safetensors"),
+    "export": ("export", "a run's weights as safetensors, or its model as ONNX"),
     "replay": ("replay", "the step that was not finite, once more: which layer, which samples"),
     "clean": ("clean", "remove what finished runs no longer need, its size first"),
     "drill": ("drill", "kill a job many times and compare it with an undisturbed run"),
