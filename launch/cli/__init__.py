@@ -17,6 +17,7 @@ VERBS = {
     "show": ("jobs", "what a job would run, and where"),
     "check": ("jobs", "find every mistake in a job file; --deep: in its model and data too"),
     "summary": ("summary", "a job's model: layers, output shapes, parameters, FLOPs"),
+    "data": ("data", "a job's data: classes, counts, a grid of pictures, one epoch read and timed"),
     "submit": ("submit", "run a job, or continue it"),
     "status": ("runs", "where the runs stand"),
     "why": ("runs", "why a run is where it is"),
