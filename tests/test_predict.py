@@ -147,6 +147,14 @@ def test_what_cannot_be_predicted_is_told_at_once(tmp_path: Path, digits: RunDir
     assert "Missing argument" in shell.run("predict", "t", code=2)
 
 
+def test_a_run_of_older_code_is_told(tmp_path: Path, digits: RunDir) -> None:
+    run = ranks.make_run(tmp_path, ranks.config(), read_json(digits.data_record))
+    (run.code / "trainer").mkdir(parents=True)
+    Image.new("L", (8, 8)).save(tmp_path / "1.png")
+    told = Shell(tmp_path).run("predict", "t", str(tmp_path / "1.png"), code=2)
+    assert told == f"batchyard: the code that t-00000000 is frozen with ({run.code}) has no trainer.predict: it is older, or gone\n"
+
+
 def test_a_table_takes_no_pictures(tmp_path: Path) -> None:
     data = {"name": "linear", "features": 2, "w": 1.0, "train_samples": 8, "test_samples": 4}
     optimizer = {"name": "sgd", "lr": 0.01}

@@ -15,7 +15,7 @@ from trainer.trained import Trained
 
 INPUT, OUTPUT = "pictures", "scores"
 KEY = "batchyard"  # below which the description stands in the file, as JSON
-MOST_APART = 1e-4  # of the largest score, or of 1 where all are smaller
+MOST_APART = 1e-4  # of the largest score
 ONNX = ("onnx", "onnxscript", "onnxruntime")
 
 
@@ -44,7 +44,7 @@ def write(model: Trained, path: Path, form: str, description: dict[str, Any]) ->
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise CannotExport(f"{name} does not become a program of the format {form}: {reason}") from error
         apart = max(float((run(pictures[:n]) - own[:n]).abs().max()) for n in (1, 3))  # batches of other sizes than it was made by
-    if not apart <= MOST_APART * max(1.0, float(own.abs().max())):
+    if not apart <= MOST_APART * float(own.abs().max()):
         raise CannotExport(f"the {form} program of {name} gives other scores than the model, {apart:.2g} apart: not written")
     return apart
 

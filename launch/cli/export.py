@@ -29,7 +29,9 @@ def export_(run: str, form: str, best: bool, out: Path | None, site_file: Path |
     """
     used, runs = options.runs_folder(site_file, runs_dir)
     found = rundir.find(run, runs)
-    asked = ["--checkpoint", "best" if best else "latest", "--format", form, *(["--out", str(out.absolute())] if out else [])]
+    asked = ["--checkpoint", "best" if best else "latest", *(["--out", str(out.absolute())] if out else [])]
+    if form != FORMATS[0]:  # the code of older runs knows no other, and not the option
+        asked += ["--format", form]
     result = submit.tool(found, submit.python_of(found, used), "export", *asked, needs="safetensors")
     click.echo(result.stderr, nl=False, err=True)
     written = json.loads(result.stdout)
