@@ -223,6 +223,8 @@ def prepare_data(ready: Ready, say: Callable[[str], None], together: Together | 
 
 def tool(run: RunDir, python: str, name: str, *arguments: str, needs: str) -> subprocess.CompletedProcess[str]:
     """Runs `python -m trainer.<name> RUN_DIR/config.json` with the run's own code, as `tool_of` does."""
+    if not (run.code / "trainer" / f"{name}.py").exists():
+        raise SubmitError(f"the code that {run.run_id} is frozen with ({run.code}) has no trainer.{name}: it is older, or gone")
     return tool_of(run.code, python, name, run.config, *arguments, needs=needs)
 
 

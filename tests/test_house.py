@@ -16,6 +16,7 @@ OWNERS = {  # what may be used only there
     "wandb": ("trainer/tracking.py",),
     "submitit": ("launch/slurm.py",),
     "safetensors": ("trainer/export.py", "trainer/pretrained.py"),
+    "onnxruntime": ("trainer/program.py",),
     "optuna": ("trainer/config/study.py", "trainer/search.py", "launch/search.py"),
     "os.environ": ("trainer/distributed.py", "trainer/tracking.py", "launch/site.py", "launch/node.py", "launch/slurm_node.py"),
 }

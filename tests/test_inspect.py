@@ -14,6 +14,7 @@ from PIL import Image
 from launch import spec
 from tests import cli, ranks
 from trainer import inspect, models
+from trainer.config.data import VOCData
 
 BOOK = (1, 10)  # channels and classes of Fashion-MNIST
 
@@ -97,6 +98,21 @@ def test_shapes_and_parameters_are_those_worked_out_by_hand(job: str) -> None:
     assert found["parameters"] == found["layers"][0]["parameters"] == parameters
     assert [tuple(row["shape"]) for row in found["layers"] if row["depth"] == 1] == shapes
     assert sum(row["parameters"] for row in found["layers"] if row["leaf"]) == parameters
+
+
+@pytest.mark.parametrize(("job", "classes"), [("voc_fcn", 21), ("voc_fcn_camvid", 11)])
+def test_of_a_segmentation_each_pixel_has_its_scores(job: str, classes: int) -> None:
+    found = looked_at(job)
+    assert found["layers"][0]["shape"] == [classes, 320, 480]
+    backbone = 3 * 49 * 64 + 2 * 64 + stage(64, 64) + stage(128, 64) + stage(256, 128) + stage(512, 256)
+    assert found["parameters"] == backbone + 513 * classes + (64 * 64 * classes + 1) * classes
+
+
+def test_a_model_that_gives_scores_to_no_pixel_is_told() -> None:
+    config = ranks.config()
+    scenes = config.train.model_copy(update={"data": VOCData(name="voc", crop=[32, 64])})  # its resnet is for whole pictures
+    with pytest.raises(inspect.DoesNotFit, match=r"resnet gives \[21\] a picture; expected \[21, 32, 64\]"):
+        inspect.look_at_model(config.model_copy(update={"train": scenes}), scenes.data.pictures())
 
 
 def test_lenet_has_44_426_parameters_and_two_flops_for_each_multiplication() -> None:

@@ -1,69 +1,118 @@
-"""`python -m trainer.export RUN_DIR/config.json`: a checkpoint's weights as safetensors, for programs that should unpickle nothing.
+"""`python -m trainer.export RUN_DIR/config.json`: a checkpoint for other programs; one JSON object on stdout.
 
-One JSON object on stdout.
+As safetensors: the weights, for programs that should unpickle nothing. As ONNX or by torch.export: the model itself, with its
+normalisation, for programs that know nothing of Batchyard. In the file stands what its classes are and what becomes of a picture.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import json
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_file
 
+from trainer import program, trained
 from trainer.checkpoint import Checkpoint, NewerCheckpoint, NoCheckpoint, find, weights_sha256
-from trainer.config.layout import RunDir
+from trainer.config.data import ImageData
+from trainer.config.layout import RunDir, read_json
 from trainer.config.outcome import EXIT_WRONG
+from trainer.config.run import RunConfig
+from trainer.program import CannotExport
+from trainer.trained import TakesNoPictures
+
+ENDINGS = {"safetensors": "safetensors", "onnx": "onnx", "torch-export": "pt2"}
 
 
-def export_safetensors(checkpoint: Checkpoint, path: Path) -> dict[str, Any]:
-    """Writes the weights to `path` by one rename; names, shapes and dtypes are the state dict's. Returns what was written.
-
-    The file's metadata (strings) say which run and step it came from, and the weights_sha256. Raises OSError.
-    """
-    weights = {name: tensor.contiguous().clone() for name, tensor in checkpoint.weights.items()}  # it takes no shared memory
-    facts = {
+def facts_of(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Which run and step the weights came from, and their sha256."""
+    return {
         "run_id": checkpoint.path.parent.parent.name,
         "checkpoint": checkpoint.path.name,
         "global_step": checkpoint.manifest["global_step"],
-        "weights_sha256": weights_sha256(weights),
+        "weights_sha256": weights_sha256(checkpoint.weights),
     }
+
+
+def export_safetensors(checkpoint: Checkpoint, path: Path, description: dict[str, Any]) -> dict[str, Any]:
+    """Writes the weights to `path`; names, shapes and dtypes are the state dict's. Returns what was written.
+
+    The file's metadata (strings) say which run and step it came from, the weights_sha256, and the description, as JSON. Raises
+    OSError.
+    """
+    weights = {name: tensor.contiguous().clone() for name, tensor in checkpoint.weights.items()}  # it takes no shared memory
+    facts = {name: str(value) for name, value in facts_of(checkpoint).items()}
+    save_file(weights, path, {"format": "pt", **facts, program.KEY: json.dumps(description)})
+    return {"tensors": len(weights)}
+
+
+def export_program(run: RunDir, config: RunConfig, checkpoint: Checkpoint, path: Path, form: str) -> dict[str, Any]:
+    """Writes the model as a program to `path`. Returns what was written. Raises TakesNoPictures, CannotExport, OSError."""
+    model = trained.load(run, config, checkpoint, "cpu")
+    told = {**facts_of(checkpoint), **description_of(run, config)}
+    inside = {
+        "input": {"name": program.INPUT, "is": "picture, uint8 [batch, C, H, W]; normalise is done inside"},
+        "output": {"name": program.OUTPUT, "is": "float32 [batch, classes] (of masks [batch, classes, H, W]), before softmax"},
+    }
+    return {"largest_difference": program.write(model, path, form, {**told, **inside})}
+
+
+def description_of(run: RunDir, config: RunConfig) -> dict[str, Any]:
+    """What trained.described says of pictures; of a table its name. Raises FileNotFoundError."""
+    record, data = read_json(run.data_record), config.train.data
+    if not record:
+        raise FileNotFoundError(f"{run.data_record} is missing: `batchyard submit` writes it before a run begins")
+    return trained.described(data, record) if isinstance(data, ImageData) else {"task": data.task, "data": data.name}
+
+
+@contextlib.contextmanager
+def appearing(path: Path) -> Iterator[Path]:
+    """A name to write to; what was written appears as `path` by one rename, once it is on the disk."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")  # the ending tells a writer the format
     try:
-        save_file(weights, temporary, {"format": "pt", **{name: str(value) for name, value in facts.items()}})
+        yield temporary
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-    return {"file": str(path), "bytes": path.stat().st_size, "sha256": sha256, "tensors": len(weights), **facts}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("config", type=Path)
     parser.add_argument("--checkpoint", choices=["latest", "best"], default="latest")
-    parser.add_argument("--out", type=Path, help="the file to write; else RUN_DIR/<checkpoint>.safetensors")
+    parser.add_argument("--format", choices=list(ENDINGS), default="safetensors")
+    parser.add_argument("--out", type=Path, help="the file to write; else RUN_DIR/<checkpoint>.<ending of the format>")
     arguments = parser.parse_args()
     run = RunDir(arguments.config.absolute().parent)
-    out = arguments.out or run.exported(arguments.checkpoint)
+    config = RunConfig.model_validate_json(run.config.read_text())
+    out = arguments.out or run.exported(arguments.checkpoint, ENDINGS[arguments.format])
     try:
         found, complaints = find(run, arguments.checkpoint)
         for complaint in complaints:
             print(f"checkpoint passed over: {complaint}", file=sys.stderr)
-        print(json.dumps(export_safetensors(found, out)))
-    except (NoCheckpoint, NewerCheckpoint) as error:
+        with appearing(out) as path:
+            if arguments.format == "safetensors":
+                written = export_safetensors(found, path, description_of(run, config))
+            else:
+                written = export_program(run, config, found, path, arguments.format)
+            with path.open("rb") as file:
+                sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    except (NoCheckpoint, NewerCheckpoint, TakesNoPictures, CannotExport) as error:
         print(error, file=sys.stderr)
         sys.exit(EXIT_WRONG)
     except OSError as error:  # a full disk, a folder that may not be written
         print(f"writing {out}: {error}", file=sys.stderr)
         sys.exit(EXIT_WRONG)
+    print(json.dumps({"file": str(out), "bytes": out.stat().st_size, "sha256": sha256, **written, **facts_of(found)}))
 
 
 if __name__ == "__main__":

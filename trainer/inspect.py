@@ -57,6 +57,7 @@ def look_for_data(config: RunConfig, data_dir: Path) -> dict[str, Any]:
 def look_at_model(config: RunConfig, given: Pictures, *, classes_known: bool = True) -> dict[str, Any]:
     """Layers with the shapes that they give, their parameters and FLOPs; totals; the memory of a rank. Raises DoesNotFit.
 
+    The model has to give [classes] of a picture, of a segmentation [classes, H, W], a pixel's scores each.
     Shapes are without the batch's dimension. FLOPs are of one picture's forward pass: two for each multiplication with its addition
     in convolutions, linear layers and attention; the rest is not counted. Memory, in bytes: weights, gradients, what the optimizer
     keeps, the average, and what the forward pass of a micro-batch keeps for the backward pass (in bf16 and fp16 about half of
@@ -71,8 +72,9 @@ def look_at_model(config: RunConfig, given: Pictures, *, classes_known: bool = T
     except (ValueError, RuntimeError, AssertionError, NotImplementedError) as error:  # whatever a library says of a shape
         size = f"{given.channels}x{given.height}x{given.width}"
         raise DoesNotFit(f"train.model: {train.model.name} takes no pictures of {size} ({train.data.name}): {error}") from error
-    if layers[0]["shape"] != [given.classes]:
-        raise DoesNotFit(f"train.model: {train.model.name} gives {layers[0]['shape']} a picture; expected {given.classes} classes")
+    expected = [given.classes, *(picture[1:] if train.data.task == "segmentation" else ())]
+    if layers[0]["shape"] != expected:
+        raise DoesNotFit(f"train.model: {train.model.name} gives {layers[0]['shape']} a picture; expected {expected}")
     parameters = sum(p.numel() for p in model.parameters())
     return {
         "name": train.model.name, "input": list(picture), "classes": given.classes,

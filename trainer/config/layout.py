@@ -162,9 +162,9 @@ class RunDir:
         """`step-<n>.<attempt>/` and the symlinks `latest` and `best`. Writer: the trainer's rank 0."""
         return self.path / "checkpoints"
 
-    def exported(self, which: str) -> Path:
-        """The weights of the `latest` or `best` checkpoint for other programs. Writer: trainer.export."""
-        return self.path / f"{which}.safetensors"
+    def exported(self, which: str, ending: str) -> Path:
+        """The weights of the `latest` or `best` checkpoint, or a program with them. Writer: trainer.export."""
+        return self.path / f"{which}.{ending}"
 
     def killed(self, point: str, step: int) -> Path:
         """Stands once a test or a drill has killed the trainer at that point of that step. Writer: trainer.distributed."""

@@ -6,11 +6,11 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from trainer import randomness
 from trainer.config.data import ImageData
 from trainer.data import augment as augmentations
+from trainer.data.normalise import Normalise
 from trainer.data.prepared import Encoded, Prepared, Split
 
 AUGMENT_SAMPLES = 512  # smaller pieces pay more for the calls than for the pictures (at batch 4 several times more)
@@ -101,18 +101,16 @@ class Batches:
     ) -> None:
         self.config, self.device = config, device
         given = config.pictures()
-        self.size = (given.height, given.width)
         self.plan = Plan(
             data.splits["train"], seed=seed, global_batch_size=global_batch_size, micro_batch_size=micro_batch_size, rank=rank,
             world_size=world_size, picture_bytes=given.channels * given.height * given.width,
         )
         self.place(data)
         self.steps_per_epoch = self.plan.steps_per_epoch
-        given = isinstance(config, ImageData) and config.mean and config.std
-        mean, std = (config.mean, config.std) if given else (data.mean, data.std)
-        self.mean = torch.tensor(mean, device=device).view(1, -1, 1, 1)
-        self.std = torch.tensor(std, device=device).view(1, -1, 1, 1)
         self.format = torch.channels_last if channels_last else torch.contiguous_format
+        own = isinstance(config, ImageData) and config.mean and config.std
+        mean, std = (config.mean, config.std) if own else (data.mean, data.std)
+        self.pixels = Normalise(mean, std, (given.height, given.width), self.format).to(device)
         self.ready: dict[int, list[MicroBatch]] = {}
 
     def place(self, data: Prepared) -> None:
@@ -150,15 +148,12 @@ class Batches:
         return augmentations.apply(images, index, epoch, self.config.augment, self.plan.seed), self.labels[here]
 
     def normalise(self, images: Tensor) -> Tensor:
-        """uint8 over 0..255 -> (pixel / 255 - mean) / std, float32, at the size and in the memory format of the model."""
-        images = images.float().div_(255)
-        if images.shape[2:] != self.size:  # here, since larger ones would not all fit the device; as Pillow resizes
-            images = functional.interpolate(images, self.size, mode="bilinear", antialias=True)
-        return images.sub_(self.mean).div_(self.std).contiguous(memory_format=self.format)
+        """uint8 over 0..255 -> what the model is given, float32."""
+        return self.pixels(images)
 
     def for_the_eye(self, images: Tensor) -> Tensor:
         """What `normalise` made, as uint8 over 0..255 again, on the CPU."""
-        return ((images * self.std + self.mean) * 255).round().clamp(0, 255).to("cpu", torch.uint8)
+        return ((images * self.pixels.std + self.pixels.mean) * 255).round().clamp(0, 255).to("cpu", torch.uint8)
 
 
 def augment(images: Tensor, index: Tensor, epoch: int, config: ImageData, seed: int) -> Tensor:

@@ -1,0 +1,58 @@
+"""predict: what a run's model says of pictures, asked of it by the run's own Python and code."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from launch import rundir, submit
+from launch.cli import options
+from trainer.config.outcome import EXIT_FAILED
+
+MOST_CLASSES = 5
+
+
+@click.command("predict")
+@options.for_runs
+@click.option("--out", type=click.Path(path_type=Path), help="The folder for the labelled pictures; else each lies beside its own.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a line a picture.")
+@click.argument("run")
+@click.argument("pictures", nargs=-1, required=True, metavar="PICTURE|FOLDER...")
+def predict_(
+    run: str, pictures: tuple[str, ...], out: Path | None, as_json: bool, site_file: Path | None, runs_dir: Path | None
+) -> None:
+    """Show pictures to RUN's model: its best weights on the validation split where it has one, else its last.
+
+    Writes a labelled picture for each, <name>.predicted.png, and of a segmentation its mask, <name>.mask.png. Exit code 1 where a
+    picture cannot be read.
+    """
+    used, runs = options.runs_folder(site_file, runs_dir)
+    found = rundir.find(run, runs)
+    asked = [*(["--out", str(out)] if out else []), "--", *pictures]
+    result = submit.tool(found, submit.python_of(found, used), "predict", *asked, needs="torch")
+    click.echo(result.stderr, nl=False, err=True)
+    told = json.loads(result.stdout)
+    unread = [p for p in told["pictures"] if "problem" in p]
+    if as_json:
+        click.echo(json.dumps(told, indent=2))
+    else:
+        click.echo(f"{told['run_id']} {told['checkpoint']}, {len(told['classes'])} classes")
+        for picture in told["pictures"]:
+            if "problem" not in picture:
+                click.echo(line(picture))
+    for picture in unread:
+        click.echo(f"{picture['file']}: {picture['problem']}", err=True)
+    sys.exit(EXIT_FAILED if unread else 0)
+
+
+def line(picture: dict[str, Any]) -> str:
+    """A picture's most probable classes, or those with the most pixels, and where the labelled one is."""
+    if "mask" in picture:
+        named = [(c["class"], c["share"]) for c in picture["classes"][:MOST_CLASSES]]
+    else:
+        named = [(c["class"], c["probability"]) for c in picture["top"]]
+    return f"{picture['file']}: {', '.join(f'{name} {part:.1%}' for name, part in named)}  {picture['labelled']}"

@@ -1,0 +1,183 @@
+"""`batchyard predict`: what a run's model says of a picture's file is what its last evaluation said of the same test picture."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests import ranks
+from tests.cli import Shell
+from tests.test_segmentation import SETTINGS, write_scenes
+from trainer import predict
+from trainer.captions import Line, captioned, grid
+from trainer.config.layout import RunDir, read_json, write_json
+from trainer.data.prepared import load, prepare
+
+PROJECT = Path(__file__).resolve().parents[1]
+SIZES = [(31, 40), (40, 31), (23, 23), (64, 30)]  # width and height of the pictures in class folders
+
+
+def trained(folder: Path, data_dir: Path, **train: Any) -> RunDir:
+    """A completed run with its code, as submit leaves one."""
+    config = ranks.config(**train)
+    run = ranks.make_run(folder / "runs", config, prepare(config.train.data, data_dir, folder / "cache"))
+    assert ranks.train(run, "local-1", 1) == 0, ranks.logs(run)
+    run.code.symlink_to(PROJECT)
+    write_json(run.plan, {"python": sys.executable})
+    return run
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
+    folder = tmp_path_factory.mktemp("digits")
+    return trained(folder, folder, model={"name": "mlp", "hidden": [16]}, epochs=1)
+
+
+def mistakes(run: RunDir) -> dict[int, tuple[str, float]]:
+    """Of the last evaluation, by the number of the test picture: the wrong class and its probability."""
+    return {p["sample"]: (p["predicted"], p["probability"]) for p in read_json(run.misclassified)["pictures"]}
+
+
+def asked(run: RunDir, *argv: str, code: int = 0) -> dict[str, Any]:
+    return json.loads(Shell(run.path.parent).run("predict", run.run_id, "--json", *argv, code=code))
+
+
+def test_digits_are_what_the_evaluation_took_them_for(tmp_path: Path, digits: RunDir) -> None:
+    wrong, split = mistakes(digits), load(digits).splits["test"]
+    (tmp_path / "below").mkdir()
+    for number in wrong:
+        Image.fromarray(split.read(number, number + 1)[0][0, 0]).save(tmp_path / "below" / f"{number}.png")
+    told = asked(digits, str(tmp_path))
+    assert told["run_id"] == "t-00000000" and told["checkpoint"] == "step-15.local-1" and told["classes"] == list("0123456789")
+    assert len(told["pictures"]) == len(wrong) == 16
+    for picture in told["pictures"]:
+        predicted, probability = wrong[int(Path(picture["file"]).stem)]
+        assert picture["top"][0]["class"] == predicted and picture["top"][0]["probability"] == pytest.approx(probability, abs=1e-5)
+        assert len({c["class"] for c in picture["top"]}) == 5
+        assert [c["probability"] for c in picture["top"]] == sorted((c["probability"] for c in picture["top"]), reverse=True)
+        assert picture["labelled"] == f"{picture['file']}.predicted.png"
+        with Image.open(picture["labelled"]) as labelled:
+            assert labelled.size[0] >= 160 and labelled.size[1] > 160
+    printed = Shell(digits.path.parent).run("predict", "t-00000000", "--out", str(tmp_path / "out"), str(tmp_path))
+    lines = printed.splitlines()
+    assert lines[0] == "t-00000000 step-15.local-1, 10 classes" and len(lines) == 17  # labelled ones are not asked about again
+    assert len(list((tmp_path / "out" / "below").iterdir())) == 16
+
+
+def test_pictures_of_any_size_are_resized_and_cut_as_test_pictures(tmp_path: Path) -> None:
+    rng = np.random.RandomState(0)
+    for split in ("train", "val"):
+        for label, name in enumerate(("ant", "bee")):
+            place = tmp_path / "insects" / split / name
+            place.mkdir(parents=True)
+            for i in range(12):
+                width, height = SIZES[i % len(SIZES)]
+                pixels = rng.randint(0, 256, (height, width, 3)) // (1 + label * (i % 3 == 0))  # most cannot be told apart
+                Image.fromarray(pixels.astype(np.uint8)).save(place / f"{i:02}.png")
+    data = {"name": "imagefolder", "folder": "insects", "size": 16, "resize": 20, "mean": [0.4, 0.5, 0.6], "std": [0.2, 0.3, 0.4]}
+    run = trained(tmp_path, tmp_path, data=data, model={"name": "mlp", "hidden": [8]}, global_batch_size=5, epochs=3)
+    told = asked(run, "--out", str(tmp_path / "out"), str(tmp_path / "insects" / "val"))
+    wrong, in_order = mistakes(run), sorted(told["pictures"], key=lambda picture: picture["file"])
+    assert len(in_order) == 24 and 0 < len(wrong) < 24
+    truth = [Path(picture["file"]).parent.name for picture in in_order]
+    found = {i: p["top"][0] for i, p in enumerate(in_order) if p["top"][0]["class"] != truth[i]}
+    assert {i: c["class"] for i, c in found.items()} == {i: name for i, (name, _) in wrong.items()}
+    assert [c["probability"] for c in found.values()] == pytest.approx([wrong[i][1] for i in found], abs=1e-5)
+
+
+def test_of_a_segmentation_masks_are_written(tmp_path: Path) -> None:
+    write_scenes(tmp_path / "scenes", rgb=False)
+    run = trained(tmp_path, tmp_path, **SETTINGS)
+    small, *scenes = [tmp_path / "scenes/JPEGImages" / f"val_{i:02}.jpg" for i in (1, 2, 3, 4, 5, 6)]
+    told = asked(run, "--out", str(tmp_path / "out"), *map(str, scenes))
+    shown = {s["sample"]: base64.b64decode(s["predicted"]) for s in read_json(run.masks)["scenes"]}
+    for number, png in shown.items():
+        picture = told["pictures"][number]
+        mask = Image.open(picture["mask"])
+        assert mask.mode == "P" and picture["mask"].endswith(f"val_{number + 2:02}.jpg.mask.png")
+        assert np.array_equal(np.asarray(mask.convert("RGB")), np.asarray(Image.open(io.BytesIO(png))))
+        assert sum(c["share"] for c in picture["classes"]) == pytest.approx(1)
+        numbers, counts = np.unique(np.asarray(mask), return_counts=True)
+        assert {c["number"]: c["share"] for c in picture["classes"]} == dict(zip(numbers, counts / (32 * 64), strict=True))
+    assert len(shown) == 5
+    printed = Shell(run.path.parent).run("predict", run.run_id, "--out", str(tmp_path / "out"), str(small), str(scenes[0]), code=1)
+    assert f"{small}: 20x30 pixels are smaller than the piece that the run cuts out, 32x64" in printed
+    assert f"{tmp_path / 'out' / 'val_02.jpg.predicted.png'}" in printed
+
+
+def test_the_best_weights_are_taken_where_there_are(tmp_path: Path, digits: RunDir) -> None:
+    run = ranks.make_run(tmp_path, ranks.config(model={"name": "mlp", "hidden": [16]}), read_json(digits.data_record))
+    run.code.symlink_to(PROJECT)
+    write_json(run.plan, {"python": sys.executable})
+    run.checkpoints.mkdir()
+    (run.checkpoints / "step-15.local-1").symlink_to(digits.checkpoints / "step-15.local-1")
+    (run.checkpoints / "best").symlink_to("step-9.local-1")
+    picture = tmp_path / "1.png"
+    Image.new("L", (8, 8)).save(picture)
+    shell = Shell(tmp_path)
+    assert "the best checkpoint of t-00000000, step-9.local-1, is not whole" in shell.run("predict", "t", str(picture), code=2)
+    (run.checkpoints / "best").unlink()
+    assert "step-15.local-1" in shell.run("predict", "t", str(picture))
+
+
+def test_what_cannot_be_predicted_is_told_at_once(tmp_path: Path, digits: RunDir) -> None:
+    (tmp_path / "empty").mkdir()
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        Image.new("RGB", (9, 9)).save(tmp_path / folder / "1.png")
+    text = tmp_path / "notes.png"
+    text.write_text("no picture")
+    shell = Shell(digits.path.parent)
+    told = shell.run("predict", "t", *(str(tmp_path / name) for name in ("none.png", "empty", "a")), code=2)
+    assert f"there is no {tmp_path / 'none.png'}" in told and f"{tmp_path / 'empty'} holds no picture" in told
+    told = shell.run("predict", "t", "--out", str(tmp_path / "o"), str(tmp_path / "a"), str(tmp_path / "b"), code=2)
+    assert f"{tmp_path / 'a/1.png'} and {tmp_path / 'b/1.png'} would both be {tmp_path / 'o/1.png'}.predicted.png" in told
+    told = shell.run("predict", "t", str(text), str(tmp_path / "a"), code=1)
+    assert f"{text}: no picture by its content" in told and "a/1.png.predicted.png" in told
+    told = shell.run("predict", "t", "--out", str(text), str(tmp_path / "a"), code=2)
+    assert "1.png.predicted.png cannot be written (" in told and "--out names another folder" in told
+    assert "Missing argument" in shell.run("predict", "t", code=2)
+
+
+def test_a_run_of_older_code_is_told(tmp_path: Path, digits: RunDir) -> None:
+    run = ranks.make_run(tmp_path, ranks.config(), read_json(digits.data_record))
+    (run.code / "trainer").mkdir(parents=True)
+    Image.new("L", (8, 8)).save(tmp_path / "1.png")
+    told = Shell(tmp_path).run("predict", "t", str(tmp_path / "1.png"), code=2)
+    assert told == f"batchyard: the code that t-00000000 is frozen with ({run.code}) has no trainer.predict: it is older, or gone\n"
+
+
+def test_a_table_takes_no_pictures(tmp_path: Path) -> None:
+    data = {"name": "linear", "features": 2, "w": 1.0, "train_samples": 8, "test_samples": 4}
+    optimizer = {"name": "sgd", "lr": 0.01}
+    run = trained(tmp_path, tmp_path, data=data, model={"name": "mlp", "hidden": []}, optimizer=optimizer, global_batch_size=4)
+    picture = tmp_path / "1.png"
+    Image.new("L", (8, 8)).save(picture)
+    told = Shell(run.path.parent).run("predict", "t", str(picture), code=2)
+    assert told == "batchyard: t-00000000 learns from the rows of a table (linear), not from pictures\n"
+
+
+def test_a_captioned_picture_shows_the_picture_and_its_lines() -> None:
+    small = Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8) * 3)
+    page = captioned(small, [Line("seven 98.1%"), Line("one", (200, 0, 0))])
+    pixels = np.asarray(page)
+    assert np.array_equal(pixels[6 : 6 + 160 : 20, 6 : 6 + 160 : 20, 0], np.asarray(small))
+    below = pixels[166:]
+    assert (below < 100).all(-1).any() and (below == (200, 0, 0)).all(-1).sum() > 50  # letters, and the square of a colour
+    assert captioned(Image.new("RGB", (2000, 100)), []).size == (640 + 12, 32 + 12)
+    assert grid([page] * 5, 2).size == (2 * page.width, 3 * page.height)
+
+
+def test_a_picture_named_twice_is_one(tmp_path: Path) -> None:
+    Image.new("L", (8, 8)).save(tmp_path / "1.png")
+    assert predict.find([tmp_path / "1.png", tmp_path, tmp_path / "1.png"], None) == [
+        predict.Asked(tmp_path / "1.png", tmp_path / "1.png")
+    ]

@@ -1,0 +1,167 @@
+"""`python -m trainer.predict RUN_DIR/config.json PICTURE|FOLDER...`: what a run's model says of pictures; one JSON object.
+
+Beside each picture (or under --out) it writes a labelled one, `<name>.predicted.png`; of a segmentation also `<name>.mask.png`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from trainer import checkpoint, trained
+from trainer.captions import Line, captioned
+from trainer.checkpoint import NewerCheckpoint, NoCheckpoint
+from trainer.config.layout import RunDir
+from trainer.config.outcome import EXIT_WRONG
+from trainer.config.run import RunConfig
+from trainer.data import pictures
+from trainer.data.masks import colour_map
+from trainer.data.pictures import BadPicture
+from trainer.figures import laid_over
+from trainer.trained import TakesNoPictures, Trained
+
+MOST_TOLD = 5  # classes of a picture
+LABELLED, MASK = ".predicted.png", ".mask.png"
+
+
+class NoPictures(Exception):
+    """The call names none, or more than one for the same result; the message is for a person."""
+
+
+class NoPlace(Exception):
+    """What was predicted cannot be written; the message is for a person."""
+
+
+class Asked(NamedTuple):
+    """A picture that was asked for. result: the path of what is written for it, without its ending."""
+
+    file: Path
+    result: Path
+
+
+def find(places: Sequence[Path], out: Path | None) -> list[Asked]:
+    """The pictures, in the order of `places`; of a folder all below it, by name. Raises NoPictures, which tells all that is wrong.
+
+    Under `out` they lie as they lie in their folder.
+    """
+    asked, wrong = [], []
+    for place in places:
+        if place.is_dir():
+            inside = sorted(file for file in place.rglob("*") if is_picture(file))
+            asked += [Asked(file, out / file.relative_to(place) if out else file) for file in inside]
+            wrong += [] if inside else [f"{place} holds no picture ({' '.join(pictures.EXTENSIONS)})"]
+        elif place.exists():
+            asked.append(Asked(place, out / place.name if out else place))
+        else:
+            wrong.append(f"there is no {place}")
+    by_result: dict[Path, Path] = {}
+    for file, result in asked:
+        if by_result.setdefault(result, file).absolute() != file.absolute():
+            wrong.append(f"{by_result[result]} and {file} would both be {result}{LABELLED}: name them in two calls")
+    if wrong or not asked:
+        raise NoPictures("\n".join(wrong) or "no picture is named")
+    return list(dict.fromkeys(asked))
+
+
+def is_picture(file: Path) -> bool:
+    """By its name; what an earlier call wrote is none."""
+    return file.suffix.lower() in pictures.EXTENSIONS and not file.name.endswith((LABELLED, MASK)) and file.is_file()
+
+
+def predict(model: Trained, asked: Sequence[Asked]) -> Iterator[dict[str, Any]]:
+    """Of each picture {file, labelled, top: [{class, probability}]}, the most probable first; of a segmentation, instead of `top`,
+    {mask, classes: [{class, share}]}, shares of the pixels. {file, problem} where it cannot be read. Raises NoPlace."""
+    at_once = model.config.micro_batch_size()  # what a rank held when it was trained
+    for start in range(0, len(asked), at_once):
+        some, results, kept = asked[start : start + at_once], {}, []
+        for one in some:
+            try:
+                image = model.read(one.file.read_bytes())
+                kept.append((one, image, model.fit(image)))
+            except (BadPicture, OSError) as error:
+                results[one] = {"problem": getattr(error, "strerror", None) or str(error)}
+        outputs = model.outputs(torch.from_numpy(np.stack([pixels for *_, pixels in kept]))) if kept else []
+        for (one, image, pixels), output in zip(kept, outputs, strict=True):
+            results[one] = mask(model, one, pixels, output) if output.dim() == 3 else top(model, one, image, output)
+        for one in some:
+            yield {"file": str(one.file), **results[one]}
+
+
+def top(model: Trained, one: Asked, image: Image.Image, output: Tensor) -> dict[str, Any]:
+    """Writes the labelled picture. output: float32 [classes], scores before softmax."""
+    best = output.softmax(0).topk(min(MOST_TOLD, len(model.classes)))
+    pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+    found = [{"class": model.classes[number], "probability": probability} for number, probability in pairs]
+    lines = [Line(f"{f['class']} {f['probability']:.1%}") for f in found]
+    return {"labelled": save(captioned(image, lines), one, LABELLED), "top": found}
+
+
+def mask(model: Trained, one: Asked, pixels: np.ndarray, output: Tensor) -> dict[str, Any]:
+    """Writes the mask, a PNG of the classes' numbers in VOC's colours, and the picture with it. pixels: uint8 [C, H, W], the piece
+    of the picture that the model is given; output: float32 [classes, H, W]."""
+    guess = output.argmax(0).to(torch.uint8)
+    numbers, counts = guess.unique(return_counts=True)
+    found = [
+        {"class": model.classes[int(numbers[i])], "share": int(counts[i]) / guess.numel(), "number": int(numbers[i])}
+        for i in counts.argsort(descending=True)
+    ]
+    palette = Image.fromarray(guess.numpy())
+    palette.putpalette(colour_map().tobytes())
+    lines = [Line(f"{f['class']} {f['share']:.1%}", tuple(colour_map()[f["number"]].tolist())) for f in found]
+    over = Image.fromarray(laid_over(pixels, guess.numpy()).transpose(1, 2, 0).copy())
+    return {"labelled": save(captioned(over, lines), one, LABELLED), "mask": save(palette, one, MASK), "classes": found}
+
+
+def save(image: Image.Image, one: Asked, ending: str) -> str:
+    """Writes a PNG by one rename; returns its path. Raises NoPlace."""
+    path = one.result.with_name(one.result.name + ending)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image.save(temporary, "PNG")
+        temporary.replace(path)
+    except OSError as error:
+        raise NoPlace(f"{path} cannot be written ({error.strerror or error}): --out names another folder") from error
+    finally:
+        with contextlib.suppress(OSError):  # its folder may be none
+            temporary.unlink(missing_ok=True)
+    return str(path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("config", type=Path)
+    parser.add_argument("--out", type=Path, help="the folder to write to; else beside each picture")
+    parser.add_argument("places", type=Path, nargs="+", metavar="PICTURE|FOLDER")
+    arguments = parser.parse_args()
+    run = RunDir(arguments.config.absolute().parent)
+    config = RunConfig.model_validate_json(run.config.read_text())
+    torch.set_num_threads(config.execution.threads_per_rank)
+    kind = config.execution.device if torch.cuda.is_available() else "cpu"
+    try:
+        asked = find(arguments.places, arguments.out)
+        found, complaints = checkpoint.find(run, "best" if (run.checkpoints / "best").is_symlink() else "latest")
+        for complaint in complaints:
+            print(f"checkpoint passed over: {complaint}", file=sys.stderr)
+        model = trained.load(run, config, found, kind)
+        told = list(predict(model, asked))
+    except (NoPictures, NoPlace, NoCheckpoint, NewerCheckpoint, TakesNoPictures, OSError) as error:
+        print(error, file=sys.stderr)
+        sys.exit(EXIT_WRONG)
+    facts = {"run_id": run.run_id, "checkpoint": found.path.name, "global_step": found.manifest["global_step"]}
+    print(json.dumps({**facts, "classes": model.classes, "pictures": told}))
+
+
+if __name__ == "__main__":
+    main()

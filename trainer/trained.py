@@ -1,0 +1,109 @@
+"""A run's model as a checkpoint has it, and what its test pictures go through before it: what predict and export share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from trainer import models
+from trainer.checkpoint import Checkpoint
+from trainer.config.data import ImageData, SmallPictures
+from trainer.config.layout import RunDir, read_json
+from trainer.config.run import RunConfig
+from trainer.data import pictures
+from trainer.data.masks import Crop
+from trainer.data.normalise import Normalise
+from trainer.data.pictures import BadPicture, Fit
+from trainer.evaluate import autocast
+
+
+class TakesNoPictures(Exception):
+    """The run's model takes nothing that a picture's file can hold; the message is for a person."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A model in evaluation mode, with the names of its classes, and what makes a picture of any size what it was evaluated on.
+
+    fit: a picture -> uint8 [C, H, W]; normalise: of these a batch -> what the model is given.
+    """
+
+    config: RunConfig
+    checkpoint: Checkpoint
+    classes: list[str]
+    fit: Fit | Crop
+    normalise: Normalise
+    model: nn.Module
+    device: torch.device
+
+    def read(self, data: bytes) -> Image.Image:
+        """A picture's file -> an image of mode L or RGB. Raises BadPicture, also where it is smaller than the piece to cut out."""
+        image = pictures.read(data, self.fit.channels)
+        if isinstance(self.fit, Crop) and not self.fit.fits(image):
+            least = f"{self.fit.height}x{self.fit.width}"
+            raise BadPicture(f"{image.height}x{image.width} pixels are smaller than the piece that the run cuts out, {least}")
+        return image
+
+    @torch.no_grad()
+    def outputs(self, pixels: Tensor) -> Tensor:
+        """uint8 [n, C, H, W] -> float32 [n, classes] or [n, classes, H, W] on the CPU, computed as evaluations compute it."""
+        with autocast(self.config.train.precision, self.device):
+            return self.model(self.normalise(pixels.to(self.device))).float().cpu()
+
+
+def load(run: RunDir, config: RunConfig, checkpoint: Checkpoint, kind: Literal["cpu", "cuda"]) -> Trained:
+    """The model of a run on a kind of device, with a checkpoint's weights. Raises TakesNoPictures, and FileNotFoundError where the
+    run has no record of its data."""
+    train = config.train
+    record = read_json(run.data_record)
+    if not record:
+        raise FileNotFoundError(f"{run.data_record} is missing: `batchyard submit` writes it before a run begins")
+    if not isinstance(train.data, ImageData):
+        raise TakesNoPictures(f"{run.run_id} learns from the rows of a table ({train.data.name}), not from pictures")
+    given, device = train.data.pictures(), torch.device(kind)
+    if given.channels not in (1, 3):
+        raise TakesNoPictures(f"{run.run_id} takes pictures of {given.channels} channels; a picture's file has one or three")
+    model = models.build(train.model, len(record["classes"]), given.channels, (given.height, given.width))
+    model.load_state_dict(checkpoint.weights)
+    memory_format = torch.channels_last if train.channels_last else torch.contiguous_format
+    mean, std = train.data.mean or record["mean"], train.data.std or record["std"]
+    normalise = Normalise(mean, std, (given.height, given.width), memory_format)
+    return Trained(
+        config, checkpoint, record["classes"], fit_of(train.data, record), normalise.to(device),
+        model.eval().to(device, memory_format=memory_format), device,
+    )  # fmt: skip
+
+
+def fit_of(config: ImageData, record: dict[str, dict[str, int]]) -> Fit | Crop:
+    """How a picture becomes one of the run's test pictures; of a set of one small size the picture's middle, made as small."""
+    if "crop" in record:
+        return Crop(**record["crop"])
+    if "fit" in record:
+        return Fit(**record["fit"])
+    assert isinstance(config, SmallPictures), f"{config} says nothing of its pictures' size"
+    own = config.own()
+    return Fit(own.channels, own.height, own.height, True)
+
+
+def described(config: ImageData, record: dict[str, Any]) -> dict[str, Any]:
+    """For other programs: the names of the classes, how a file becomes `picture`, uint8 [C, H, W], and how that is normalised."""
+    fit, given = fit_of(config, record), config.pictures()
+    resize: dict[str, int] = {}
+    if isinstance(fit, Fit):
+        resize = {"shorter_side": fit.resize} if fit.keep_aspect else {"height": fit.resize, "width": fit.resize}
+    channels, height, width = fit.shape
+    return {
+        "task": config.task, "classes": record["classes"],
+        "picture": {
+            "mode": "L" if channels == 1 else "RGB", "resize": resize or None, "interpolation": "bilinear, antialiased",
+            "centre_crop": [height, width], "dtype": "uint8", "shape": [channels, height, width],
+        },
+        "normalise": {
+            "divide_by": 255, "resize": [given.height, given.width] if (given.height, given.width) != (height, width) else None,
+            "mean": config.mean or record["mean"], "std": config.std or record["std"],
+        },
+    }  # fmt: skip
