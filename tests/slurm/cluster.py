@@ -74,7 +74,7 @@ SlurmdSpoolDir={dir}/spool/%n SlurmdParameters=config_overrides SlurmctldParamet
 SlurmdTimeout=5 SlurmctldTimeout=10 MessageTimeout=10 TCPTimeout=1 BatchStartTimeout=10 ReturnToService=2 MaxJobCount=20000
 SelectType=select/cons_tres SelectTypeParameters=CR_Core_Memory DefMemPerCPU=256 SchedulerType=sched/backfill
 SchedulerParameters=batch_sched_delay=0,sched_interval=1,sched_min_interval=0,bf_interval=1,default_queue_depth=1000
-PreemptMode=REQUEUE JobRequeue=1 KillWait=3 KillOnBadExit={options.kill_on_bad_exit:d} MinJobAge=3600 MaxArraySize=10001"""
+PreemptMode=REQUEUE JobRequeue=1 KillWait=10 KillOnBadExit={options.kill_on_bad_exit:d} MinJobAge=3600 MaxArraySize=10001"""
 WITHOUT_ACCOUNTING = " AccountingStorageType=accounting_storage/none PreemptType=preempt/partition_prio"
 # With munge the password is its socket.
 WITH_ACCOUNTING = """
