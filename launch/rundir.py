@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -36,8 +38,12 @@ class Standing:
 
 def all_runs(runs: Path) -> list[RunDir]:
     """Every run directory, the oldest first."""
-    found = [p.parent for p in runs.glob("*/config.json")]
-    return [RunDir(p) for p in sorted(found, key=lambda p: (p.stat().st_mtime, p.name))]
+    found = []
+    with suppress(FileNotFoundError), os.scandir(runs) as entries:
+        for entry in entries:
+            with suppress(FileNotFoundError, NotADirectoryError):
+                found.append((os.stat(f"{entry.path}/config.json").st_mtime, entry.name))
+    return [RunDir(runs / name) for _, name in sorted(found)]
 
 
 def find(name: str, runs: Path) -> RunDir:
