@@ -25,7 +25,7 @@ from types import FrameType
 from typing import Any
 
 from launch import scratch, verdict
-from launch.slurm_node import ask, deadline_s, goes_on, in_slurms_words, keep, queue_behind, start_again
+from launch.slurm_node import ask, goes_on, in_slurms_words, keep, queue_behind, start_again, unix_s
 from trainer.config.layout import Attempt, RunDir, read_json, write_json
 from trainer.config.lock import LEASE_S, Lock, local_pid, me
 from trainer.config.outcome import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, Outcome
@@ -119,7 +119,8 @@ def too_early(run: RunDir, node: Node, parent: RunDir) -> int:
     attempt = run.attempt(node.attempt_id)
     attempt.path.mkdir(parents=True, exist_ok=True)
     job = str((read_json(parent.slurm_job) or {}).get("job_id"))
-    if node.slurm_job and ask("squeue", "-h", "-j", job, "-o", "%i") and queue_behind(run, attempt, node.slurm_job, job):
+    goes_on_as = ask("squeue", "-h", "-j", job, "-o", "%i") if node.slurm_job else ""
+    if node.slurm_job and goes_on_as and queue_behind(run, attempt, node.slurm_job, job, os.environ):
         return EXIT_DONE
     end = Outcome.read(parent.outcome)
     how = f"{end.status} ({end.verdict})" if end else "not begun"
@@ -142,7 +143,8 @@ def lead(run: RunDir, node: Node, signals: Signals) -> int:
         print(f"{run.run_id} is held by {lock.holder()}", file=sys.stderr)
         if signals.received is None or node.slurm_job is None or run.cancel.exists():
             return EXIT_FAILED
-        start_again(run, read_json(run.plan), attempt, node.slurm_job)  # its time was over before the lease of a lost node was
+        # its time was over before the lease of a lost node was
+        start_again(run, read_json(run.plan), attempt, node.slurm_job, os.environ)
         return EXIT_STOPPED
     try:
         plan = read_json(run.plan)
@@ -172,7 +174,7 @@ def lead(run: RunDir, node: Node, signals: Signals) -> int:
     if node.slurm_job:  # for Slurm's log; locally submit tells it
         print(f"{run.run_id} {outcome.status} ({outcome.verdict})" + (f": {outcome.cause}" if outcome.cause else ""), flush=True)
     if node.slurm_job and goes_on(run, attempt, outcome):
-        start_again(run, plan, attempt, node.slurm_job)
+        start_again(run, plan, attempt, node.slurm_job, os.environ)
     return outcome.exit_code
 
 
@@ -276,6 +278,17 @@ def oom_kills(contained: bool) -> int:
             if found := re.search(r"^oom_kill (\d+)$", file.read_text(), re.M):
                 return int(found[1])
     return 0
+
+
+def deadline_s() -> float | None:
+    """Unix seconds at which the job's time limit ends it; None where there is no Slurm or no limit. Asked on the host, once."""
+    env = os.environ
+    if "SLURM_JOB_END_TIME" in env:  # Slurm 22.05 does not set it
+        return float(env["SLURM_JOB_END_TIME"])
+    if "SLURM_JOB_ID" not in env:
+        return None
+    answer = ask("squeue", "-h", "-j", env["SLURM_JOB_ID"], "-o", "EndTime=%e")
+    return unix_s(answer, "EndTime") or None
 
 
 def place(run: RunDir) -> Node:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -30,7 +29,7 @@ def in_slurms_words(outcome: Outcome, attempt: Attempt, job: str) -> Outcome:
     shown = ask("scontrol", "show", "job", "-o", job)
     record = read_json(attempt.record) or {}
     preempted = unix_s(shown, "PreemptTime") >= record["started"] - 1  # one of an earlier attempt does not count
-    if not preempted and cancelled(shown, record.get("deadline")):
+    if not preempted and cancelled(shown, attempt, record.get("deadline")):
         outcome = replace(outcome, status="stopped", verdict="cancelled", cause="cancelled by scancel", hint=None)
     elif outcome.verdict == "timeout" and preempted:
         outcome = replace(outcome, verdict="preempted", cause="preempted by another job")
@@ -40,13 +39,13 @@ def in_slurms_words(outcome: Outcome, attempt: Attempt, job: str) -> Outcome:
     return outcome
 
 
-def cancelled(shown: str, deadline: float | None) -> bool:
+def cancelled(shown: str, attempt: Attempt, deadline: float | None) -> bool:
     """Whether `scontrol show job` tells of a scancel before the time limit. While a job ends its state reads COMPLETING, whatever
     ended it: a requeue is told apart by its count of restarts, a lost node by its reason, the limit by the clock."""
     if "JobState=CANCELLED" not in shown and "JobState=COMPLETING Reason=None" not in shown:
         return False
     restarts = re.search(r"\bRestarts=(\d+)", shown)
-    same = restarts is not None and restarts[1] == os.environ.get("SLURM_RESTART_COUNT", "0")
+    same = restarts is not None and restarts[1] == attempt.id.rpartition(".")[2]
     return same and (deadline is None or unix_s(shown, "EndTime") < deadline - 2)
 
 
@@ -65,7 +64,7 @@ def goes_on(run: RunDir, attempt: Attempt, outcome: Outcome) -> bool:
     return not run.cancel.exists() and retries(outcome.budget, earlier)
 
 
-def start_again(run: RunDir, plan: dict[str, Any], attempt: Attempt, job: str) -> None:
+def start_again(run: RunDir, plan: dict[str, Any], attempt: Attempt, job: str, environment: Mapping[str, str]) -> None:
     """Requeues the job; where the site allows none (slurm.requeue: false), queues another one that begins when it has ended.
 
     Explicitly: a job that exits in its grace time has ended for Slurm. job: <array>_<task>, for the array's id would take all.
@@ -73,12 +72,13 @@ def start_again(run: RunDir, plan: dict[str, Any], attempt: Attempt, job: str) -
     if "no-requeue" not in plan.get("slurm", {}).get("additional_parameters", {}):
         subprocess.run(["scontrol", "requeue", job], check=False)
         return
-    queue_behind(run, attempt, job, job)
+    queue_behind(run, attempt, job, job, environment)
 
 
-def queue_behind(run: RunDir, attempt: Attempt, job: str, behind: str) -> bool:
-    """Queues the attempt's script again, behind another job, in the place of `job`; whether that went well."""
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "SBATCH_", "SRUN_")) or k == "SLURM_CONF"}
+def queue_behind(run: RunDir, attempt: Attempt, job: str, behind: str, environment: Mapping[str, str]) -> bool:
+    """Queues the attempt's script again, behind another job, in the place of `job`; whether that went well. environment: of this
+    process, of which the new job inherits what is not this job's own."""
+    inherited = {k: v for k, v in environment.items() if not k.startswith(("SLURM_", "SBATCH_", "SRUN_")) or k == "SLURM_CONF"}
     own = attempt.script if attempt.script.exists() else run.attempt(f"slurm-{job}.0").script
     argv = ["sbatch", "--parsable", f"--dependency=afterany:{behind}", str(own)]
     answer = subprocess.run(argv, env=inherited, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
@@ -93,17 +93,6 @@ def queue_behind(run: RunDir, attempt: Attempt, job: str, behind: str) -> bool:
     write_json(run.slurm_job, {"job_id": follower, "logs": str(run.slurm), "follows": [*record.get("follows", ()), job]})
     print(f"Slurm job {follower} goes on with {run.run_id}", flush=True)
     return True
-
-
-def deadline_s() -> float | None:
-    """Unix seconds at which the job's time limit ends it; None where there is no Slurm or no limit. Asked on the host, once."""
-    env = os.environ
-    if "SLURM_JOB_END_TIME" in env:  # Slurm 22.05 does not set it
-        return float(env["SLURM_JOB_END_TIME"])
-    if "SLURM_JOB_ID" not in env:
-        return None
-    answer = ask("squeue", "-h", "-j", env["SLURM_JOB_ID"], "-o", "EndTime=%e")
-    return unix_s(answer, "EndTime") or None
 
 
 def ask(*argv: str) -> str:
