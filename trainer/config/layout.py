@@ -228,7 +228,7 @@ class RunDir:
         try:
             with os.scandir(self.attempts) as entries:
                 found = [self.attempts / e.name for e in entries if e.is_dir()]
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return []
         return [Attempt(p) for p in (sorted(found, key=lambda p: (_started(p), p.name)) if len(found) > 1 else found)]
 
