@@ -14,6 +14,7 @@ from pathlib import Path
 from types import FrameType
 
 from launch import site
+from launch.errors import Failed
 from launch.plan import Plan
 from launch.rundir import newest_attempt_number
 from launch.verdict import conclude
@@ -25,7 +26,7 @@ from trainer.config.outcome import EXIT_DONE, Outcome
 START_S = 60.0
 
 
-class StartError(Exception):
+class StartError(Failed):
     """The attempt could not be started; the message shows the command and what it said."""
 
 

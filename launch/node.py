@@ -26,7 +26,7 @@ from typing import Any
 
 from launch import scratch, verdict
 from launch.slurm_node import ask, goes_on, in_slurms_words, keep, queue_behind, start_again, unix_s
-from trainer.config.layout import Attempt, RunDir, read_json, write_json
+from trainer.config.layout import Attempt, RunDir, read_json, write_json, write_text
 from trainer.config.lock import LEASE_S, Lock, local_pid, me
 from trainer.config.outcome import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, Outcome
 
@@ -94,8 +94,20 @@ def main(arguments: list[str] | None = None) -> int:
     signals = Signals()
     if options.die_with_parent and sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)
-    run = RunDir(Path(read_json(options.run)[int(os.environ["SLURM_ARRAY_TASK_ID"])]) if options.run.is_file() else options.run)
+    run = of_array(options.run) if options.run.is_file() else RunDir(options.run)
     return attend(run, place(run) if options.slurm else Node(0, options.attempt, "localhost", 0), signals)
+
+
+def of_array(listing: Path) -> RunDir:
+    """The run that this task of a job array is. Leaves the script by which it runs alone: those of an array differ in the run."""
+    array = read_json(listing)
+    runs = [RunDir(Path(path)) for path in array["runs"]]
+    run = runs[int(os.environ["SLURM_ARRAY_TASK_ID"])]
+    here = place(run)
+    script = run.attempt(f"slurm-{here.slurm_job}.0").script
+    if here.rank == 0 and not script.exists():
+        keep(partial(write_text, script, array["script"].replace(runs[0].run_id, run.run_id)))
+    return run
 
 
 def attend(run: RunDir, node: Node, signals: Signals) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from launch.site import BackendName, Folders, Machine, Site
@@ -54,9 +54,6 @@ class Plan:
     local_scratch: str | None = None
     after: str | None = None
     notes: list[str] = field(default_factory=list)
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
 
     def command(self) -> str:
         """The command as a person would type it, its variables in front."""

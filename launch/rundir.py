@@ -7,12 +7,15 @@ import re
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+from launch.errors import Wrong
 from trainer.config.layout import Attempt, RunDir, read_json, read_jsonl
 from trainer.config.lock import Lock, local_pid
 from trainer.config.outcome import Outcome
-from trainer.config.run import RunConfig
+
+if TYPE_CHECKING:
+    from trainer.config.run import RunConfig
 
 State = Literal["new", "queued", "running", "completed", "stopped", "pruned", "failed", "cancelled", "dead"]
 
@@ -20,7 +23,7 @@ State = Literal["new", "queued", "running", "completed", "stopped", "pruned", "f
 LAST_BYTES = 2**16  # of metrics.jsonl and timing.jsonl, in which their newest rows are looked for
 
 
-class NoSuchRun(Exception):
+class NoSuchRun(Wrong):
     """No run, or more than one, goes by that name; the message lists what there is."""
 
 
@@ -78,6 +81,8 @@ def run_for(run_id: str, runs: Path, *, new: bool) -> RunDir:
 
 def read_config(run: RunDir) -> RunConfig | None:
     """The run's config, or None where there is none. Raises pydantic's ValidationError where another version wrote it."""
+    from trainer.config.run import RunConfig
+
     try:
         return RunConfig.model_validate_json(run.config.read_text())
     except FileNotFoundError:
@@ -87,9 +92,11 @@ def read_config(run: RunDir) -> RunConfig | None:
 def standing(run: RunDir, slurm_states: dict[str, str] | None = None, job: str | None = None) -> Standing:
     """Where the run stands. slurm_states: by job id, where Slurm was asked: RUNNING, PENDING (Priority). It alone knows what is
     still queued. job: the run's newest one, where that was read already."""
+    holder = Lock(run.lock).holder()
+    if holder is None and job is None and not run.config.exists():  # the common case of a new sweep's many points
+        return Standing("new")
     attempts = run.all_attempts()
     newest = attempts[-1] if attempts else None
-    holder = Lock(run.lock).holder()
     if holder:
         where = f"{holder.get('attempt')} on {holder['host']}"
         return Standing("running", None, run.attempt(str(holder.get("attempt"))), where, holder, job or slurm_job(run))

@@ -10,6 +10,7 @@ process, the queue is searched for the token before anything is submitted again.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -23,8 +24,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from launch.errors import Failed
 from launch.plan import Plan
-from trainer.config.layout import Attempt, RunDir, SweepDir, read_json, write_json
+from trainer.config.layout import Attempt, RunDir, SweepDir, read_json, write_json, write_text
 
 if TYPE_CHECKING:
     from submitit.slurm.slurm import SlurmExecutor
@@ -35,7 +37,7 @@ LOOKS, LOOK_EVERY_S = 5, 1.0
 FIRST_ARRAY_LIMIT = 1001  # Slurm's own default of MaxArraySize
 
 
-class SlurmError(Exception):
+class SlurmError(Failed):
     """A Slurm command failed; the message shows it and what it said."""
 
 
@@ -111,7 +113,10 @@ def submit(run: RunDir, plan: Plan) -> tuple[Attempt, str]:
     run.slurm.mkdir(parents=True, exist_ok=True)
     text = script(run, plan)
     job_id = _sbatch(text, run.slurm, plan)
-    return _queued(run, job_id, text, run.slurm), job_id
+    attempt = run.attempt(f"slurm-{job_id}.0")
+    write_text(attempt.script, text)
+    _queued(run, job_id, run.slurm)
+    return attempt, job_id
 
 
 def submit_sweep(runs: Sequence[tuple[RunDir, Plan]], sweep: SweepDir, code: Path, at_once: int) -> list[str]:
@@ -125,14 +130,12 @@ def submit_sweep(runs: Sequence[tuple[RunDir, Plan]], sweep: SweepDir, code: Pat
     for piece in pieces(len(runs), _largest_array(), at_once):
         of_piece = runs[piece.start : piece.stop]
         listing = folder / f"points-{uuid.uuid4().hex[:12]}.json"
-        write_json(listing, [str(run.path) for run, _ in of_piece])
+        write_json(listing, {"runs": [str(run.path) for run, _ in of_piece], "script": script(*of_piece[0])})
         plan = of_piece[0][1]
         behind = [] if piece.after is None else [ids[piece.after]]
         ids.append(_submit_array(sweep, plan, piece, command(listing, code, plan), listing, behind))
-        first = of_piece[0][0].run_id
-        alone = script(*of_piece[0])
-        for task, (run, _) in enumerate(of_piece):  # the points differ in their directories alone
-            _queued(run, f"{ids[-1]}_{task}", alone.replace(first, run.run_id), folder, sync=False)
+        for task, (run, _) in enumerate(of_piece):
+            _queued(run, f"{ids[-1]}_{task}", folder, sync=False)
         os.sync()
         _intent(folder).unlink(missing_ok=True)
     return ids
@@ -170,15 +173,11 @@ def _submit_array(sweep: SweepDir, plan: Plan, piece: Piece, start: str, listing
     return _sbatch(executor._make_submission_file_text(start, ""), sweep.slurm, plan, listing)
 
 
-def _queued(run: RunDir, job: str, text: str, logs: Path, *, sync: bool = True) -> Attempt:
-    """Records the run's newest Slurm job. job: as squeue shows it, `12` or `12_3`. text: a script that runs this run by hand."""
-    attempt = run.attempt(f"slurm-{job}.0")
-    attempt.path.mkdir(parents=True, exist_ok=True)
-    attempt.script.write_text(text)
-    write_json(run.slurm_job, {"job_id": job, "logs": str(logs)}, sync=sync)
+def _queued(run: RunDir, job: str, logs: Path, *, sync: bool = True) -> None:
+    """Records the run's newest Slurm job. job: as squeue shows it, `12` or `12_3`."""
+    write_text(run.slurm_job, json.dumps({"job_id": job, "logs": str(logs)}) + "\n", sync=sync)
     if _intent(run.slurm).exists():
         _intent(run.slurm).unlink()
-    return attempt
 
 
 def _sbatch(text: str, folder: Path, plan: Plan, listing: Path | None = None) -> str:
@@ -186,7 +185,7 @@ def _sbatch(text: str, folder: Path, plan: Plan, listing: Path | None = None) ->
     if shutil.which("sbatch") is None:
         raise SlurmError("there is no sbatch here: submit from a login node, or use --backend local")
     token = f"batchyard:{uuid.uuid4().hex}"
-    file = folder / "submission.sh"
+    file = listing.with_suffix(".sh") if listing else folder / "submission.sh"
     file.write_text(text)
     write_json(_intent(folder), {"token": token, "time": time.time(), "listing": str(listing) if listing else None})
     theirs = plan.slurm.get("additional_parameters", {}).get("comment")
@@ -211,19 +210,18 @@ def _intent(folder: Path) -> Path:
 def adopt(run: RunDir) -> None:
     """Where a submit was interrupted between sbatch and its record: records the job that it queued. Raises SlurmError."""
     if (intent := read_json(_intent(run.slurm))) and (job := find(intent["token"])):
-        write_json(run.slurm_job, {"job_id": job, "logs": str(run.slurm)})
+        _queued(run, job, run.slurm)
     _intent(run.slurm).unlink(missing_ok=True)
 
 
 def adopt_sweep(sweep: SweepDir) -> None:
     """Likewise for the array that was being queued."""
     if (intent := read_json(_intent(sweep.slurm))) and (job := find(intent["token"])):
-        listed = read_json(Path(intent["listing"])) or []
-        if isinstance(listed, dict):  # tasks that choose their trials
+        listed = read_json(Path(intent["listing"])) or {}
+        if "tasks" in listed:  # which choose their trials
             write_json(Path(intent["listing"]), {**listed, "job_id": job})
-        else:
-            for task, path in enumerate(listed):
-                write_json(RunDir(Path(path)).slurm_job, {"job_id": f"{job}_{task}", "logs": str(sweep.slurm)})
+        for task, path in enumerate(listed.get("runs", ())):
+            _queued(RunDir(Path(path)), f"{job}_{task}", sweep.slurm)
     _intent(sweep.slurm).unlink(missing_ok=True)
 
 

@@ -9,17 +9,17 @@ import stat
 import subprocess
 import sys
 from dataclasses import dataclass, replace
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from launch.errors import Wrong
 from trainer.config.layout import RunDir, write_json
 
 MOST_MB = 200
 PACKAGES = ("torch", "torchvision", "numpy", "wandb", "submitit", "pydantic")
 
 
-class SnapshotError(Exception):
+class SnapshotError(Wrong):
     """The code cannot be frozen; the message says what to do."""
 
 
@@ -120,6 +120,8 @@ def _remove(folder: Path) -> None:
 
 @functools.cache
 def _versions() -> dict[str, str]:
+    from importlib import metadata  # takes longer than all the rest of this module
+
     found = {}
     for package in PACKAGES:
         try:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-
-from rich.console import Console
+from typing import TYPE_CHECKING
 
 from launch import rundir, table
 from launch.report import words
 from launch.rundir import Standing
 from trainer.config.layout import RunDir, read_json
 from trainer.config.outcome import Outcome
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 COLOURS = {
     "completed": "green", "failed": "red", "dead": "red", "running": "cyan", "queued": "yellow", "stopped": "yellow",

@@ -10,14 +10,17 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic_core import to_json
 
 from launch import local, parent, rundir, site, snapshot, spec
 from launch import plan as planning
+from launch.errors import Wrong
 from launch.plan import Placement, Plan
 from launch.report import words
 from launch.rundir import Standing
@@ -25,10 +28,10 @@ from launch.site import BackendName, Folders, Machine, Site
 from launch.snapshot import Code
 from launch.spec import Job, JobSpec, Loaded
 from launch.verdict import conclude
-from trainer.config.layout import RunDir, read_json, write_json
+from trainer.config.layout import RunDir, read_json, write_json, write_text
 from trainer.config.lock import Lock
 from trainer.config.outcome import EXIT_WRONG, Outcome
-from trainer.config.run import RunConfig, canonical
+from trainer.config.run import RunConfig, TrainConfig, canonical
 
 # After these ends the code of the run is as good as it was: going on with it keeps the run bit-exact.
 KEEP_CODE = ("preempted", "timeout", "pruned", "cancelled", "killed", "infrastructure", "oom_host", "hang")
@@ -36,7 +39,7 @@ LOCK_WAIT_S = 60.0
 DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # libyaml's writes the same text ten times as fast
 
 
-class SubmitError(Exception):
+class SubmitError(Wrong):
     """The run cannot be submitted; the message says why and what to try."""
 
 
@@ -98,15 +101,31 @@ def resolve(request: Request, job: JobSpec, machine: Machine) -> Ready:
     return Ready(request, job, placement, run, config, plan)
 
 
-@dataclass
 class Together:
     """What points of a sweep that are queued together have in common: made for the first of them, linked by the others.
 
-    data: by its configuration, the record of a prepared set and where it stands. The caller syncs the disk, once for all.
+    data: by what it is made from, a data set that is made ready while the next points are written. The caller syncs the disk, once
+    for all.
     """
 
-    data: dict[str, tuple[dict[str, Any], Path]] = field(default_factory=dict)
-    code_record: Path | None = None
+    def __init__(self) -> None:
+        self.data: dict[str, Prepared] = {}
+        self.code_record: Path | None = None
+        self._one_by_one = ThreadPoolExecutor(1)
+
+    def ask(self, ready: Ready) -> Prepared:
+        asked = made_from(ready)
+        if asked not in self.data:
+            self.data[asked] = Prepared(self._one_by_one.submit(make_data, ready))
+        return self.data[asked]
+
+
+@dataclass
+class Prepared:
+    """A data set of points that are queued together. record: what prepare tells of it; file: the first point's, once written."""
+
+    record: Future[dict[str, Any]]
+    file: Path | None = None
 
 
 def _before(request: Request, job: JobSpec) -> RunDir | None:
@@ -142,11 +161,17 @@ def acquire(lock: Lock, name: str, held: Lock | None = None) -> bool:
         ) from None
 
 
-def prepare_run(
+def prepare_run(ready: Ready, before: Standing, code: Code, image: str | None, say: Callable[[str], None]) -> None:
+    """Makes the run ready to start: its directory and its data. image: name and digest, for the record. Raises SubmitError."""
+    write_run(ready, before, code, image, say)
+    prepare_data(ready, say)
+
+
+def write_run(
     ready: Ready, before: Standing, code: Code, image: str | None, say: Callable[[str], None],
     together: Together | None = None,
 ) -> None:
-    """Writes the run directory: configuration, plan, data and code. image: name and digest, for the record. Raises SubmitError."""
+    """Writes the run directory: code, job, configuration and plan. Raises SubmitError."""
     run = ready.run
     outcome = before.outcome
     if before.state == "dead" and before.attempt and not before.attempt.outcome.exists():
@@ -170,10 +195,11 @@ def prepare_run(
     # which run `after` is stands in the plan; the figures of others are of the job, and may be of another point of its sweep
     job = ready.spec.model_dump(mode="json", exclude_unset=True, exclude={"after", "published"})
     run.job.write_text(yaml.dump(job, Dumper=DUMPER, sort_keys=False))
-    config, alone = ready.config.model_dump(mode="json"), together is None
-    write_json(run.config, known_to(read_json(run.config), config) if keep else config, sync=alone)
-    write_json(run.plan, ready.plan.to_json(), sync=alone)
-    prepare_data(ready, say, together)
+    config, alone = ready.config.model_dump_json(indent=2), together is None
+    if keep:
+        config = json.dumps(known_to(read_json(run.config), json.loads(config)), indent=2)
+    write_text(run.config, config + "\n", sync=alone)
+    write_text(run.plan, to_json(ready.plan, indent=2).decode() + "\n", sync=alone)  # by pydantic, as a sweep has many
 
 
 def known_to(before: Any, now: Any) -> Any:
@@ -190,35 +216,49 @@ def code_differs(run: RunDir, code: Code) -> bool:
         return False
 
 
-def prepare_data(ready: Ready, say: Callable[[str], None], together: Together | None = None) -> None:
+def prepare_data(ready: Ready, say: Callable[[str], None], shared: Prepared | None = None) -> None:
     """Makes the data set (and the weights to begin with) ready by the run's own Python and code, and records what was made.
 
-    Raises SubmitError.
+    shared: the set that is made for several. Raises SubmitError.
     """
-    run, plan, where = ready.run, ready.plan, ready.request.folders
-    train = ready.config.train
-    begins = (train.weights, train.freeze, train.model) if train.weights or train.freeze else ()
-    asked = f"{run.code.resolve()} {train.data!r} {ready.config.execution.allow_unverified_data} {begins!r}"
-    record, written = (together.data if together else {}).get(asked, (None, None))
-    if record is None:
-        where.cache.mkdir(parents=True, exist_ok=True)
-        needs = "torch" if begins else "numpy"
-        result = tool(run, plan.python, "prepare", "--data-dir", str(where.data), "--cache-dir", str(where.cache), needs=needs)
-        record = json.loads(result.stdout)
+    run = ready.run
+    record = shared.record.result() if shared else make_data(ready)
     known = run.data_record.exists() and json.loads(run.data_record.read_text())
     if known and known["sha256"] != record["sha256"]:
         raise SubmitError(
             f"the prepared data is not what {run.run_id} was trained on "
             f"(sha256 {record['sha256'][:12]}, was {known['sha256'][:12]}); --new starts another run"
         )
-    if written:
-        snapshot.link(written, run.data_record)
+    if shared and shared.file:
+        snapshot.link(shared.file, run.data_record)
     else:
-        write_json(run.data_record, record, sync=together is None)
-    if together:
-        together.data[asked] = record, run.data_record
+        write_json(run.data_record, record, sync=shared is None)
+    if shared:
+        shared.file = run.data_record
     if left_out := len(record.get("skipped", ())):
         say(f"{left_out} picture(s) cannot be used and are left out; {site.shown(run.data_record)} names them")
+
+
+def _begins_with(train: TrainConfig) -> tuple[Any, ...]:
+    """What decides the weights that training begins with, where those are not drawn alone."""
+    return (train.weights, train.freeze, train.model) if train.weights or train.freeze else ()
+
+
+def made_from(ready: Ready) -> str:
+    """Equal where the same data is prepared by the same code."""
+    train, code = ready.config.train, ready.run.code
+    allowed = ready.config.execution.allow_unverified_data
+    return f"{code.readlink() if code.is_symlink() else code} {train.data.model_dump_json()} {allowed} {_begins_with(train)!r}"
+
+
+def make_data(ready: Ready) -> dict[str, Any]:
+    """Makes the data set and the weights to begin with; returns the record of both. Raises SubmitError."""
+    where = ready.request.folders
+    where.cache.mkdir(parents=True, exist_ok=True)
+    needs = "torch" if _begins_with(ready.config.train) else "numpy"
+    folders = ("--data-dir", str(where.data), "--cache-dir", str(where.cache))
+    made: dict[str, Any] = json.loads(tool(ready.run, ready.plan.python, "prepare", *folders, needs=needs).stdout)
+    return made
 
 
 def tool(run: RunDir, python: str, name: str, *arguments: str, needs: str) -> subprocess.CompletedProcess[str]:

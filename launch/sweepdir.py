@@ -5,15 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from glob import escape
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from launch import rundir, snapshot
-from launch.snapshot import Code
-from launch.spec import NAME
-from launch.submit import take
+from launch import rundir
 from trainer.config.layout import RunDir, SweepDir, read_json, write_json
 from trainer.config.lock import local_pid, me
+
+if TYPE_CHECKING:
+    from launch.snapshot import Code
 
 Submit = dict[str, Any]  # {started, ended, backend, settings, points, host, boot, pid, start, pidns}
 
@@ -35,7 +36,7 @@ def find(name: str, runs: Path) -> SweepDir | None:
     exact = SweepDir(runs / name)
     if "/" not in name and exact.record.exists():
         return exact
-    of_job = [SweepDir(p.parent) for p in runs.glob(f"{name}.sweep*/sweep.json")] if NAME.match(name) else []
+    of_job = [SweepDir(p.parent) for p in runs.glob(f"{escape(name)}.sweep*/sweep.json")] if "/" not in name else []
     if not of_job:
         return None
     newest = max(of_job, key=lambda s: s.record.stat().st_mtime)
@@ -68,6 +69,9 @@ def runs(sweep: SweepDir) -> list[RunDir]:
 
 def keep_code(sweep: SweepDir, code: Code) -> Code:
     """The code from a copy in the sweep's directory, so that all points of a submit have one. Raises SubmitError."""
+    from launch import snapshot
+    from launch.submit import take
+
     lock = take(sweep.submit_lock, sweep.sweep_id)
     try:
         return snapshot.keep(code, sweep.code(code.sha256))
@@ -98,6 +102,8 @@ def recording(sweep: SweepDir, job: str) -> Iterator[list[Submit]]:
 
     Raises SubmitError.
     """
+    from launch.submit import take  # with all that a spec may hold, which `find` needs nothing of
+
     lock = take(sweep.submit_lock, sweep.sweep_id)  # two submits may work on one sweep, each on points of its own
     try:
         found = submits(sweep)

@@ -9,6 +9,7 @@ import argparse
 import sys
 import time
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 from launch import rundir, search, slurm, submit, sweepdir
@@ -74,7 +75,9 @@ def prepare(sweep: SweepDir, ready: Ready, before: Standing, code: Code, job: st
     """Writes the run directory, and with which script the run goes on by hand or by itself. Raises SubmitError."""
     run, template = ready.run, sweep.template
     run.path.mkdir(exist_ok=True)  # without the submit's lock: a killed task would leave it, for its lease, to the next submit
-    submit.prepare_run(ready, before, code, None, lambda line: print(line, flush=True), together=submit.Together())
+    say = partial(print, flush=True)
+    submit.write_run(ready, before, code, None, say, submit.Together())
+    submit.prepare_data(ready, say)
     script = run.attempt(f"slurm-{job}.0").script
     script.parent.mkdir(parents=True, exist_ok=True)
     run.slurm.mkdir(exist_ok=True)

@@ -272,14 +272,18 @@ def test_a_lock_of_this_process_under_a_reused_pid_is_not_held(tmp_path: Path) -
 
 
 def test_a_task_of_an_array_takes_its_own_run(tmp_path: Path) -> None:
-    runs = [run_dir(tmp_path / name, ["sh", "-c", f"echo {name} > $0/said; exit 1", f"{tmp_path}/{name}"]) for name in "ab"]
+    says = ["sh", "-c", 'echo "$0" > "$1"; exit 1']
+    runs = [RunDir(tmp_path / name) for name in ("x-aaaaaaaa", "x-bbbbbbbb")]
+    for run in runs:
+        run_dir(tmp_path, [*says, run.run_id, f"{run.path}/said"]).path.rename(run.path)
     listing = tmp_path / "points.json"
-    write_json(listing, [str(run.path) for run in runs])
+    write_json(listing, {"runs": [str(run.path) for run in runs], "script": f"srun {runs[0].path}"})
     fake(tmp_path / "bin", "scontrol", "exit 0")
     fake(tmp_path / "bin", "squeue", "exit 0")
     task = {"SLURM_JOB_ID": "9", "SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "1"}
     environment = {**os.environ, **task, "PATH": f"{tmp_path}/bin:{os.environ['PATH']}"}
     argv = [sys.executable, "-m", "launch.node", str(listing), "--slurm"]
     subprocess.run(argv, cwd=PROJECT, env=environment, stdin=subprocess.DEVNULL, timeout=60, check=False)
-    assert (tmp_path / "b/said").read_text() == "b\n" and not (tmp_path / "a/said").exists()
+    assert (runs[1].path / "said").read_text() == "x-bbbbbbbb\n" and not (runs[0].path / "said").exists()
     assert [a.id for a in runs[1].all_attempts()] == ["slurm-7_1.0"] and not runs[0].all_attempts()
+    assert runs[1].all_attempts()[0].script.read_text() == f"srun {runs[1].path}"

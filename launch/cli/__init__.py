@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import importlib
 import sys
-from importlib import metadata
 
 import click
 
+from launch.errors import Failed, Wrong
 from launch.yaml_tree import SpecError
 from trainer.config.outcome import EXIT_FAILED, EXIT_WRONG
 
@@ -61,29 +61,23 @@ class Verbs(click.Group):
 
 
 @click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.version_option(metadata.version("batchyard"), message="batchyard %(version)s")
+@click.version_option(package_name="batchyard", message="batchyard %(version)s")
 def cli() -> None:
     """Batch training jobs on a laptop, in a container, or on a Slurm cluster, from one YAML file."""
 
 
 def main() -> None:
     """The entry point: a person's mistakes end with a message and exit code 2, failures with 1; neither with a traceback."""
-    from launch.local import StartError
-    from launch.rundir import NoSuchRun
-    from launch.slurm import SlurmError
-    from launch.snapshot import SnapshotError
-    from launch.submit import SubmitError
-
     try:
         cli(standalone_mode=False)
     except SpecError as error:
         for problem in error.problems:
             click.echo(problem, err=True)
         sys.exit(EXIT_WRONG)
-    except (NoSuchRun, SubmitError, SnapshotError) as error:
+    except Wrong as error:
         click.echo(f"batchyard: {error}", err=True)
         sys.exit(EXIT_WRONG)
-    except (StartError, SlurmError) as error:
+    except Failed as error:
         click.echo(f"batchyard: {error}", err=True)
         sys.exit(EXIT_FAILED)
     except click.exceptions.Exit as error:

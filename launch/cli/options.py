@@ -5,16 +5,18 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
-from rich.console import Console
 
-from launch import site, spec, sweepdir
+from launch import site, sweepdir
 from launch.site import BACKENDS, BackendName, Folders, Site
-from launch.spec import Job
-from launch.submit import Request
 from trainer.config.layout import RunDir, SweepDir, read_json
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from launch.submit import Request
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -51,6 +53,8 @@ def runs_folder(site_file: Path | None, runs_dir: Path | None) -> tuple[Site, Pa
 
 def console() -> Console:
     """For tables; a pipe has no width to fold to."""
+    from rich.console import Console
+
     return Console() if sys.stdout.isatty() else Console(width=200)
 
 
@@ -59,6 +63,10 @@ def request(
     new: bool, data_dir: Path | None, strict_resources: bool,
 ) -> tuple[Request, Path | None]:
     """What the options ask for, and the site file that was used. Raises SpecError."""
+    from launch import spec  # here, for the verbs about runs need no job
+    from launch.spec import Job
+    from launch.submit import Request
+
     project = site.project()
     found, used = site.load(site_file, project)
     where = site.folders(found, data_dir)

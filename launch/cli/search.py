@@ -96,7 +96,8 @@ def _queue(
         asked = replace(request, run_id=of.sweep.template.run_id, folders=of_sweep, new=False, sweep=of.sweep.sweep_id)
         template = submitting.resolve(asked, loaded.specs[0], machine)
         together = submitting.Together()  # one code for all trials
-        submitting.prepare_run(template, Standing("new"), code, None, lambda line: click.echo(f"  {line}"), together)
+        submitting.write_run(template, Standing("new"), code, None, click.echo, together)
+        submitting.prepare_data(template, lambda line: click.echo(f"  {line}"))
         trial.leave_request(of.sweep, replace(template, request=request), code)
         behind = {read_json(r.run.slurm_job)["job_id"].split("_")[0] for r in ready if r.run.slurm_job.exists()}
         arrays = slurm.submit_trials(of.sweep, template.plan, code.root, tasks, at_once, sorted(behind))

@@ -23,7 +23,7 @@ from launch.rundir import NoSuchRun
 from launch.site import Machine
 from launch.snapshot import Code
 from launch.spec import Loaded
-from launch.submit import Ready, Request, SubmitError
+from launch.submit import Prepared, Ready, Request, SubmitError
 from launch.sweep import Point, Reconciled, Sweep
 from launch.sweepdir import Submit
 from trainer.config.layout import SweepDir, write_json
@@ -110,7 +110,11 @@ def _prune(sweep: SweepDir, plan: Reconciled) -> None:
 
 def queue_all(sweep: SweepDir, submit: Submit, job: str, to_run: list[Ready], code: Code, at_once: int) -> int:
     """Queues points as job arrays. One that cannot be prepared is recorded, and keeps no other from its place in the queue."""
-    together, queued = submitting.Together(), list[Ready]()
+    together, written, queued = submitting.Together(), list[tuple[Ready, Prepared]](), list[Ready]()
+
+    def say(line: str) -> None:
+        click.echo(f"  {line}")
+
     lock = submitting.take(sweep.queue_lock, sweep.sweep_id)
     try:  # held until all are queued: another submit finds them in the queue, or waits
         for ready in to_run:
@@ -121,7 +125,14 @@ def queue_all(sweep: SweepDir, submit: Submit, job: str, to_run: list[Ready], co
             if sweeping.PROGRESS[before.state] in ("done", "running"):  # by another submit, since the table
                 continue
             try:
-                submitting.prepare_run(ready, before, code, None, lambda line: click.echo(f"  {line}"), together)
+                submitting.write_run(ready, before, code, None, say, together)
+                written.append((ready, together.ask(ready)))
+            except (SubmitError, OSError) as error:
+                _tell(sweep, submit, ready, error)
+            lock.renew()
+        for ready, prepared in written:
+            try:
+                submitting.prepare_data(ready, say, prepared)
                 queued.append(ready)
             except (SubmitError, OSError) as error:
                 _tell(sweep, submit, ready, error)

@@ -1,7 +1,23 @@
 """The report of a run or of a sweep: one HTML page that needs nothing but itself. Imports the standard library and trainer.config
-only."""
+only.
 
-from launch.report.page import write
-from launch.report.sweep import write as write_sweep
+The modules that make a page are imported when one is written: most commands write none.
+"""
 
-__all__ = ["write", "write_sweep"]
+from pathlib import Path
+
+from trainer.config.layout import RunDir, SweepDir
+
+
+def write(run: RunDir) -> Path:
+    """Writes the run's page; returns its path."""
+    from launch.report import page
+
+    return page.write(run)
+
+
+def write_sweep(sweep: SweepDir) -> Path:
+    """Writes the sweep's page; returns its path."""
+    from launch.report import sweep as page
+
+    return page.write(sweep)

@@ -26,7 +26,7 @@ class Attempt:
 
     @property
     def script(self) -> Path:
-        """The command or batch script that starts this attempt by hand. Writer: the backend."""
+        """The command or batch script that starts this attempt by hand. Writers: the backend; launch.node for a task of an array."""
         return self.path / "script.sh"
 
     def node_log(self, node: int) -> Path:
@@ -140,7 +140,7 @@ class RunDir:
 
         Writers: launch.slurm, and launch.node where a job follows another.
         """
-        return self.slurm / "job.json"
+        return self.path / "slurm/job.json"
 
     @property
     def outcome(self) -> Path:
@@ -322,12 +322,18 @@ def _started(attempt: Path) -> float:
 def read_json(path: Path) -> Any:
     """The file's content, or None where it does not exist or is not whole JSON (a reader never fails on a writer)."""
     try:
-        return json.loads(path.read_text())
+        with open(path, "rb") as file:
+            return json.loads(file.read())
     except (OSError, ValueError, RecursionError):  # the last: nested deeper than any file of ours
         return None
 
 
 def write_json(path: Path, value: Any, *, sync: bool = True) -> None:
+    """Replaces `path` as `write_text` does."""
+    write_text(path, json.dumps(value, indent=2) + "\n", sync=sync)
+
+
+def write_text(path: Path, text: str, *, sync: bool = True) -> None:
     """Replaces `path` atomically: a reader sees the old file or the new one, never a part.
 
     sync: it outlives a power cut from now on. One fsync takes milliseconds: who writes thousands of files syncs once, at the end.
@@ -340,7 +346,7 @@ def write_json(path: Path, value: Any, *, sync: bool = True) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             file = temporary.open("w")
         with file:
-            file.write(json.dumps(value, indent=2) + "\n")
+            file.write(text)
             if sync:
                 file.flush()
                 os.fsync(file.fileno())
