@@ -18,7 +18,7 @@ import socket
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -160,10 +160,13 @@ def lead(run: RunDir, node: Node, signals: Signals) -> int:
         return EXIT_STOPPED
     try:
         plan = read_json(run.plan)
+        if plan["nodes"] > 1:
+            node = replace(node, master_port=free_port(node.attempt_id))
         record = {
             "attempt": node.attempt_id, "backend": plan["backend"], "started": time.time(), **me(),
             "argv": [node.fill(a) for a in plan["argv"]], "nodes": plan["nodes"], "nproc_per_node": plan["nproc_per_node"],
             "world_size": plan["nodes"] * plan["nproc_per_node"],
+            "master_port": node.master_port,  # the other nodes read it here
             "deadline": deadline_s(),
             "code_sha256": (read_json(run.code_record) or {}).get("sha256"),  # a new submit after a failure takes new code
         }
@@ -213,8 +216,12 @@ def take(lock: Lock, node: Node, signals: Signals) -> bool:
 
 def follow(run: RunDir, node: Node, signals: Signals) -> int:
     """The other nodes: exit 0, and only once the outcome is there (under KillOnBadExit another code would end node 0)."""
-    run.attempt(node.attempt_id).path.mkdir(parents=True, exist_ok=True)
-    execute(read_json(run.plan), run, node, signals, None)
+    attempt = run.attempt(node.attempt_id)
+    attempt.path.mkdir(parents=True, exist_ok=True)
+    if (record := record_of_first(attempt, signals)) is None:
+        print(f"launch.node: node 0 has not begun {node.attempt_id}", file=sys.stderr)
+        return EXIT_DONE
+    execute(read_json(run.plan), run, replace(node, master_port=record["master_port"]), signals, None)
     end = time.monotonic() + OTHER_NODES_WAIT_S
     while time.monotonic() < end:
         outcome = Outcome.read(run.outcome)
@@ -222,6 +229,16 @@ def follow(run: RunDir, node: Node, signals: Signals) -> int:
             break
         time.sleep(POLL_S)
     return EXIT_DONE
+
+
+def record_of_first(attempt: Attempt, signals: Signals) -> dict[str, Any] | None:
+    """What node 0 has decided for the attempt, once it holds the run's lock; None where it does not come to that."""
+    end = time.monotonic() + LEASE_S + OTHER_NODES_WAIT_S
+    while signals.received is None and time.monotonic() < end:
+        if record := read_json(attempt.record):
+            return dict(record)
+        time.sleep(POLL_S)
+    return None
 
 
 def execute(plan: dict[str, Any], run: RunDir, node: Node, signals: Signals, lock: Lock | None) -> int:
@@ -310,7 +327,7 @@ def place(run: RunDir) -> Node:
     job = f"{env['SLURM_ARRAY_JOB_ID']}_{task}" if task else env["SLURM_JOB_ID"]
     restart = int(env.get("SLURM_RESTART_COUNT") or 0)  # unset at first
     hosts = expand_hosts(env.get("SLURM_JOB_NODELIST", "localhost"))
-    return Node(int(env.get("SLURM_NODEID", 0)), f"slurm-{job}.{restart}", hosts[0], port(f"{job}.{restart}"), job)
+    return Node(int(env.get("SLURM_NODEID", 0)), f"slurm-{job}.{restart}", hosts[0], 0, job)
 
 
 def expand_hosts(nodelist: str) -> list[str]:
@@ -328,14 +345,27 @@ def expand_hosts(nodelist: str) -> list[str]:
     return hosts
 
 
-def port(seed: str) -> int:
-    """The same on every node, outside the range that the kernel hands out, and not torch's default 29500."""
+def free_port(seed: str) -> int:
+    """A port that nothing listens on here: outside the range that the kernel hands out, and not torch's default 29500. Another
+    seed begins to look elsewhere, so that two jobs that start on a node together seldom take the same."""
+    ports = list(range(15000, 25000))
     with contextlib.suppress(OSError, ValueError):
         low, high = map(int, Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
-        free = [p for p in range(15000, 65000) if not low <= p <= high and p != 29500]
-        if free:
-            return free[int(hashlib.sha256(seed.encode()).hexdigest(), 16) % len(free)]
-    return 15000 + int(hashlib.sha256(seed.encode()).hexdigest(), 16) % 10000
+        ports = [p for p in range(15000, 65000) if not low <= p <= high and p != 29500] or ports
+    first = int(hashlib.sha256(seed.encode()).hexdigest(), 16) % len(ports)
+    return next((p for p in (*ports[first:], *ports[:first]) if is_free(p)), ports[first])
+
+
+def is_free(port: int) -> bool:
+    """Whether a server could listen there now, on all of this machine's addresses."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as torch's: one that was closed a moment ago is free
+        try:
+            probe.bind(("", port))
+            probe.listen()
+        except OSError:
+            return False
+    return True
 
 
 if __name__ == "__main__":

@@ -64,10 +64,14 @@ def find(name: str, runs: Path) -> RunDir:
     raise NoSuchRun(f"{'several runs begin with' if matching else 'no run is called'} '{name}' in {runs}: {ids}")
 
 
+def of_job(job: str, known: list[RunDir]) -> list[RunDir]:
+    """The runs of that job."""
+    return [r for r in known if re.fullmatch(rf"{re.escape(job)}-[0-9a-f]{{8}}(\.\d+)?", r.run_id)]
+
+
 def newest_of_job(job: str, known: list[RunDir]) -> RunDir | None:
     """The run of that job which was submitted last."""
-    of_job = [r for r in known if re.fullmatch(rf"{re.escape(job)}-[0-9a-f]{{8}}(\.\d+)?", r.run_id)]
-    return max(of_job, key=lambda r: r.config.stat().st_mtime, default=None)
+    return max(of_job(job, known), key=lambda r: r.config.stat().st_mtime, default=None)
 
 
 def run_for(run_id: str, runs: Path, *, new: bool) -> RunDir:

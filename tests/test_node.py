@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ import pytest
 
 from launch import node
 from launch.verdict import conclude
+from tests.cli import wait_for
 from trainer.config import lock
 from trainer.config.layout import RunDir, read_json, write_json
 from trainer.config.lock import Lock
@@ -31,11 +33,32 @@ def test_host_lists(nodelist: str, hosts: list[str]) -> None:
     assert node.expand_hosts(nodelist) == hosts
 
 
-def test_the_port_is_the_same_everywhere_and_not_the_kernels() -> None:
+def test_the_port_is_free_and_not_the_kernels() -> None:
     low, high = map(int, Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
-    ports = {node.port(f"{job}.0") for job in range(300)}
-    assert node.port("7.0") == node.port("7.0") and len(ports) > 250
-    assert not any(low <= p <= high or p == 29500 or p < 15000 for p in ports)
+    ports = {node.free_port(f"slurm-{job}.0") for job in range(300)}
+    assert len(ports) > 250 and not any(low <= p <= high or p == 29500 or p < 15000 for p in ports)
+    taken = node.free_port("slurm-7.0")
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", taken))
+        other.listen()
+        assert node.free_port("slurm-7.0") != taken
+    assert node.free_port("slurm-7.0") == taken
+
+
+def test_another_node_takes_the_port_that_the_first_has_found(tmp_path: Path) -> None:
+    run = run_dir(tmp_path, ["sh", "-c", "echo {MASTER_ADDR} {MASTER_PORT} {NODE_RANK} > $0/said", f"{tmp_path}"])
+    fake(tmp_path / "bin", "squeue", "exit 0")
+    task = {"SLURM_JOB_ID": "7", "SLURM_NODEID": "1", "SLURM_JOB_NODELIST": "n[1-2]"}
+    argv = [sys.executable, "-m", "launch.node", str(run.path), "--slurm"]
+    environment = {**os.environ, **task, "PATH": f"{tmp_path}/bin:{os.environ['PATH']}"}
+    second = subprocess.Popen(argv, cwd=PROJECT, env=environment, stdin=subprocess.DEVNULL)
+    time.sleep(1)
+    assert second.poll() is None and not (tmp_path / "said").exists()  # it waits for what the first decides
+    write_json(run.attempt("slurm-7.0").record, {"attempt": "slurm-7.0", "master_port": 23456})
+    wait_for("the command", lambda: (tmp_path / "said").exists() and (tmp_path / "said").read_text().endswith("\n"))
+    assert (tmp_path / "said").read_text() == "n1 23456 1\n"
+    second.terminate()
+    assert second.wait(timeout=90) == 0
 
 
 def run_dir(tmp_path: Path, argv: list[str]) -> RunDir:

@@ -81,11 +81,11 @@ def logs_(run: str, follow: bool, rank: int, site_file: Path | None, runs_dir: P
 @click.command("cancel")
 @click.option("--now", is_flag=True, help="At once, without a checkpoint: what was done since the last one is lost.")
 @options.for_runs
-@click.argument("run")
+@click.argument("run", metavar="RUN|JOB|SWEEP")
 def cancel_(run: str, now: bool, site_file: Path | None, runs_dir: Path | None) -> None:
     """Stop RUN after a checkpoint. It is not requeued; submitting the job again continues it.
 
-    Of a sweep, its points that run; and no further one begins.
+    Of a job, all its runs that run or wait; of a sweep, its points, and no further one begins.
     """
     _, runs = options.runs_folder(site_file, runs_dir)
     if sweep := sweepdir.find(run, runs):
@@ -93,8 +93,10 @@ def cancel_(run: str, now: bool, site_file: Path | None, runs_dir: Path | None) 
 
         sweeps.cancel(sweep, now=now)
         return
-    found = rundir.find(run, runs)
-    cancel_run(found, status.standings([found])[found.run_id], now=now)
+    found = rundir.of_job(run, rundir.all_runs(runs)) or [rundir.find(run, runs)]
+    standings = status.standings(found)
+    for active in [r for r in found if standings[r.run_id].state in ("running", "queued")] or found[-1:]:
+        cancel_run(active, standings[active.run_id], now=now)
 
 
 def cancel_run(found: RunDir, standing: Standing, *, now: bool = False) -> None:

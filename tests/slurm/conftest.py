@@ -94,6 +94,11 @@ class Slurm:
             parts.append(f"--- {output}\n{output.read_text(errors='replace')[-2000:]}")
         return "\n".join([*parts, self.cluster.log_tail(40)])
 
+    def on_network_of(self, node: str, *argv: str) -> subprocess.Popen[str]:
+        """Starts a command where the node's own network is."""
+        pid, _ = self.cluster.processes.state["processes"][f"node-{node}"]
+        return subprocess.Popen(["nsenter", f"--net=/proc/{pid}/ns/net", *argv], stdout=subprocess.PIPE, text=True)
+
     def kill_node(self, node: str) -> None:
         """Returns at once; Slurm requeues the node's jobs 10 to 35 s later."""
         self.cluster.kill_node(node)
@@ -164,6 +169,14 @@ def environment(cluster: Slurm, tmp_path_factory: pytest.TempPathFactory) -> tup
 @pytest.fixture
 def shell(tmp_path: Path, environment: tuple[tuple[str, str], ...]) -> Shell:
     return Shell(tmp_path / "runs", env=environment)
+
+
+@pytest.fixture
+def held(cluster: Slurm) -> Iterator[None]:
+    """Nothing starts."""
+    cluster.run("scontrol", "update", "partition=main", "state=down")
+    yield
+    cluster.run("scontrol", "update", "partition=main", "state=up")
 
 
 @pytest.fixture(autouse=True)

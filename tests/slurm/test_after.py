@@ -54,6 +54,19 @@ def test_a_job_behind_one_that_is_cancelled_leaves_the_queue_and_why_says_so(she
     assert len(first.all_attempts()) == 2
 
 
+def test_the_weights_of_the_first_job_are_what_the_second_begins_with(shell: Shell, cluster: Slurm, finetune: str) -> None:
+    with Path(finetune).open("w") as file:
+        file.write(TINY.replace("SEED", "1").replace("train:\n", "train:\n  weights: {run: pretrain, head: loaded}\n"))
+    first, second = both(shell, finetune)
+    assert cluster.squeue(job_id(second))["reason"] == "Dependency"
+    wait_for("step 10", step_reached(first, 10))
+    cluster.run("scancel", "--signal=USR2", job_id(first))  # it goes on, and only its end is what the second takes
+    wait_for_end(second)
+    end = f"step-4000.slurm-{job_id(first)}.1"
+    assert f"begins with the weights of {first.run_id} ({end})" in second.all_attempts()[0].rank_log(0).read_text()
+    assert read_json(second.config)["train"]["weights"]["run"] == first.run_id
+
+
 @pytest.mark.long
 def test_where_nothing_is_requeued_it_waits_for_the_follower(shell: Shell, cluster: Slurm, finetune: str, tmp_path: Path) -> None:
     (tmp_path / "site.yaml").write_text("backend: slurm\nslurm: {requeue: false}\n")

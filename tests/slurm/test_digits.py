@@ -7,12 +7,14 @@ import re
 import secrets
 import shutil
 import signal
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from launch.drill import of_run
+from launch.node import free_port
 from tests.cli import SHORT, Shell, outcome, step_reached, wait_for
 from tests.slurm.conftest import Slurm
 from trainer.config.layout import RunDir, read_json
@@ -62,6 +64,39 @@ def test_two_nodes_train_together(whole: dict[str, RunDir], cluster: Slurm) -> N
     assert read_json(attempt.record)["world_size"] == 4
     assert all(attempt.rank_log(rank).exists() for rank in range(4))
     assert outcome(run).test_accuracy > 0.9  # type: ignore[operator]
+
+
+def test_nodes_agree_on_another_port_where_theirs_is_taken(
+    shell: Shell, cluster: Slurm, whole: dict[str, RunDir], held: None
+) -> None:
+    shell.run("submit", "digits", *SHORT, "--backend", "slurm", *TWO_NODES)
+    run = shell.only_run()
+    theirs = free_port(f"slurm-{job_id(run)}.0")
+    taking = f"import socket; s = socket.create_server(('', {theirs})); print('taken', flush=True); s.accept(); s.accept()"
+    others = [cluster.on_network_of(node, sys.executable, "-c", taking) for node in cluster.nodes]
+    try:
+        assert all(other.stdout and other.stdout.readline() == "taken\n" for other in others)
+        cluster.run("scontrol", "update", "partition=main", "state=up")
+        wait_for_end(run)
+        assert all(other.poll() is None for other in others)
+    finally:
+        for other in others:
+            other.kill()
+            other.communicate()
+    (attempt,) = run.all_attempts()
+    assert read_json(attempt.record)["master_port"] == theirs + 1
+    same_as(run, whole["two nodes"])
+
+
+def test_a_job_is_cancelled_with_all_its_runs(shell: Shell, cluster: Slurm, held: None) -> None:
+    for seed in (0, 1):
+        shell.run("submit", "digits", *SHORT, "--backend", "slurm", "--set", f"train.seed={seed}")
+    runs = [RunDir(p.parent) for p in shell.runs.glob("*/config.json")]
+    assert len(runs) == 2 and all(cluster.squeue(job_id(run)) for run in runs)
+    assert shell.run("cancel", "digits").count("stops after a checkpoint") == 2
+    assert not any(cluster.squeue(job_id(run)) for run in runs)
+    assert shell.run("status").count("cancelled") == 2
+    assert "nothing to cancel: it is cancelled" in shell.run("cancel", "digits", code=2)
 
 
 @pytest.mark.parametrize(("place", "options"), [("one node", ()), ("two nodes", TWO_NODES)])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,14 +12,6 @@ from tests.slurm.conftest import Slurm
 from trainer.config.layout import RunDir, read_json
 
 HERE = ("--set", "resources.nproc_per_node=1", "--set", "resources.cpus_per_task=1")
-
-
-@pytest.fixture
-def held(cluster: Slurm) -> Iterator[None]:
-    """Nothing starts."""
-    cluster.run("scontrol", "update", "partition=main", "state=down")
-    yield
-    cluster.run("scontrol", "update", "partition=main", "state=up")
 
 
 def seeds(*values: int) -> tuple[str, ...]:

@@ -26,7 +26,7 @@ class Attempt:
 
     @property
     def script(self) -> Path:
-        """The command or batch script that starts this attempt by hand. Writers: the backend; launch.node for a task of an array."""
+        """The command or batch script that starts this attempt by hand. Writers: the backend; launch.node for an array's."""
         return self.path / "script.sh"
 
     def node_log(self, node: int) -> Path:
