@@ -13,6 +13,7 @@ from tests.cli import PROJECT, SHORT, Shell, outcome, step_reached, wait_for
 from tests.slurm.cluster import Options
 from tests.slurm.conftest import Slurm, booted
 from tests.slurm.test_digits import TWO_NODES, job_id, wait_for_end
+from tests.slurm.test_sweep import requeue_one_of_two
 from trainer.config.layout import RunDir
 
 # epochs enough to outlast Slurm's shortest limit of a minute
@@ -51,7 +52,7 @@ def test_a_disturbed_run_equals_an_undisturbed_one(
 
 @pytest.mark.long
 def test_without_accounting_and_with_kill_on_bad_exit(cluster_dir: Path, tmp_path: Path) -> None:
-    """One node, two nodes, a rank's signal that is requeued, a cancel: all by squeue and our own files."""
+    """One node, two nodes, a rank's signal that is requeued, one of an array's tasks, a cancel: by squeue and our own files."""
     with booted(Path(f"{cluster_dir}-bare"), Options(accounting=False, kill_on_bad_exit=True)) as slurm:
         environment = (*slurm.env.items(), ("XDG_CACHE_HOME", str(tmp_path / "cache")))
         whole = {nodes: finished(Shell(tmp_path / f"whole-{nodes}", env=environment), slurm, nodes) for nodes in (1, 2)}
@@ -64,6 +65,7 @@ def test_without_accounting_and_with_kill_on_bad_exit(cluster_dir: Path, tmp_pat
             wait_for_end(run)
             assert len(run.all_attempts()) == 2 and slurm.wait(job_id(run), "COMPLETED")["Restarts"] == "1"
             assert outcome(run).weights_sha256 == outcome(whole[nodes]).weights_sha256
+        requeue_one_of_two(Shell(tmp_path / "array", env=environment), slurm)
         shell = Shell(tmp_path / "cancelled", env=environment)
         run = queued(shell, 1)
         wait_for("step 5", step_reached(run, 5))

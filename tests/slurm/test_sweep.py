@@ -96,6 +96,10 @@ def test_small_arrays_share_the_limit_and_only_the_holes_are_submitted_again(she
 
 
 def test_a_task_that_is_requeued_leaves_its_sibling_alone(shell: Shell, cluster: Slurm) -> None:
+    requeue_one_of_two(shell, cluster)
+
+
+def requeue_one_of_two(shell: Shell, cluster: Slurm) -> None:
     shell.run("submit", "digits", *seeds(0, 1), "--set", "train.epochs=40")
     first, second = runs_of(shell)
     wait_for("both at step 10", lambda: step_reached(first, 10)() and step_reached(second, 10)())
