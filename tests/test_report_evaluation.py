@@ -83,6 +83,8 @@ def fill(run: RunDir) -> None:
     lines(run.metrics, [train_row(s, 200.0 / s) for s in range(10, 201, 10)] + rows)
     write_json(run.samples, {"pictures": [{"png": encoded(png()), "truth": name} for name in PETS * 5 + ["cat"]]})
     write_json(run.misclassified, {"split": "test", "global_step": 200, "pictures": [mistake() for _ in range(16)]})
+    right = mistake(predicted="cat", sample=0)
+    write_json(run.predictions, {"split": "test", "global_step": 200, "pictures": [right, *(mistake() for _ in range(10))]})
     best = {"split": "val", "metric": "accuracy", "value": 0.9456, "global_step": 100, "test_accuracy": 0.9311}
     end(run, best=best, early_stopped=True, skipped_pictures=3)
 
@@ -182,11 +184,13 @@ def test_shows_pictures_of_the_bytes_that_the_files_hold(run: RunDir) -> None:
     fill(run)
     page = Page(write(run))
     images = page.all("img")
-    assert len(images) == 32
+    assert len(images) == 16 + 11 + 16
     for image in images:
         assert base64.b64decode((image["src"] or "").removeprefix("data:image/png;base64,")) == png()
     assert [i["alt"] for i in images[:2]] == ["A train picture of cat", "A train picture of dog"]
+    assert [i["alt"] for i in images[15:18]] == ["A train picture of cat", "cat, right", "cat, taken for dog"]
     assert images[-1]["alt"] == "cat, taken for dog"
+    assert "all over Test set, step 200; #: the number of the sample. cat ✓ right 98.0% · #0 cat taken for dog 98.0%" in page.text
     assert "mistakes Test set, step 200; #: the number of the sample. cat taken for dog 98.0% · #417" in page.text
 
 
@@ -205,10 +209,12 @@ def test_only_few_pixels_are_shown_as_squares(run: RunDir) -> None:
 def test_what_is_no_picture_is_left_out(run: RunDir, bad: Any) -> None:
     write_json(run.samples, {"pictures": [{"png": bad, "truth": "cat"}, {"png": encoded(png()), "truth": "dog"}]})
     write_json(run.misclassified, {"pictures": [mistake(png=bad), mistake(png=bad)]})
+    write_json(run.predictions, {"pictures": [mistake(png=bad)]})
     page = Page(write(run))
     assert [image["alt"] for image in page.all("img")] == ["A train picture of dog"]
     assert "1 picture of figures/samples.json cannot be shown: left out." in page.text
     assert "2 pictures of figures/misclassified.json cannot be shown: left out." in page.text
+    assert "1 picture of figures/predictions.json cannot be shown: left out." in page.text
     assert "evil.example" not in page.source and "onerror" not in page.source
 
 
@@ -254,11 +260,11 @@ WRONG: list[Any] = [
 @pytest.mark.parametrize("content", ["", "{", "\xff", "[" * 100_000, '{"classes": [', *map(json.dumps, WRONG)])
 def test_a_file_that_is_not_what_it_should_be(run: RunDir, content: str) -> None:
     run.figures.mkdir()
-    for path in (run.evaluation("val"), run.evaluation("test"), run.samples, run.misclassified):
+    for path in (run.evaluation("val"), run.evaluation("test"), run.samples, run.predictions, run.misclassified):
         path.write_bytes(content.encode("latin-1"))
     page = Page(write(run))
     for said in ("evaluation-val.json is not an evaluation", "evaluation-test.json is not an evaluation",
-                 "samples.json lists no pictures", "misclassified.json lists no pictures"):  # fmt: skip
+                 *(f"{name}.json lists no pictures" for name in ("samples", "predictions", "misclassified"))):  # fmt: skip
         assert f"figures/{said}: left out." in page.text
     assert "93.00% test accuracy" in page.text and not page.all("img")
 
@@ -305,11 +311,12 @@ def test_escapes_every_word(run: RunDir) -> None:
         change(run.evaluation(split), epoch=HOSTILE, global_step=HOSTILE)
     write_json(run.samples, {"pictures": [{"png": encoded(png()), "truth": HOSTILE}]})
     odd = mistake(truth=HOSTILE, predicted=HOSTILE, probability=HOSTILE, sample=HOSTILE)
-    write_json(run.misclassified, {"split": HOSTILE, "global_step": HOSTILE, "pictures": [odd]})
+    for path in (run.predictions, run.misclassified):
+        write_json(path, {"split": HOSTILE, "global_step": HOSTILE, "pictures": [odd]})
     lines(run.metrics, [eval_row(200, 0.9, split=HOSTILE, accuracy_top5=HOSTILE)])
     end(run, best={"split": HOSTILE, "metric": HOSTILE, "value": 0.5, "global_step": HOSTILE}, skipped_pictures=HOSTILE)
     page = Page(write(run))
-    assert "<script" not in page.source and page.source.count("<img") == 2
+    assert "<script" not in page.source and page.source.count("<img") == 3
     assert page.all("script") == [] and not any(a.startswith("on") for _, attributes in page.tags for a in attributes)
     assert page.source.count("</style>") == 1
     assert page.text.count("<script>alert(1)</script>") >= 3 * 2 + 5

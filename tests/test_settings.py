@@ -105,8 +105,26 @@ def test_what_a_person_looks_at_is_the_evaluation(tmp_path: Path, prepared: dict
     assert len(wrong) == min(16, 360 - sum(found["correct"])) and all(p["truth"] != p["predicted"] for p in wrong)
     odds = [p["probability"] for p in wrong]
     assert odds == sorted(odds, reverse=True) and 0 < odds[-1] <= odds[0] <= 1
+    shown = read_json(run.predictions)["pictures"]
+    assert [p["sample"] for p in shown] == [0, 1, 2, 3, 4, 5, 60, 120, 180, 240, 300]  # the first six, and six from all over
+    _, truth = load(run, None).splits["test"].read(0, 360)
+    assert [p["truth"] for p in shown] == [found["classes"][truth[p["sample"]]] for p in shown]
+    known = {p["sample"]: p for p in wrong}
+    assert all(known.get(p["sample"], p) == p and 0 < p["probability"] <= 1 for p in shown)
     assert len(read_json(run.samples)["pictures"]) == 16
     assert "accuracy_top5" not in evaluations(run, "test")[-1]  # ten classes
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_predictions_do_not_depend_on_the_ranks(tmp_path: Path, prepared: dict[str, Any], world_size: int) -> None:
+    """300 and 240 of 360 are in batches that the first rank never sees."""
+    shown = []
+    for size in (1, world_size):
+        config = ranks.config(ranks=size, epochs=1, model=MLP, parity="bitwise", parity_shards=4)
+        run = ranks.make_run(tmp_path / str(size), config, prepared)
+        assert ranks.train(run, "local-1", size) == 0, ranks.logs(run)
+        shown.append((run.predictions.read_bytes(), run.misclassified.read_bytes()))
+    assert shown[0] == shown[1]
 
 
 def test_top_5_above_ten_classes(tmp_path: Path) -> None:

@@ -1,5 +1,5 @@
-"""What a person looks at, as data for the report: train pictures as the model is given them, the newest evaluation by class, and
-the most confident mistakes. Rank 0 alone writes; nothing reads it back into training."""
+"""What a person looks at, as data for the report: train pictures as the model is given them, the newest evaluation by class,
+predictions, and the most confident mistakes. Rank 0 alone writes; nothing reads it back into training."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ from trainer.data.masks import VOID, colour_map
 from trainer.data.prepared import Prepared
 from trainer.data.rows import Rows
 from trainer.distributed import say
-from trainer.tasks import Evaluation, iou
+from trainer.tasks import Evaluation, Prediction, iou
 
 MOST_PICTURES = 16
+PREDICTED_SIDE = 192  # pixels of a picture that is shown with its prediction, at half of that: a photograph would make a heavy page
 MASK_SIDE = 240  # pixels of a picture that is shown with its mask
 DRAWS = 10
 MOST_CLASSES = 100  # of a confusion matrix that a person can look at
@@ -58,7 +59,7 @@ def write_augmentations(run: RunDir, data: Prepared, config: TrainConfig) -> Non
 
 
 def write_evaluation(run: RunDir, data: Prepared, split: str, result: Evaluation, global_step: int, epoch: int) -> None:
-    """Samples and correct ones of each class, the confusion matrix (rows are the truth) and, of the test split, the mistakes."""
+    """Samples and correct ones of each class, the confusion matrix (rows are the truth) and, of the test split, predictions."""
     if (confusion := result.confusion) is None:
         return
     place = {"split": split, "global_step": global_step, "epoch": epoch}
@@ -72,14 +73,17 @@ def write_evaluation(run: RunDir, data: Prepared, split: str, result: Evaluation
     if result.predicted is not None:
         write_masks(run, data, result.predicted, place)
         return
-    pictures: list[dict[str, Any]] = []
-    for mistake in result.mistakes:
-        images, labels = data.splits[split].read(mistake.sample, mistake.sample + 1)
-        pictures.append({
-            "png": png(images[0]), "truth": data.classes[int(labels[0])], "predicted": data.classes[mistake.predicted],
-            "probability": mistake.probability, "sample": mistake.sample,
-        })  # fmt: skip
-    _write(run.misclassified, {**place, "pictures": pictures})
+    for path, predictions in ((run.predictions, result.predictions), (run.misclassified, result.mistakes)):
+        _write(path, {**place, "pictures": [predicted(data, one) for one in predictions]})
+
+
+def predicted(data: Prepared, one: Prediction) -> dict[str, Any]:
+    """A test picture, its class, and the one that it is taken for."""
+    images, labels = data.splits["test"].read(one.sample, one.sample + 1)
+    return {
+        "png": png(images[0], PREDICTED_SIDE), "truth": data.classes[int(labels[0])], "predicted": data.classes[one.predicted],
+        "probability": one.probability, "sample": one.sample,
+    }  # fmt: skip
 
 
 def write_masks(run: RunDir, data: Prepared, predicted: dict[int, Tensor], place: dict[str, Any]) -> None:

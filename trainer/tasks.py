@@ -21,12 +21,12 @@ from trainer.distributed import World
 
 TOP5_FROM_CLASSES = 11  # with ten classes or fewer, half of all guesses would be right
 MOST_MISTAKES = 16
-MOST_MASKS = 6  # predictions that a person looks at
+FIRST, FROM_ALL_OVER = 6, 6  # samples of a split whose predictions a person looks at
 
 
 @dataclass(frozen=True)
-class Mistake:
-    """A wrongly classified picture. sample: its number in the split; probability: of the predicted class, by softmax."""
+class Prediction:
+    """The class that a picture is taken for. sample: its number in the split; probability: of that class, by softmax."""
 
     sample: int
     predicted: int
@@ -37,13 +37,14 @@ class Mistake:
 class Evaluation:
     """loss: mean over samples. metrics: by name, 0 to 1, in the order in which they are told: accuracy, and accuracy_top5 where
     there are more than ten classes; of masks the accuracy of pixels, and mean_iou. confusion: int64 [classes, classes], of pictures
-    or of pixels, rows are the truth; None where there are no classes. mistakes: the most confident first. predicted: some
-    masks by the number of the sample, uint8 [H, W]."""
+    or of pixels, rows are the truth; None where there are no classes. predictions: of the first pictures, and of some from all
+    over; mistakes: the most confident first. predicted: some masks by the number of the sample, uint8 [H, W]."""
 
     loss: float
     metrics: dict[str, float] = field(default_factory=dict)
     confusion: Tensor | None = None
-    mistakes: list[Mistake] = field(default_factory=list)
+    predictions: list[Prediction] = field(default_factory=list)
+    mistakes: list[Prediction] = field(default_factory=list)
     predicted: dict[int, Tensor] | None = None
 
 
@@ -52,6 +53,7 @@ class Tally:
 
     def __init__(self, num_classes: int, samples: int, in_size: tuple[int, int], device: torch.device) -> None:
         self.num_classes, self.samples, self.device = num_classes, samples, device
+        self.shown: list[int] = []  # samples whose predictions a person looks at
 
     def add(self, outputs: Tensor, labels: Tensor, start: int) -> None:
         """Counts a batch, float32 outputs and their labels; `start` is the number of its first sample in the split."""
@@ -60,14 +62,21 @@ class Tally:
         """What all ranks counted, as fields of Evaluation. Collective."""
         return {}
 
+    def shown_in(self, start: int, size: int) -> list[tuple[int, int]]:
+        """Of the samples that are shown, those in a batch: (which of them, where in the batch)."""
+        return [(i, number - start) for i, number in enumerate(self.shown) if start <= number < start + size]
+
 
 class ClassTally(Tally):
-    """The confusion matrix, the right ones among the first five, and the most confident mistakes; exact over ranks."""
+    """The confusion matrix, the right ones among the first five, some predictions, and the most confident mistakes; exact over
+    ranks."""
 
     def __init__(self, num_classes: int, samples: int, in_size: tuple[int, int], device: torch.device) -> None:
         super().__init__(num_classes, samples, in_size, device)
         self.confusion = torch.zeros(num_classes * num_classes, dtype=torch.int64, device=device)
         self.top5 = torch.zeros((), dtype=torch.int64, device=device)
+        self.shown = sorted({*range(min(FIRST, samples)), *all_over(samples)})  # the first ones alone may be of one class
+        self.predictions = torch.zeros(len(self.shown), 2, dtype=torch.float64, device=device)  # predicted, probability
         self.mistakes = torch.full((MOST_MISTAKES, 3), -1.0, dtype=torch.float64, device=device)  # probability, sample, predicted
 
     def add(self, outputs: Tensor, labels: Tensor, start: int) -> None:
@@ -79,6 +88,8 @@ class ClassTally(Tally):
         right = predicted == labels
         rows = torch.stack((torch.where(right, -1.0, probability).double(), number.double(), predicted.double()), dim=1)
         self.mistakes = most_confident(torch.cat((self.mistakes, rows)))
+        for i, at in self.shown_in(start, len(labels)):
+            self.predictions[i] = torch.stack((predicted[at].double(), probability[at].double()))
 
     def over_ranks(self, world: World) -> dict[str, Any]:
         confusion = distributed.total(self.confusion, world).view(self.num_classes, self.num_classes)
@@ -86,8 +97,10 @@ class ClassTally(Tally):
         if self.num_classes >= TOP5_FROM_CLASSES:
             metrics["accuracy_top5"] = int(distributed.total(self.top5, world)) / self.samples
         worst = most_confident(torch.cat(distributed.gather(self.mistakes, world)))
-        mistakes = [Mistake(int(sample), int(guess), p) for p, sample, guess in worst.tolist() if p >= 0]
-        return {"metrics": metrics, "confusion": confusion, "mistakes": mistakes}
+        mistakes = [Prediction(int(sample), int(guess), p) for p, sample, guess in worst.tolist() if p >= 0]
+        shown = distributed.total(self.predictions, world).tolist()  # zero where they are another rank's
+        predictions = [Prediction(sample, int(guess), p) for sample, (guess, p) in zip(self.shown, shown, strict=True)]
+        return {"metrics": metrics, "confusion": confusion, "predictions": predictions, "mistakes": mistakes}
 
 
 class MaskTally(Tally):
@@ -96,16 +109,15 @@ class MaskTally(Tally):
     def __init__(self, num_classes: int, samples: int, in_size: tuple[int, int], device: torch.device) -> None:
         super().__init__(num_classes, samples, in_size, device)
         self.confusion = torch.zeros(num_classes * num_classes, dtype=torch.int64, device=device)
-        self.shown = sorted({samples * i // MOST_MASKS for i in range(MOST_MASKS)})  # neighbours are often of one scene
+        self.shown = all_over(samples)  # neighbours are often of one scene
         self.predicted = torch.zeros(len(self.shown), *in_size, dtype=torch.uint8, device=device)  # zero where it is another rank's
 
     def add(self, outputs: Tensor, labels: Tensor, start: int) -> None:
         predicted, known = outputs.argmax(1), labels != VOID
         pairs = labels[known].long() * self.num_classes + predicted[known]
         self.confusion += torch.bincount(pairs, minlength=self.num_classes**2)
-        for i, number in enumerate(self.shown):
-            if start <= number < start + len(labels):
-                self.predicted[i] = predicted[number - start].to(torch.uint8)
+        for i, at in self.shown_in(start, len(labels)):
+            self.predicted[i] = predicted[at].to(torch.uint8)
 
     def over_ranks(self, world: World) -> dict[str, Any]:
         confusion = distributed.total(self.confusion, world).view(self.num_classes, self.num_classes)
@@ -114,6 +126,11 @@ class MaskTally(Tally):
         metrics = {"accuracy": int(confusion.diagonal().sum()) / pixels, "mean_iou": sum(present) / max(1, len(present))}
         predicted = dict(zip(self.shown, distributed.total(self.predicted, world), strict=True))
         return {"metrics": metrics, "confusion": confusion, "predicted": predicted}
+
+
+def all_over(samples: int) -> list[int]:
+    """Some numbers of samples, at equal distances, the first one among them."""
+    return sorted({samples * i // FROM_ALL_OVER for i in range(FROM_ALL_OVER)})
 
 
 def iou(confusion: Tensor) -> list[float | None]:

@@ -121,7 +121,8 @@ def read(run: RunDir) -> Facts:
 
 
 def _figures(run: RunDir) -> list[Path]:
-    return [run.evaluation("val"), run.evaluation("test"), run.samples, run.augmentations, run.misclassified, run.masks]
+    evaluations = [run.evaluation("val"), run.evaluation("test")]
+    return [*evaluations, run.samples, run.augmentations, run.predictions, run.misclassified, run.masks]
 
 
 def _attempt(attempt: Attempt, timing: list[Row]) -> AttemptFacts:

@@ -1,4 +1,7 @@
-"""Pictures on the page: what the model is given, and its most confident mistakes. Imports only the standard library."""
+"""Pictures on the page: what the model is given, what it takes test pictures for, and its most confident mistakes.
+
+Imports only the standard library.
+"""
 
 from __future__ import annotations
 
@@ -51,10 +54,11 @@ def png(value: Any) -> Png | None:
 
 
 def pictures(run: Facts) -> str:
-    """Both files' pictures; empty where the run left neither."""
+    """All files' pictures; empty where the run left none."""
     files = [
         ("samples.json", "Train pictures, as the model is given them", _sample),
-        ("misclassified.json", "The most confident mistakes", _mistake),
+        ("predictions.json", "Truth and prediction: the first pictures, and some from all over", _predicted),
+        ("misclassified.json", "The most confident mistakes", _predicted),
     ]
     parts = []
     for file, title, drawn in files:
@@ -103,8 +107,8 @@ def _sample(row: Row) -> str:
     return _figure(picture.img(f"A train picture of {truth}"), Html(f"<b>{text(truth)}</b>"))
 
 
-def _mistake(row: Row) -> str:
-    """cat, taken for dog, 98.2%, #17: the sample's number finds it again in the data."""
+def _predicted(row: Row) -> str:
+    """cat, taken for dog (or right), 98.2%, #17: the sample's number finds it again in the data."""
     picture, truth, predicted = png(row.get("png")), row.get("truth"), row.get("predicted")
     if picture is None or not isinstance(truth, str) or not isinstance(predicted, str):
         return ""
@@ -112,8 +116,10 @@ def _mistake(row: Row) -> str:
     sample = finite(row.get("sample"))
     said = [percent(sure, 1)] if sure is not None and 0 <= sure <= 1 else []
     said += [f"#{sample:.0f}"] if sample is not None and 0 <= sample < 1e12 else []
-    caption = Html(f"<b>{text(truth)}</b><span>taken for <b>{text(predicted)}</b></span><span>{' · '.join(said)}</span>")
-    return _figure(picture.img(f"{truth}, taken for {predicted}"), caption)
+    verdict, alt = f"<span>taken for <b>{text(predicted)}</b></span>", f"{truth}, taken for {predicted}"
+    if predicted == truth:
+        verdict, alt = '<span class="state good">✓ right</span>', f"{truth}, right"
+    return _figure(picture.img(alt), Html(f"<b>{text(truth)}</b>{verdict}<span>{' · '.join(said)}</span>"))
 
 
 def _figure(img: str, caption: Html) -> str:

@@ -93,7 +93,7 @@ def test_all_sections(browser: Chromium, opened: list[View], run: RunDir, size: 
     check(view, width)
     assert view.evaluate("[...document.querySelectorAll('h2')].map(h => h.innerText)")[:4] == \
         ["Key numbers", "Curves", "By class", "Pictures"]  # fmt: skip
-    assert view.evaluate("document.images.length") == 32
+    assert view.evaluate("document.images.length") == 43
     assert view.evaluate("[...new Set([...document.images].map(i => i.clientWidth + getComputedStyle(i).imageRendering))]") \
         == ["96pixelated"]  # fmt: skip
     assert view.evaluate("matchMedia('(prefers-color-scheme: dark)').matches") == dark

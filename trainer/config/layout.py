@@ -199,9 +199,14 @@ class RunDir:
         return self.figures / "augmentations.json"
 
     @property
+    def predictions(self) -> Path:
+        """The first test pictures, and some from all over, as the newest evaluation took them: {split, global_step, pictures:
+        [{png, truth, predicted, probability, sample}]}. Writer: trainer.figures."""
+        return self.figures / "predictions.json"
+
+    @property
     def misclassified(self) -> Path:
-        """The most confident mistakes of the newest test evaluation: {split, global_step, pictures: [{png, truth, predicted,
-        probability, sample}]}. Writer: trainer.figures."""
+        """The most confident mistakes of the newest test evaluation, written as the predictions. Writer: trainer.figures."""
         return self.figures / "misclassified.json"
 
     @property
