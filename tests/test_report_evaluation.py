@@ -80,7 +80,7 @@ def fill(run: RunDir) -> None:
     for split in ("val", "test"):
         evaluation(run, PETS, CONFUSION, split)
     rows = [eval_row(s, 0.9 + s / 10_000, split=split, accuracy_top5=0.99) for s in (100, 200) for split in ("val", "test")]
-    lines(run.metrics, [train_row(s, 200.0 / s) for s in range(10, 201, 10)] + rows)
+    lines(run.metrics, [train_row(s, 200.0 / s, epoch=1 + (s > 100)) for s in range(10, 201, 10)] + rows)
     write_json(run.samples, {"pictures": [{"png": encoded(png()), "truth": name} for name in PETS * 5 + ["cat"]]})
     write_json(run.misclassified, {"split": "test", "global_step": 200, "pictures": [mistake() for _ in range(16)]})
     right = mistake(predicted="cat", sample=0)

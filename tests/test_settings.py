@@ -91,6 +91,22 @@ def test_max_steps_ends_within_an_epoch_with_an_evaluation(tmp_path: Path, prepa
     assert read_jsonl(run.timing)[-1]["total_steps"] == 20
 
 
+def test_rows_are_means_over_the_same_steps_of_each_epoch(tmp_path: Path, prepared: dict[str, Any]) -> None:
+    def rows(every: int) -> list[dict[str, Any]]:
+        config = ranks.config(model=MLP, execution={"log_every_steps": every})
+        run = ranks.make_run(tmp_path / str(every), config, prepared)
+        assert ranks.train(run, "local-1", 1) == 0, ranks.logs(run)
+        return [row for row in read_jsonl(run.metrics) if row["kind"] == "train"]
+
+    found, single = rows(4), rows(1)  # 15 steps an epoch, the last one of 37 samples
+    assert [row["global_step"] for row in found] == [4, 8, 12, 15, 19, 23, 27, 30]
+    assert [row["samples"] for row in found] == [400, 400, 400, 237] * 2
+    for before, row in zip([0, 4, 8, 12, 15, 19, 23, 27], found, strict=True):
+        steps = single[before : row["global_step"]]
+        mean = sum(s["loss"] * s["samples"] for s in steps) / row["samples"]
+        assert row["loss"] == pytest.approx(mean, rel=1e-12)
+
+
 def test_without_a_validation_split_there_is_no_best(tmp_path: Path, prepared: dict[str, Any]) -> None:
     run, outcome = completed(tmp_path, prepared, epochs=1, model=MLP)
     assert outcome.extra == {} and not (run.checkpoints / "best").exists() and not evaluations(run, "val")

@@ -71,8 +71,9 @@ def train(t: Trainer) -> Outcome:
         watchdog.step(t.step)
         t.update_average()
 
-        end_of_epoch, is_best = t.step % batches.steps_per_epoch == 0 or t.step == t.total_steps, False
-        if t.step % how.log_every_steps == 0 or end_of_epoch:
+        step_of_epoch, is_best = t.step % batches.steps_per_epoch, False  # zero is its end
+        end_of_epoch = step_of_epoch == 0 or t.step == t.total_steps
+        if step_of_epoch % how.log_every_steps == 0 or end_of_epoch:  # rows of all epochs are means over the same steps of it
             t.log_train(lr, grad_norm)
         if end_of_epoch and (t.epoch % config.evaluate_every_epochs == 0 or t.step == t.total_steps):
             is_best = t.log_evaluation()

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from html import escape
 
 from launch.report.words import finite, number, percent, plural
 
-Point = tuple[float, float]  # (global_step, value); the value may be NaN or infinite
+Point = tuple[float, float]  # (global_step, or what else lies across, value); the value may be NaN or infinite
 
 WIDTH, HEIGHT = 480, 264  # user units; the page scales the whole picture
 LEFT, RIGHT, TOP, BOTTOM = 54, 68, 14, 42  # margins; the right one holds the last values
@@ -29,13 +29,16 @@ class Series:
 
 @dataclass(frozen=True)
 class Chart:
-    """What one chart shows. `may_log`: a log axis where all values are positive and their range is large."""
+    """What one chart shows. `may_log`: a log axis where all values are positive and their range is large. `across`: the name of
+    the horizontal axis; `unit`: a place on it is told by, as in step 100."""
 
     title: str
     series: list[Series]
     marks: list[tuple[float, str]] = field(default_factory=list)  # (global_step, what happened there)
     percent: bool = False
     may_log: bool = False
+    across: str = "global step"
+    unit: str = "step"
 
     def text(self, value: float) -> str:
         return percent(value, 1) if self.percent and math.isfinite(value) else number(value)
@@ -127,7 +130,7 @@ def path(points: list[Point], x: Axis, y: Axis) -> str:
 
 def figure(chart: Chart) -> str:
     """The chart with its legend and its notes as a <figure>; empty where no series has a point."""
-    chart = Chart(chart.title, [s for s in chart.series if s.points], chart.marks, chart.percent, chart.may_log)
+    chart = replace(chart, series=[s for s in chart.series if s.points])
     if not chart.series:
         return ""
     values = [v for s in chart.series for _, v in s.points if finite(v) is not None]
@@ -156,7 +159,7 @@ def _notes(chart: Chart) -> list[str]:
     for s in chart.series:
         if odd := [(step, v) for step, v in s.points if finite(v) is None]:
             rows = "" if len(odd) == 1 else f"{len(odd):,} rows are not finite, the first is "
-            notes.append(f"{s.name}: {rows}{number(odd[0][1])} at step {odd[0][0]:,.0f} (a cross at the upper edge).")
+            notes.append(f"{s.name}: {rows}{number(odd[0][1])} at {chart.unit} {odd[0][0]:,.0f} (a cross at the upper edge).")
     return notes
 
 
@@ -171,7 +174,7 @@ def _summary(chart: Chart) -> str:
         (first, v0), (last, v1) = real[0], real[-1]
         low, high = min(v for _, v in real), max(v for _, v in real)
         said.append(
-            f"{s.name}: {chart.text(v0)} at step {first:,.0f}, {chart.text(v1)} at step {last:,.0f}; "
+            f"{s.name}: {chart.text(v0)} at {chart.unit} {first:,.0f}, {chart.text(v1)} at {chart.unit} {last:,.0f}; "
             f"lowest {chart.text(low)}, highest {chart.text(high)}, {plural(len(real), 'value')}."
         )
     return " ".join(said)
@@ -190,7 +193,7 @@ def _svg(chart: Chart, values: list[float], log: bool) -> str:
     body += [_ends(labels, x, y)]
     return (
         f'<svg class="plot" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-labelledby="{name}-t {name}-d">'
-        f'<title id="{name}-t">{escape(chart.title)} over global_step</title>'
+        f'<title id="{name}-t">{escape(chart.title)} over {escape(chart.across)}</title>'
         f'<desc id="{name}-d">{escape(_summary(chart))}</desc>{"".join(body)}</svg>'
     )
 
@@ -225,7 +228,7 @@ def grid(chart: Chart, x: Axis, y: Axis) -> str:
         text = _tick(v, step, False)
         parts.append(f'<path class="axis" d="M{at},{floor}v4"/><text class="x" x="{at}" y="{floor + 17}">{text}</text>')
     parts.append(f'<path class="axis" d="M{LEFT},{TOP}V{floor}H{right}"/>')
-    parts.append(f'<text class="x name" x="{(LEFT + x.end) / 2:.1f}" y="{HEIGHT - 5}">global step</text>')
+    parts.append(f'<text class="x name" x="{(LEFT + x.end) / 2:.1f}" y="{HEIGHT - 5}">{escape(chart.across)}</text>')
     return "".join(parts)
 
 
@@ -238,7 +241,7 @@ def _line(chart: Chart, series: Series, x: Axis, y: Axis) -> str:
     dense = " dense" if len(kept) < len(series.points) else ""
     parts = [f'<path class="line{dense}" d="{path(kept, x, y)}"/>']
     for step, value in kept:
-        said = f"<title>{escape(series.name)}, step {step:,.0f}: {chart.text(value)}</title>"
+        said = f"<title>{escape(series.name)}, {escape(chart.unit)} {step:,.0f}: {chart.text(value)}</title>"
         if finite(value) is None:
             parts.append(f'<path class="odd" d="M{x.at(step) - 3:.1f},{y.end - 3}l6,6m0,-6l-6,6">{said}</path>')
         elif len(series.points) <= MOST_DOTS:

@@ -10,6 +10,7 @@ from statistics import median
 from typing import Any
 
 from launch.report import chart, facts, words
+from launch.report.epochs import epochs
 from launch.report.evaluation import by_class
 from launch.report.facts import AttemptFacts, Facts, Row
 from launch.report.markup import Html, fact_table, flat, section, table, text
@@ -46,7 +47,7 @@ def save(path: Path, page: Html) -> Path:
 
 def render(run: Facts) -> Html:
     """The whole page."""
-    sections = (_numbers, _curves, by_class, scenes, pictures, _speed, _attempts, _job, _code)
+    sections = (_numbers, _curves, epochs, by_class, scenes, pictures, _speed, _attempts, _job, _code)
     title = text(f"{run.job} · {run.run_id}")
     return document(title, _header(run), [section(run) for section in sections], run.path, run.read_at)
 
@@ -110,7 +111,7 @@ def _result(run: Facts) -> str:
 
 
 def _numbers(run: Facts) -> str:
-    execution, epochs = run.section("execution"), run.section("train").get("epochs")
+    execution, of_epochs = run.section("execution"), run.section("train").get("epochs")
     epoch = max((e for r in run.train + run.evals if (e := finite(r.get("epoch"))) is not None), default=None)
     lasted = [a.lasted_s() for a in run.attempts]
     known = [s for s, _ in lasted if s is not None]
@@ -122,7 +123,7 @@ def _numbers(run: Facts) -> str:
     cells: list[tuple[str, Any, str]] = [
         *_chosen(run),
         ("Steps", shown(run.global_step(), "{:,.0f}".format), ""),
-        ("Epochs", shown(epoch), f"of {epochs}" if epochs else ""),
+        ("Epochs", shown(epoch), f"of {of_epochs}" if of_epochs else ""),
         ("Wall time", words.seconds(sum(known)) if known else NONE, f"{whole}over {words.plural(len(lasted), 'attempt')}"),
         ("Images/s", number(median(timed.numbers("images_per_s"))) if timed else NONE, "median of the newest attempt"),
         ("Peak memory", shown(peak, words.memory), "of rank 0"),

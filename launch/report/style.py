@@ -74,6 +74,7 @@ tr.best > * { font-weight: 600; background: var(--panel); }
 .scroll + h3 { margin-top: 1.5rem; }
 a { color: var(--info); text-underline-offset: .15em; }
 .note { margin-top: .25rem; } .charts + .note, .numbers + .note { margin-top: 1.25rem; }
+.charts ~ .losses { margin-top: 1.75rem; }
 .spark { width: 7.5rem; height: 1.625rem; vertical-align: middle; } .spark .line { stroke-width: 1.25; }
 /* A shade at the side where a table goes on: the covers scroll with it, the shades stay. */
 .scroll { overflow-x: auto; background:

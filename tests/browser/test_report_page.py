@@ -91,8 +91,8 @@ def test_all_sections(browser: Chromium, opened: list[View], run: RunDir, size: 
     view = opened[0]
     view.evaluate("document.querySelectorAll('details').forEach(fold => fold.open = true)")
     check(view, width)
-    assert view.evaluate("[...document.querySelectorAll('h2')].map(h => h.innerText)")[:4] == \
-        ["Key numbers", "Curves", "By class", "Pictures"]  # fmt: skip
+    assert view.evaluate("[...document.querySelectorAll('h2')].map(h => h.innerText)")[:5] == \
+        ["Key numbers", "Curves", "Epochs", "By class", "Pictures"]  # fmt: skip
     assert view.evaluate("document.images.length") == 43
     assert view.evaluate("[...new Set([...document.images].map(i => i.clientWidth + getComputedStyle(i).imageRendering))]") \
         == ["96pixelated"]  # fmt: skip

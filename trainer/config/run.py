@@ -101,7 +101,7 @@ class Execution(Strict):
     """How a run is carried out, without effect on its weights; outside the digest."""
 
     threads_per_rank: int | None = Field(None, ge=1, description="CPU threads of torch; null: CPUs / ranks on the node")
-    log_every_steps: int = Field(50, ge=1, description="a train row and a log line each so many steps")
+    log_every_steps: int = Field(50, ge=1, description="a train row and a log line each so many steps of an epoch, and at its end")
     checkpoint_every_steps: int | None = Field(None, ge=1)
     checkpoint_every_min: float | None = Field(10.0, gt=0, description="minutes")
     device_data_gb: float = Field(
