@@ -280,13 +280,15 @@ def epochs(run: Run) -> str:
 
 
 def hardware(run: Run) -> str:
-    """2 CPU ranks of 1 thread; 8 GPUs. Of the newest attempt, which may have had fewer than the job asks for."""
-    how = run.config.execution
-    attempts = run.run.all_attempts()
-    ranks = ((read_json(attempts[-1].record) or {}).get("world_size") if attempts else None) or how.ranks
+    """8 x NVIDIA H100 80GB HBM3; 2 threads of AMD EPYC, of two ranks 2 x 1 thread. By the newest attempt, which may have had fewer
+    ranks than the job asks for. Older attempts tell no name: 8 GPUs, 2 threads."""
+    how, attempts = run.config.execution, run.run.all_attempts()
+    record, told = ((read_json(path) or {}) for path in (attempts[-1].record, attempts[-1].hardware)) if attempts else ({}, {})
+    ranks, name = record.get("world_size") or how.ranks, told.get("name")
     if how.device == "cuda":
-        return plural(ranks, "GPU")
-    return f"{plural(ranks, 'CPU rank')} of {plural(how.threads_per_rank, 'thread')}"
+        return f"{ranks} x {name}" if name else plural(ranks, "GPU")
+    threads = (f"{ranks} x " if ranks > 1 else "") + plural(how.threads_per_rank, "thread")
+    return f"{threads} of {name}" if name else threads
 
 
 def measure(run: Run, name: str, epoch: int | None, of_class: str | None = None) -> float | None:

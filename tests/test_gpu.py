@@ -107,3 +107,5 @@ def test_a_job_of_8_gpus_runs_on_one(tmp_path: Path) -> None:
     config = read_json(run.config)["execution"]
     assert (config["ranks"], config["device"]) == (8, "cuda")
     assert outcome(run).status == "completed" and outcome(run).test_accuracy > 0.9  # type: ignore[operator]
+    names = subprocess.run(["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"], capture_output=True, text=True, check=True)
+    assert read_json(run.all_attempts()[-1].hardware) == {"device": "cuda", "name": names.stdout.splitlines()[0]}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -61,6 +63,12 @@ def add(
     return run
 
 
+def cpu_name() -> str:
+    """By lscpu, which is none of ours."""
+    told = subprocess.run(["lscpu"], capture_output=True, text=True, check=True, env={**os.environ, "LC_ALL": "C"}).stdout
+    return re.search(r"^Model name: *(.+)$", told, re.MULTILINE)[1].strip()  # type: ignore[index]
+
+
 def rows_of(of: Job, runs: Path) -> list[Row]:
     found, unread = results.read_runs(runs)
     assert not unread
@@ -92,14 +100,15 @@ def test_real_runs_of_two_seeds_from_the_file_to_the_page(tmp_path: Path, runs: 
     accuracy, loss = by_figure["test accuracy"], by_figure["train loss"]
     assert sorted(accuracy["values"]) == sorted(ours) and accuracy["seeds"] == [0, 1]
     assert (accuracy["mean"], accuracy["deviation"]) == pytest.approx((mean(ours), stdev(ours)))
-    assert (accuracy["verdict"], accuracy["epochs"], accuracy["hardware"]) == ("reached", "2", "1 CPU rank of 1 thread")
+    cpu = f"1 thread of {cpu_name()}"
+    assert (accuracy["verdict"], accuracy["epochs"], accuracy["hardware"]) == ("reached", "2", cpu)
     assert accuracy["notes"] == ["1 more seed stopped"] and Path(accuracy["job_file"]) == of.path
     assert loss["verdict"] == "falls short" and by_figure["test accuracy of 0"]["values"] != [None, None]
 
     head, *table = shell.run("results", str(of.path)).splitlines()
     assert head.split() == ["job", "figure", "printed", "ours", "seeds", "epochs", "hardware", "verdict", "source"]
     spread = f"{100 * mean(ours):.2f} ± {100 * stdev(ours):.2f} %"
-    said_of_it = rf"test accuracy +60 % +{re.escape(spread)} +2 +2 +1 CPU rank of 1 thread +reached; 1 more seed stopped +a book"
+    said_of_it = rf"test accuracy +60 % +{re.escape(spread)} +2 +2 +{re.escape(cpu)} +reached; 1 more seed stopped +a book"
     assert re.search(said_of_it, table[0])
 
     assert shell.run("results", str(of.path), "--html").strip() == str(runs / "results.html")
@@ -125,6 +134,18 @@ def test_when_a_figure_is_reached(
         add(runs, of, [eval_row(40, accuracy)], f"train.seed={seed}")
     row = row_of(of, runs)
     assert (row.verdict, row.remarks) == (verdict, remarks)
+
+
+def test_the_hardware_is_that_of_the_newest_attempt_by_its_name(tmp_path: Path, runs: Path) -> None:
+    of = job(tmp_path, DIGITS + PRINTED)
+    on_gpu = add(runs, of, [eval_row(40, 0.7)], device="cuda", world_size=8)
+    start(on_gpu, "docker-2", 1_760_000_100.0, 1_760_000_160.0, world_size=2)
+    Outcome("completed", "completed", "docker-2", "trainer rank 0", 40).write(on_gpu.attempt("docker-2").outcome)
+    write_json(on_gpu.attempt("local-1").hardware, {"device": "cuda", "name": "NVIDIA A100-SXM4-40GB"})
+    assert row_of(of, runs).hardware == "2 GPUs"  # the newest one names none
+    write_json(on_gpu.attempt("docker-2").hardware, {"device": "cuda", "name": "NVIDIA H100 80GB HBM3"})
+    add(runs, of, [eval_row(40, 0.7)], "train.seed=1", world_size=2, threads_per_rank=3)
+    assert row_of(of, runs).hardware == "2 x NVIDIA H100 80GB HBM3, 2 x 3 threads"
 
 
 def test_another_configuration_is_another_experiment(tmp_path: Path, runs: Path) -> None:
@@ -156,7 +177,7 @@ def test_what_was_not_run_in_full_is_told_apart(tmp_path: Path, runs: Path) -> N
 
     add(runs, of, [eval_row(40, 0.95)], device="cuda", world_size=8)
     whole, without_gpu = rows_of(of, runs)
-    assert (whole.verdict, whole.values, whole.hardware) == ("reached", [0.95], "8 GPUs")
+    assert (whole.verdict, whole.values, whole.hardware) == ("reached", [0.95], "8 GPUs")  # a record that names none
     assert (without_gpu.verdict, without_gpu.values) == ("not comparable", [0.9])
 
 

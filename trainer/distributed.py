@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import inspect
 import os
+import platform
+import re
 import signal
 import time
 from collections.abc import Callable, Sequence
@@ -70,6 +72,17 @@ def finish(world: World) -> None:
         dist.barrier()
         gc.collect()  # a DDP is held by circles of its own
         dist.destroy_process_group()
+
+
+def name_of(device: torch.device) -> str:
+    """What its maker calls it, as in `NVIDIA H100 80GB HBM3`; of a CPU that does not tell, its architecture."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        told = re.search(r"^model name\s*: *(.+)", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except OSError:  # not Linux
+        told = None
+    return told[1].strip() if told else platform.processor() or platform.machine()
 
 
 def rank_from_environment() -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import sys
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from trainer import checkpoint, distributed, figures, freeze, models, optim, pretrained, randomness, tasks
 from trainer.checkpoint_writer import Writer
+from trainer.config.layout import write_json
 from trainer.config.outcome import Outcome
 from trainer.config.run import RunConfig
 from trainer.config.weights import Weights
@@ -105,9 +107,12 @@ class Trainer:
             self.guard.keep_buffers()
         self.first_step = self.step
         if self.world.rank == 0:
+            hardware = {"device": self.world.device.type, "name": distributed.name_of(self.world.device)}
+            with suppress(OSError):  # a full disk stops nothing
+                write_json(self.world.attempt.hardware, hardware)
             self.tracker = Tracker(self.config, self.world, found.manifest["metrics_bytes"] if found else 0)
             say(
-                f"{self.config.run_id} {self.world.attempt.id}: {self.world.size} rank(s) on {self.world.device.type}, "
+                f"{self.config.run_id} {self.world.attempt.id}: {self.world.size} rank(s) on {hardware['name']}, "
                 f"step {self.step} of {self.total_steps}" + (f", continued from {found.path.name}" if found else "")
             )
             say(f"the train pictures {self.batches.where}")

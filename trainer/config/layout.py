@@ -25,6 +25,11 @@ class Attempt:
         return self.path / "attempt.json"
 
     @property
+    def hardware(self) -> Path:
+        """What the ranks compute on: {device, name}, cpu or cuda and the maker's name of rank 0's. Writer: the trainer's rank 0."""
+        return self.path / "hardware.json"
+
+    @property
     def script(self) -> Path:
         """The command or batch script that starts this attempt by hand. Writers: the backend; launch.node for an array's."""
         return self.path / "script.sh"
