@@ -71,22 +71,28 @@ class Row:
         return (self.published - (self.mean or 0.0)) * (-1 if self.lower_is_better else 1)
 
     @property
+    def falls_short(self) -> bool:
+        """By more than the tolerance. A difference of two decimals is not exact: what lies on the tolerance's edge is within it."""
+        return self.short_by > self.tolerance * (1 + 1e-9)
+
+    @property
     def verdict(self) -> Verdict:
         if not self.values:
             return "not measured"
         if self.why:
             return "not comparable"
-        # a difference of two decimals is not exact: what lies on the edge of the tolerance is within it
-        return "falls short" if self.short_by > self.tolerance * (1 + 1e-9) else "reached"
+        return "falls short" if self.falls_short else "reached"
 
     @property
     def remarks(self) -> list[str]:
-        """The verdict's reasons and the notes, as a person reads them."""
+        """How ours stands to the figure, also where the two are not comparable; the verdict's reasons; the notes."""
         found = [*self.why, *self.notes]
-        if self.verdict == "falls short":
+        if self.values and self.falls_short:
             by = f"{100 * self.short_by:.2f} points" if self.in_percent else number(self.short_by)
             within = self.deviation is not None and self.short_by <= self.deviation
-            found.insert(0, f"by {by}" + (", within the deviation" if within else ""))
+            found.insert(0, f"{'short ' if self.why else ''}by {by}" + (", within the deviation" if within else ""))
+        elif self.why and self.values:
+            found.insert(0, "reaches the figure")
         return found
 
     def shown(self, value: float | None) -> str:
@@ -96,16 +102,22 @@ class Row:
         return f"{Decimal(str(value)) * 100:f}".rstrip("0").rstrip(".") + " %" if self.in_percent else number(value, 4)
 
     def to_json(self) -> dict[str, Any]:
-        derived = {"mean": self.mean, "deviation": self.deviation, "verdict": self.verdict, "remarks": self.remarks}
+        derived = {"mean": self.mean, "deviation": self.deviation, "verdict": self.verdict, "remarks": self.remarks,
+                   "reaches": not self.falls_short if self.values else None}
         return {**asdict(self), "job_file": str(self.job_file), **derived}
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run, as far as it matters which one it is."""
+    """A run, as far as it matters which one it is.
+
+    unverified: how many files of its data differ from the published checksums; None: it was allowed to take such, and its record is
+    of a time that did not count them.
+    """
 
     run: RunDir
     config: RunConfig
+    unverified: int | None
 
     @property
     def length(self) -> tuple[int, float]:
@@ -134,9 +146,11 @@ class Group:
 
 
 def read_runs(runs: Path) -> tuple[dict[str, list[Run]], list[str]]:
-    """The runs by `key`, the oldest first; and the run_ids of those whose config.json another version wrote."""
-    found: dict[str, list[Run]] = {}
-    unread = []
+    """The runs by `key`, the oldest first; and the run_ids of those whose config.json another version wrote.
+
+    An older run that was allowed unverified data had the published ones where another run proves it: with the same bytes, verified.
+    """
+    read, unread = [], []
     for run in rundir.all_runs(runs):
         try:
             config = rundir.read_config(run)
@@ -144,8 +158,20 @@ def read_runs(runs: Path) -> tuple[dict[str, list[Run]], list[str]]:
             unread.append(run.run_id)
             continue
         if config:
-            found.setdefault(key(config.train), []).append(Run(run, config))
+            data = read_json(run.data_record) or {}
+            read.append((run, config, unverified(config, data), data.get("sha256")))
+    proven = {sha256 for *_, count, sha256 in read if count == 0}
+    found: dict[str, list[Run]] = {}
+    for run, config, count, sha256 in read:
+        found.setdefault(key(config.train), []).append(Run(run, config, 0 if count is None and sha256 in proven else count))
     return found, unread
+
+
+def unverified(config: RunConfig, data: dict[str, Any]) -> int | None:
+    """How many files of its data differ from the published checksums; None: not known. data: the run's data.json."""
+    if not config.execution.allow_unverified_data:
+        return 0
+    return len(data["unverified"]) if "unverified" in data else None
 
 
 def key(train: TrainConfig) -> str:
@@ -267,8 +293,10 @@ def not_in_full(run: Run) -> list[str]:
         found.append(f"{run.state} before its end")
     elif (read_json(run.run.outcome) or {}).get("extra", {}).get("early_stopped"):
         found.append("stopped early by its validation")
-    if run.config.execution.allow_unverified_data:
+    if run.unverified is None:
         found.append("stand-in: data that may differ from the published checksums")
+    elif run.unverified:
+        found.append(f"stand-in: {plural(run.unverified, 'file')} of the data not as published")
     return found
 
 

@@ -78,6 +78,8 @@ def test_files_that_differ_from_the_published_ones_need_a_yes(tmp_path: Path) ->
     assert taken.returncode == 0, taken.stderr
     manifest = json.loads(taken.stdout)
     assert manifest["samples"] == {"train": 25, "test": 5} and manifest["shape"] == [3, 32, 32]
+    again = json.loads(call(tool(tmp_path, {"name": "cifar10"}, allow=True)).stdout)
+    assert manifest["made"] and not again["made"] and manifest["unverified"] == again["unverified"] == list(cifar10.PUBLISHED)
 
 
 def test_a_pickle_that_is_no_data_is_never_run(tmp_path: Path) -> None:
@@ -183,7 +185,8 @@ def test_the_real_data_as_torchvision_reads_it(name: str, tmp_path: Path) -> Non
     folder = real_data()
     torchvision = pytest.importorskip("torchvision") if not os.environ.get("CI") else __import__("torchvision")
     config = ranks.config(data={"name": name}).train.data
-    manifest = prepare(config, folder, tmp_path, allow_unverified=name == "cifar10")
+    manifest = prepare(config, folder, tmp_path, allow_unverified=True)
+    assert manifest["unverified"] == ([] if name == "fashion_mnist" else list(cifar10.PUBLISHED))
     assert manifest["samples"] == {"train": 60_000 if name == "fashion_mnist" else 50_000, "test": 10_000}
     data = load(ranks.make_run(tmp_path / "runs", ranks.config(), manifest))
     for split, train in (("train", True), ("test", False)):

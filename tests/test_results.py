@@ -46,7 +46,7 @@ def job(folder: Path, text: str, name: str = "lines") -> Job:
 
 def add(
     runs: Path, of: Job, rows: list[dict[str, Any]], *settings: str, status: Any = "completed", without_gpu: bool = False,
-    point: int = 0, name: str = "", world_size: int = 1, **execution: Any,
+    point: int = 0, name: str = "", world_size: int = 1, data: dict[str, Any] | None = None, **execution: Any,
 ) -> RunDir:
     """A run of the job as it would be submitted, with those rows."""
     train = spec.load_points(of, settings, without_gpu=without_gpu).specs[point].train
@@ -54,6 +54,7 @@ def add(
     how = {"ranks": 1, "threads_per_rank": 1, "device": "cpu", **execution}
     config = RunConfig.model_validate({"job": of.name, "run_id": run.run_id, "train": train, "execution": how})
     write_json(run.config, config.model_dump(mode="json"))
+    write_json(run.data_record, data or {})
     lines(run.metrics, rows)
     start(run, "local-1", 1_760_000_000.0, 1_760_000_060.0, world_size=world_size)
     verdict: Any = {"completed": "completed", "stopped": "timeout", "failed": "nan"}[status]
@@ -194,10 +195,33 @@ def test_a_run_that_stopped_stands_alone_where_none_is_completed(tmp_path: Path,
 
 def test_stand_ins_are_never_like_for_like(tmp_path: Path, runs: Path) -> None:
     of = job(tmp_path, DIGITS + PRINTED)
-    add(runs, of, [eval_row(40, 0.9)], allow_unverified_data=True)
-    assert row_of(of, runs).why == ["stand-in: data that may differ from the published checksums"]
+    add(runs, of, [eval_row(40, 0.9)], data={"sha256": "5a", "unverified": ["a", "b"]}, allow_unverified_data=True)
+    row = row_of(of, runs)
+    assert row.why == ["stand-in: 2 files of the data not as published"] and row.to_json()["reaches"] is True
+    assert row.remarks[0] == "reaches the figure"
+    add(runs, of, [eval_row(40, 0.5)], name=".2", data={"sha256": "5a", "unverified": ["a"]}, allow_unverified_data=True)
+    row = row_of(of, runs)
+    assert row.remarks == ["short by 10.00 points", "stand-in: 1 file of the data not as published"]
+    assert row.to_json()["reaches"] is False and row.verdict == "not comparable"
     of = job(tmp_path, DIGITS + PRINTED.replace("0.6}", "0.6, stand_in: digits for letters}"), "letters")
     assert (row_of(of, runs).verdict, row_of(of, runs).why[0]) == ("not comparable", "stand-in: digits for letters")
+
+
+def test_data_that_were_allowed_to_differ_and_do_not_are_no_stand_in(tmp_path: Path, runs: Path) -> None:
+    of = job(tmp_path, DIGITS + PRINTED)
+    add(runs, of, [eval_row(40, 0.9)], data={"sha256": "5a", "unverified": []}, allow_unverified_data=True)
+    assert row_of(of, runs).verdict == "reached"
+
+
+def test_an_older_record_is_proven_by_another_runs_data(tmp_path: Path, runs: Path) -> None:
+    of = job(tmp_path, DIGITS + PRINTED)
+    add(runs, of, [eval_row(40, 0.9)], data={"sha256": "5a"}, allow_unverified_data=True)
+    add(runs, of, [eval_row(40, 0.9)], "train.optimizer.lr=0.2", data={"sha256": "5b", "unverified": []})
+    unverified = {"sha256": "5a", "unverified": ["a"]}
+    add(runs, of, [eval_row(40, 0.9)], "train.optimizer.lr=0.3", data=unverified, allow_unverified_data=True)
+    assert row_of(of, runs).why == ["stand-in: data that may differ from the published checksums"]
+    add(runs, of, [eval_row(40, 0.9)], "train.optimizer.lr=0.4", data={"sha256": "5a"})  # it was not allowed to differ
+    assert row_of(of, runs).verdict == "reached"
 
 
 def test_points_of_a_sweep_have_their_own_figures(tmp_path: Path, runs: Path) -> None:

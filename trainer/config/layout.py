@@ -116,7 +116,10 @@ class RunDir:
 
     @property
     def data_record(self) -> Path:
-        """The prepared data set: path, sha256, what it holds. Writer: submit (trainer.prepare)."""
+        """The prepared data set: path, sha256, what it holds, and which of its raw files differ from the published checksums.
+
+        Writer: submit (trainer.prepare).
+        """
         return self.path / "data.json"
 
     @property

@@ -30,10 +30,10 @@ def source(config: AirfoilData, data_dir: Path, allow_unverified: bool) -> Sourc
 
     folder = data_dir / "airfoil"
     try:
-        content = raw.read(folder, PUBLISHED, what="airfoil", allow_unverified=allow_unverified, fetch=fetch)
+        content, unverified = raw.read(folder, PUBLISHED, what="airfoil", allow_unverified=allow_unverified, fetch=fetch)
     except DataError as error:
         raise DataError(f"{error}; the job `optimizers_airfoil_made` makes a table of its shape") from None
-    return Source(["sound level"], content, convert(content))
+    return Source(["sound level"], content, convert(content), unverified=unverified)
 
 
 def convert(content: dict[str, bytes]) -> Iterator[Piece]:

@@ -36,8 +36,8 @@ def source(config: CIFAR10Data, data_dir: Path, allow_unverified: bool) -> Sourc
         CIFAR10(str(data_dir), download=True)
 
     folder = data_dir / "cifar-10-batches-py"
-    content = raw.read(folder, PUBLISHED, what="CIFAR-10", allow_unverified=allow_unverified, fetch=fetch)
-    return Source(CLASSES, content, convert(content))
+    content, unverified = raw.read(folder, PUBLISHED, what="CIFAR-10", allow_unverified=allow_unverified, fetch=fetch)
+    return Source(CLASSES, content, convert(content), unverified=unverified)
 
 
 def convert(content: dict[str, bytes]) -> Iterator[Piece]:

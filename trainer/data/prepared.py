@@ -104,7 +104,8 @@ class Prepared:
 
 
 def prepare(config: DataConfig, data_dir: Path, cache_dir: Path, *, allow_unverified: bool = False) -> dict[str, Any]:
-    """Converts the data set where the cache lacks it; returns its manifest with `path` and `made` (whether it was made now).
+    """Converts the data set where the cache lacks it; returns its manifest with `path`, `made` (whether it was made now) and
+    `unverified` (the raw files that differ from the published checksums).
 
     Appears by one rename, under a lock: an interrupted prepare leaves nothing that a later one would take for whole, and of
     two at once the second waits for the first. Raises raw.DataError, and OSError where the disk is full.
@@ -115,8 +116,9 @@ def prepare(config: DataConfig, data_dir: Path, cache_dir: Path, *, allow_unveri
     for name in sorted(source.content):
         digest.update(name.encode() + hashlib.sha256(source.content[name]).digest())
     path = cache_dir / "prepared" / f"{config.name}-{digest.hexdigest()[:8]}"
+    found = {"path": str(path), "unverified": list(source.unverified)}
     if manifest := read_json(path / "manifest.json"):
-        return {**manifest, "path": str(path), "made": False}
+        return {**manifest, **found, "made": False}
     path.parent.mkdir(parents=True, exist_ok=True)
     lock, began = Lock(path.with_name(f".{path.name}.lock")), time.monotonic()
     while not lock.acquire():
@@ -126,7 +128,7 @@ def prepare(config: DataConfig, data_dir: Path, cache_dir: Path, *, allow_unveri
     temporary = path.with_name(f".{path.name}.tmp")  # one name: what a killed prepare left is removed by the next
     try:
         if manifest := read_json(path / "manifest.json"):  # made while we waited
-            return {**manifest, "path": str(path), "made": False}
+            return {**manifest, **found, "made": False}
         shutil.rmtree(path, ignore_errors=True)  # cleared by hand in part
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
@@ -135,7 +137,7 @@ def prepare(config: DataConfig, data_dir: Path, cache_dir: Path, *, allow_unveri
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         lock.release()
-    return {**manifest, "path": str(path), "made": True}
+    return {**manifest, **found, "made": True}
 
 
 def load(

@@ -44,19 +44,27 @@ class Piece(NamedTuple):
 class Source(NamedTuple):
     """A data set that was found. content: what decides the prepared bytes, by name. pieces: made as they are asked for.
 
-    details: stands in the manifest beside what is in every one.
+    details: stands in the manifest beside what is in every one. unverified: files that differ from the published checksums.
     """
 
     classes: list[str]
     content: Mapping[str, bytes]
     pieces: Iterator[Piece]
     details: Mapping[str, Any] = MappingProxyType({})
+    unverified: Sequence[str] = ()
+
+
+class Files(NamedTuple):
+    """Raw files by name, and the names of those that differ from the published checksums, taken as allowed."""
+
+    content: dict[str, bytes]
+    unverified: list[str]
 
 
 def read(
     folder: Path, published: Mapping[str, tuple[str, str]], *, what: str, allow_unverified: bool, fetch: Callable[[], None]
-) -> dict[str, bytes]:
-    """The files by name. published: name -> (algorithm, hex digest). fetch: brings them; called where one is missing.
+) -> Files:
+    """The files of a folder. published: name -> (algorithm, hex digest). fetch: brings them; called where one is missing.
 
     Raises DataError.
     """
@@ -84,4 +92,4 @@ def read(
         )
     if wrong:
         print(f"{what}: {len(wrong)} file(s) differ from the published checksums, taken as allowed", file=sys.stderr)
-    return content
+    return Files(content, wrong)
