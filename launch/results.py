@@ -17,17 +17,22 @@ from pydantic import ValidationError
 
 from launch import rundir, spec
 from launch.published import LOSSES, LOWER_IS_BETTER, Published
+from launch.report import points
 from launch.report.words import NONE, finite, number, plural
 from launch.spec import Job
 from launch.sweep import Point
 from trainer.config.layout import RunDir, read_json, read_jsonl
 from trainer.config.run import RunConfig, TrainConfig, canonical
 
-Verdict = Literal["reached", "falls short", "not comparable", "not measured"]
+Verdict = Literal["reached", "falls short", "not comparable", "not measured", "none printed"]
 SEED = "train.seed"
 RUN_ID_END = re.compile(r"-[0-9a-f]{8}(\.\d+)?$")
 COLOURS: dict[Verdict, str | None] = {
-    "reached": "green", "falls short": "red", "not comparable": "yellow", "not measured": None,
+    "reached": "green", "falls short": "red", "not comparable": "yellow", "not measured": None, "none printed": None,
+}  # fmt: skip
+UNPRINTED = Published.model_construct(source="")  # of a job that names no figure, ours are told alone:
+MAIN = {
+    "classification": ["test_accuracy"], "regression": ["train_loss", "test_loss"], "segmentation": ["pixel_accuracy", "mean_iou"],
 }  # fmt: skip
 
 
@@ -35,15 +40,17 @@ COLOURS: dict[Verdict, str | None] = {
 class Row:
     """A printed figure and ours. Fractions lie between 0 and 1, losses are as the task counts them.
 
-    tolerance: how far off still reaches the printed one; values: ours, one a seed; runs: their run_ids; epochs: 5, or 3 of 5;
-    why: what makes the two not comparable; notes: what else there is to say.
+    point: of a sweep, as behind --set; label: as a person reads it; published: None where nobody prints one; tolerance: how far off
+    still reaches it; values: ours, one a seed; runs: their run_ids; epochs: 5, or 3 of 5; why: what makes the two not
+    comparable; notes: what else there is to say.
     """
 
     job: str
     job_file: Path
     point: str
+    label: str
     figure: str
-    published: float
+    published: float | None
     tolerance: float
     source: str
     values: list[float]
@@ -68,32 +75,36 @@ class Row:
     @property
     def short_by(self) -> float:
         """How much worse than the printed figure the mean is; negative where it is better."""
-        return (self.published - (self.mean or 0.0)) * (-1 if self.lower_is_better else 1)
+        return ((self.published or 0.0) - (self.mean or 0.0)) * (-1 if self.lower_is_better else 1)
 
     @property
     def falls_short(self) -> bool:
         """By more than the tolerance. A difference of two decimals is not exact: what lies on the tolerance's edge is within it."""
-        return self.short_by > self.tolerance * (1 + 1e-9)
+        return self.published is not None and self.short_by > self.tolerance * (1 + 1e-9)
 
     @property
     def verdict(self) -> Verdict:
         if not self.values:
             return "not measured"
+        if self.published is None:
+            return "none printed"
         if self.why:
             return "not comparable"
         return "falls short" if self.falls_short else "reached"
 
     @property
+    def standing(self) -> str:
+        """How ours stands to the figure, also where the two are not comparable; empty where the verdict says it all."""
+        if not self.values or not self.falls_short:
+            return "reaches the figure" if self.verdict == "not comparable" else ""
+        by = f"{100 * self.short_by:.2f} points" if self.in_percent else number(self.short_by)
+        within = self.deviation is not None and self.short_by <= self.deviation
+        return f"{'short ' if self.why else ''}by {by}" + (", within the deviation" if within else "")
+
+    @property
     def remarks(self) -> list[str]:
-        """How ours stands to the figure, also where the two are not comparable; the verdict's reasons; the notes."""
-        found = [*self.why, *self.notes]
-        if self.values and self.falls_short:
-            by = f"{100 * self.short_by:.2f} points" if self.in_percent else number(self.short_by)
-            within = self.deviation is not None and self.short_by <= self.deviation
-            found.insert(0, f"{'short ' if self.why else ''}by {by}" + (", within the deviation" if within else ""))
-        elif self.why and self.values:
-            found.insert(0, "reaches the figure")
-        return found
+        """How ours stands to the figure, the verdict's reasons, and the notes."""
+        return [*([self.standing] if self.standing else []), *self.why, *self.notes]
 
     def shown(self, value: float | None) -> str:
         """A value of the row's figure: 82.3 %, or 0.0002."""
@@ -103,7 +114,7 @@ class Row:
 
     def to_json(self) -> dict[str, Any]:
         derived = {"mean": self.mean, "deviation": self.deviation, "verdict": self.verdict, "remarks": self.remarks,
-                   "reaches": not self.falls_short if self.values else None}
+                   "reaches": not self.falls_short if self.values and self.published is not None else None}
         return {**asdict(self), "job_file": str(self.job_file), **derived}
 
 
@@ -190,11 +201,14 @@ def length(train: TrainConfig) -> tuple[int, float]:
 def rows(job: Job, runs: dict[str, list[Run]]) -> list[Row]:
     """The rows of a job: for each printed figure, each configuration that it is of and each way in which that was run.
 
-    Raises SpecError.
+    Where none is printed, what was measured; of a search nothing, whose points are chosen as they begin. Raises SpecError.
     """
     loaded, on_cpu = (spec.load_points(job, without_gpu=without_gpu) for without_gpu in (False, True))
-    found = []
-    for published in loaded.specs[0].published:
+    found: list[Row] = []
+    if loaded.search:
+        return found
+    printed = loaded.specs[0].published
+    for published in printed or [UNPRINTED]:
         seen = set()
         for point, with_gpu, without in zip(loaded.points, loaded.specs, on_cpu.specs, strict=True):
             configuration = key(with_gpu.train), length(with_gpu.train)
@@ -202,8 +216,9 @@ def rows(job: Job, runs: dict[str, list[Run]]) -> list[Row]:
                 continue
             seen.add(configuration)
             named = Point({axis: value for axis, value in point.axes.items() if axis != SEED})
-            for group in groups(with_gpu.train, without.train, runs) or [Group([], [], [])]:
-                found += _rows(job, str(named), published, group)
+            figures = published.figures() if printed else dict.fromkeys(MAIN[with_gpu.train.data.task])
+            for group in groups(with_gpu.train, without.train, runs) or ([Group([], [], [])] if printed else []):
+                found += _rows(job, named, published, figures, group)
     return found
 
 
@@ -244,9 +259,9 @@ def _one_a_seed(runs: Iterable[Run]) -> list[Run]:
     return [newest[seed] for seed in sorted(newest)]
 
 
-def _rows(job: Job, point: str, published: Published, group: Group) -> list[Row]:
+def _rows(job: Job, point: Point, published: Published, figures: dict[str, Any], group: Group) -> list[Row]:
     found = []
-    for name, printed in published.figures().items():
+    for name, printed in figures.items():
         for of_class, value in printed.items() if isinstance(printed, dict) else [(None, printed)]:
             measured = [(run, v) for run in group.runs if (v := measure(run, name, published.epoch, of_class)) is not None]
             found.append(_row(job, point, published, name, of_class, value, measured, group))
@@ -254,7 +269,7 @@ def _rows(job: Job, point: str, published: Published, group: Group) -> list[Row]
 
 
 def _row(
-    job: Job, point: str, published: Published, name: str, of_class: str | None, value: float,
+    job: Job, point: Point, published: Published, name: str, of_class: str | None, value: float | None,
     measured: list[tuple[Run, float]], group: Group,
 ) -> Row:
     runs = [run for run, _ in measured]
@@ -263,10 +278,11 @@ def _row(
     return Row(
         job=job.name,
         job_file=job.path,
-        point=point,
+        point=str(point),
+        label=points.told(point.axes),
         figure=figure + (f", epoch {published.epoch}" if published.epoch else ""),
         published=value,
-        tolerance=published.tolerance or rounding(value),
+        tolerance=published.tolerance or (rounding(value) if value is not None else 0.0),
         source=published.source,
         values=[v for _, v in measured],
         seeds=[run.config.train.seed for run in runs],

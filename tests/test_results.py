@@ -106,11 +106,12 @@ def test_real_runs_of_two_seeds_from_the_file_to_the_page(tmp_path: Path, runs: 
     assert accuracy["notes"] == ["1 more seed stopped"] and Path(accuracy["job_file"]) == of.path
     assert loss["verdict"] == "falls short" and by_figure["test accuracy of 0"]["values"] != [None, None]
 
-    head, *table = shell.run("results", str(of.path)).splitlines()
-    assert head.split() == ["job", "figure", "printed", "ours", "seeds", "epochs", "hardware", "verdict", "source"]
+    head, heading, *table = shell.run("results", str(of.path)).splitlines()
+    assert head.split() == ["figure", "printed", "ours", "verdict", "notes"]
+    assert heading == f"{of.path}: 2 seeds, 2 epochs, {cpu}"
     spread = f"{100 * mean(ours):.2f} ± {100 * stdev(ours):.2f} %"
-    said_of_it = rf"test accuracy +60 % +{re.escape(spread)} +2 +2 +{re.escape(cpu)} +reached; 1 more seed stopped +a book"
-    assert re.search(said_of_it, table[0])
+    assert re.search(rf"test accuracy +60 % +{re.escape(spread)} +reached +1 2$", table[0])
+    assert "  1  1 more seed stopped" in table and "  2  a book" in table
 
     assert shell.run("results", str(of.path), "--html").strip() == str(runs / "results.html")
     page = Page(runs / "results.html")
@@ -232,7 +233,42 @@ def test_points_of_a_sweep_have_their_own_figures(tmp_path: Path, runs: Path) ->
     for point, accuracy in enumerate((0.1, 0.2, 0.7, 0.8)):
         add(runs, of, [eval_row(40, accuracy)], point=point)
     row = row_of(of, runs)
-    assert (row.point, row.values) == ("train.optimizer.lr=0.2", [0.7, 0.8])
+    assert (row.point, row.label, row.values) == ("train.optimizer.lr=0.2", "lr 0.2", [0.7, 0.8])
+
+
+def test_ours_are_told_where_nobody_prints_a_figure(tmp_path: Path, runs: Path) -> None:
+    optimizers = "sweep: {grid: {train.optimizer: [{name: sgd, lr: 0.1}, {name: adam, lr: 0.01}], train.seed: [0, 1]}}\n"
+    of = job(tmp_path, DIGITS + optimizers)
+    assert rows_of(of, runs) == []
+    for point, accuracy in enumerate((0.7, 0.8)):
+        add(runs, of, [eval_row(40, accuracy)], point=point)
+    row = row_of(of, runs)
+    assert (row.figure, row.label, row.values) == ("test accuracy", "optimizer sgd, lr 0.1", [0.7, 0.8])
+    assert (row.verdict, row.remarks, row.to_json()["reaches"]) == ("none printed", [], None)
+    page = Page(pages.write([row], runs))
+    assert "75.00 ± 7.07 %" in page.text and "none printed" in page.text and "test accuracy, optimizer sgd, lr 0.1" in page.text
+    told = Shell(runs).run("results", str(of.path)).splitlines()
+    assert re.fullmatch(r"  test accuracy, optimizer sgd, lr 0\.1 +— +75\.00 ± 7\.07 % +none printed", told[2])
+
+
+def test_a_search_has_no_rows(tmp_path: Path, runs: Path) -> None:
+    search = "sweep: {search: {trials: 2, ranges: {train.optimizer.lr: {low: 0.1, high: 0.2}}}}\n"
+    of = job(tmp_path, DIGITS.replace("{name: digits}", "{name: digits, validation: 0.1}") + search)
+    add(runs, of, [eval_row(40, 0.7)])
+    assert rows_of(of, runs) == []
+
+
+def test_the_table_folds_to_the_terminal(tmp_path: Path, runs: Path) -> None:
+    of = job(tmp_path, DIGITS + PRINTED.replace("0.6", "0.76"))
+    for seed, accuracy in enumerate((0.7, 0.8)):
+        add(runs, of, [eval_row(40, accuracy)], f"train.seed={seed}")
+    wide = Shell(runs).run("results", str(of.path)).splitlines()
+    assert "falls short by 1.00 points, within the deviation" in wide[2]
+    narrow = Shell(runs, env=(("COLUMNS", "70"),)).run("results", str(of.path)).splitlines()
+    (row,) = (i for i, line in enumerate(narrow) if "test accuracy" in line)
+    assert max(map(len, narrow[row : row + 3])) <= 70
+    assert re.sub(r"\s+", " ", " ".join(narrow[row : row + 3])).startswith(" test accuracy 76 % 75.00 ± 7.07 % falls short by")
+    assert "within the" in " ".join(narrow[row + 1 : row + 3])
 
 
 def test_a_job_that_extends_another_does_not_have_its_figures(tmp_path: Path, runs: Path) -> None:
@@ -304,10 +340,10 @@ def test_mistakes_and_jobs_without_a_figure_are_told_beside_the_others(tmp_path:
     add(runs, good, [eval_row(40, 0.7)])
     (runs / "old-01234567").mkdir()
     (runs / "old-01234567" / "config.json").write_text('{"job": "old"}')
-    none = job(tmp_path, DIGITS, "none")
+    none = job(tmp_path, DIGITS.replace("[16]", "[17]"), "none")
     said = Shell(runs).run("results", *(str(j.path) for j in (bad, good, none)), code=2)
     assert "70.00 %" in said and "unknown key; did you mean 'source'?" in said
-    assert "no printed figure (`published` in the job's file): none" in said
+    assert "no printed figure (`published` in the job's file), and no run: none" in said
     assert "left out, their config.json is of another version: old-01234567" in said
     assert "choose one" in Shell(runs).run("results", "--html", "--json", code=2)
 
@@ -338,7 +374,7 @@ def test_the_colours_of_the_table(tmp_path: Path, runs: Path, capsys: pytest.Cap
         rows += rows_of(of, runs / name)
     with click.Context(cli.results_, color=True):
         cli.show(rows)
-    _, *printed, _ = capsys.readouterr().out.splitlines()
+    printed = [line for line in capsys.readouterr().out.splitlines() if "test accuracy" in line]
     green, red, yellow = (f"\x1b[{number}m" for number in (32, 31, 33))
     for line, colour, value in zip(printed, (green, red, yellow), ("70.00 %", "50.00 %", "50.00 %"), strict=True):
         assert f"{colour}{value}" in line and line.count(colour) == 2

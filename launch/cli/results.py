@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import shutil
 from pathlib import Path
 
 import click
@@ -24,7 +26,7 @@ def results_(jobs: tuple[str, ...], as_html: bool, as_json: bool, site_file: Pat
     """Hold what was measured against the printed figures that JOBS name (all of the project's where none is named).
 
     Ours is the mean over all runs of the job's configuration, whatever their seeds. Red falls short; amber was not run in full, or
-    on a stand-in.
+    on a stand-in. Of a job that names no figure ours are told alone.
     """
     if as_html and as_json:
         raise click.UsageError("--html and --json: choose one")
@@ -40,7 +42,7 @@ def results_(jobs: tuple[str, ...], as_html: bool, as_json: bool, site_file: Pat
     elif found:
         show(found)
     if jobs and without:
-        click.echo(f"no printed figure (`published` in the job's file): {', '.join(without)}", err=True)
+        click.echo(f"no printed figure (`published` in the job's file), and no run: {', '.join(without)}", err=True)
     if problems:
         raise SpecError(problems)
 
@@ -67,14 +69,31 @@ def _rows(jobs: list[spec.Job], folder: Path) -> tuple[list[Row], list[Problem],
 
 def show(found: list[Row]) -> None:
     """Prints the table, and what its colours mean where it has any."""
-    header = ("job", "figure", "printed", "ours", "seeds", "epochs", "hardware", "verdict", "source")
-    lines = []
+    header = ("figure", "printed", "ours", "verdict", "notes")
+    cells: list[tuple[table.Cell, ...]] = []
+    notes: dict[str, int] = {}  # numbered as they come
     for row in found:
         colour = results.COLOURS[row.verdict]
         ours = points.spread((row.mean, row.deviation), in_percent=row.in_percent) if row.mean is not None else NONE
-        figure = row.figure + (f" at {row.point}" if row.point else "")
-        verdict = "; ".join([row.verdict, *row.remarks])
-        lines.append((site.shown(row.job_file), figure, row.shown(row.published), (ours, colour), f"{len(row.values) or NONE}",
-                      row.epochs or NONE, row.hardware or NONE, (verdict, colour), row.source))  # fmt: skip
-    table.show(header, lines, left=("job", "figure", "hardware", "verdict", "source"))
+        verdict = f"{row.verdict} {f'({row.standing})' if row.why and row.standing else row.standing}".rstrip()
+        numbers = [notes.setdefault(text, len(notes) + 1) for text in (*row.why, *row.notes, row.source) if text]
+        figure = "  " + ", ".join(filter(None, (row.figure, row.label)))
+        cells.append((figure, row.shown(row.published), (ours, colour), (verdict, colour), " ".join(map(str, numbers))))
+    width = shutil.get_terminal_size((0, 0)).columns or None  # a pipe has none
+    left, fold = ("figure", "verdict", "notes"), ("figure", "verdict")
+    first, *lines = table.lines(header, cells, left, fold, width)
+    click.echo(click.style(first, bold=True))
+    for heading, group in itertools.groupby(zip(found, lines, strict=True), key=lambda pair: _heading(pair[0])):
+        click.echo(click.style(heading, bold=True))
+        click.echo("\n".join(line for _, line in group))
+    click.echo("\n" + "\n".join(f"{number:>3}  {text}" for text, number in notes.items()))
     click.echo(f"{plural(len(found), 'figure')}; ours: mean ± standard deviation over seeds")
+
+
+def _heading(row: Row) -> str:
+    """jobs/digits.yaml: 3 seeds, 15 epochs, 2 threads of AMD EPYC"""
+    file = site.shown(row.job_file)
+    if not row.values:
+        return file
+    epochs = "1 epoch" if row.epochs == "1" else f"{row.epochs} epochs"
+    return f"{file}: {plural(len(row.values), 'seed')}, {epochs}, {row.hardware}"

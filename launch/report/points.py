@@ -271,6 +271,19 @@ def short_names(axes: Iterable[str]) -> dict[str, str]:
     return names
 
 
+def told(axes: Row) -> str:
+    """Axes as a person reads them: optimizer sgd, lr 0.02, momentum 0.5."""
+    parts = []
+    for axis, name in short_names(axes).items():
+        value = axes[axis]
+        if isinstance(value, dict):
+            of_value = {key: v for key, v in value.items() if key != "name"}
+            parts += [f"{name} {value.get('name', '')}".rstrip(), *(f"{key} {axis_value(v)}" for key, v in of_value.items())]
+        else:
+            parts.append(f"{name} {axis_value(value)}")
+    return ", ".join(parts)
+
+
 def axis_value(value: Any) -> str:
     """As a person writes it in the job."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -16,13 +16,15 @@ from launch.results import Row, Verdict
 NAME = "results.html"  # in the folder of the runs
 TONES: dict[Verdict, tuple[str, str]] = {
     "reached": ("good", "✓"), "falls short": ("bad", "✕"), "not comparable": ("warn", "≠"), "not measured": ("info", "○"),
+    "none printed": ("info", "·"),
 }  # fmt: skip
 HEADS = [("Job", "short"), ("Figure, and who prints it", "name"), ("Printed", "figure"), ("Ours", "figure"), ("Seeds", "figure"),
          ("Epochs", "figure"), ("Hardware", "short"), ("Verdict, and our runs", "name")]  # fmt: skip
 NOTE = (
     "Ours: mean ± standard deviation (over n - 1) over seeds. Red: the mean is worse than the printed figure by more than the "
     "tolerance that the job's file names, else by more than half of the figure's last digit. Amber: not comparable, since not run "
-    "in full or on a stand-in. Links lead to the job's file and to the runs' pages, where they lie as they do here."
+    "in full or on a stand-in; whether it reaches the figure is said all the same. Links lead to the job's file and to the runs' "
+    "pages, where they lie as they do here."
 )
 
 
@@ -46,11 +48,11 @@ def render(rows: list[Row], runs: Path) -> Html:
 
 
 def _row(row: Row, runs: Path) -> list[str]:
-    figure = row.figure + (f" at {row.point}" if row.point else "")
+    figure = ", ".join(filter(None, (row.figure, row.label)))
     ours = points.spread((row.mean, row.deviation), in_percent=row.in_percent) if row.mean is not None else NONE
     of_runs = Html(", ".join(_run(run_id, runs) for run_id in row.runs))
     return [
-        _link(row.job_file, row.job, runs), _over(text(figure), row.source), row.shown(row.published), ours,
+        _link(row.job_file, row.job, runs), _over(text(figure), *filter(None, [row.source])), row.shown(row.published), ours,
         f"{len(row.values) or NONE}", row.epochs or NONE, row.hardware or NONE,
         _over(_verdict(row), *row.remarks, *([of_runs] if row.runs else [])),
     ]  # fmt: skip
