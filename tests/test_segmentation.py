@@ -15,7 +15,7 @@ from PIL import Image
 
 from tests import ranks
 from tests.test_resume import outcome
-from trainer import models, tasks
+from trainer import checkpoint, models, pretrained, tasks
 from trainer.config.layout import RunDir, read_json, read_jsonl
 from trainer.data import masks
 from trainer.data.batches import Batches
@@ -163,6 +163,28 @@ def test_resnet_18_has_torchvisions_names() -> None:
     found = {name: v.shape for name, v in built.state_dict().items() if not name.startswith(("head.", "upsample."))}
     assert found == {name: v.shape for name, v in theirs.items() if not name.startswith("fc.")}
     assert built(torch.zeros(1, 3, 64, 96)).shape == (1, 21, 64, 96)
+
+
+def test_the_weights_of_a_resnets_run_but_for_new_last_layers(tmp_path: Path, prepared: dict[str, Any]) -> None:
+    pictures = {"name": "synthetic", "samples": 8, "size": 32}
+    resnet = {"data": pictures, "model": {"name": "torchvision/resnet18"}, "epochs": 1, "global_batch_size": 8}
+    config = ranks.config("resnet-00000000", **resnet)
+    before = ranks.make_run(tmp_path, config, prepare(config.train.data, tmp_path, tmp_path))
+    assert ranks.train(before, "local-1", 1) == 0, ranks.logs(before)
+    begin: dict[str, Any] = {
+        "model": {"name": "fcn"}, "weights": {"run": before.run_id}, "init": {"name": "normal", "std": 0.5}, "epochs": 1,
+        "freeze": ["*", "!head.*", "!upsample.*"], "freeze_batch_norm": True,
+        "optimizer": {"name": "sgd", "lr": 1e-30},  # too little to move anything but a zero
+    }  # fmt: skip
+    after = completed(tmp_path, prepared, **begin)
+    given, found = (checkpoint.find(run, "latest")[0].weights for run in (before, after))
+    pretrained.check(ranks.config(**{**SETTINGS, **begin}).train, len(CLASSES), given)  # as before it is queued
+    features = [name for name in given if not name.startswith("fc.")]
+    assert set(found) - set(features) == {"head.weight", "head.bias", "upsample.weight", "upsample.bias"}
+    assert all(torch.equal(found[name], given[name]) for name in features)  # bit for bit, statistics too
+    assert float(found["head.weight"].std()) == pytest.approx(0.5, rel=0.1)
+    torch.testing.assert_close(found["upsample.weight"], bilinear(3, 64), rtol=0, atol=1e-20)
+    assert "but for a new head and upsample; the model has no use for fc.bias, fc.weight" in ranks.logs(after)
 
 
 def test_a_run_learns_and_leaves_its_figures(tmp_path: Path, prepared: dict[str, Any]) -> None:

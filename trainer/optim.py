@@ -74,13 +74,13 @@ def build(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
 
 def parameter_groups(model: nn.Module, config: OptimizerConfig) -> Groups:
     """What is trained, in one group, or two: weights with decay, and biases and normalisation layers (all that has one dimension)
-    without. Where the last layer has a rate of its own, its groups come after these, with their `lr_factor`."""
+    without. Where the head has a rate of its own, its groups come after these, with their `lr_factor`."""
     trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     if config.head_lr_factor == 1:
         return _by_decay([p for _, p in trained], config)
-    first = f"{head(model)}."
-    of_head = _by_decay([p for name, p in trained if name.startswith(first)], config)
-    body = _by_decay([p for name, p in trained if not name.startswith(first)], config)
+    last = tuple(f"{layer}." for layer in head(model))
+    of_head = _by_decay([p for name, p in trained if name.startswith(last)], config)
+    body = _by_decay([p for name, p in trained if not name.startswith(last)], config)
     return body + [{**group, "lr_factor": config.head_lr_factor} for group in of_head]
 
 
@@ -93,9 +93,16 @@ def _by_decay(parameters: list[nn.Parameter], config: OptimizerConfig) -> Groups
     return [group for group in groups if group["params"]]
 
 
-def head(model: nn.Module) -> str:
-    """The name of the layer that answers: the last linear layer or convolution, in the order of the modules."""
-    return [name for name, module in model.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)][-1]
+def head(model: nn.Module) -> list[str]:
+    """The names of the layers that answer: the last linear layer or convolution, in the order of the modules, and the transposed
+    convolutions after it, which bring its scores to the picture's size."""
+    found: list[str] = []
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear | nn.Conv2d):
+            found = [name]
+        elif isinstance(module, nn.ConvTranspose2d):
+            found.append(name)
+    return found
 
 
 def set_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:

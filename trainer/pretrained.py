@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -53,12 +53,12 @@ def read(path: Path) -> dict[str, Tensor]:
     return {name.removeprefix("module."): value for name, value in found.items()}
 
 
-def lay_over(state: Mapping[str, Tensor], found: Mapping[str, Tensor], new: str | None) -> list[str]:
-    """Copies `found` into `state`, a model's state dict, but for the layer `new`. Returns the names that the model has no use for.
+def lay_over(state: Mapping[str, Tensor], found: Mapping[str, Tensor], new: Sequence[str]) -> list[str]:
+    """Copies `found` into `state`, a model's state dict, but for the layers `new`. Returns the names that the model has no use for.
 
     Raises DataError that names every tensor that is missing or has another shape; then nothing is copied.
     """
-    wanted = {name: tensor for name, tensor in state.items() if new is None or not name.startswith(f"{new}.")}
+    wanted = {name: tensor for name, tensor in state.items() if not name.startswith(tuple(f"{layer}." for layer in new))}
     counters = {name for name in wanted if name.endswith("num_batches_tracked")}  # weights of 2017 lack them
     wrong = [
         f"{name}: {list(found[name].shape)}, the model's is {list(tensor.shape)}" if name in found else f"{name}: is missing"
@@ -81,4 +81,4 @@ def check(config: TrainConfig, classes: int, found: Mapping[str, Tensor] | None)
     model = models.build_on_meta(config.model, classes, given.channels, given[1:3])
     freeze.apply(model, config.freeze, config.freeze_batch_norm)
     if found is not None and config.weights is not None:
-        lay_over(model.state_dict(), found, optim.head(model) if config.weights.head == "new" else None)
+        lay_over(model.state_dict(), found, optim.head(model) if config.weights.head == "new" else [])

@@ -125,11 +125,11 @@ class Trainer:
     def _begin_with(self, weights: Weights) -> None:
         """Lays the weights of another training over the initial ones."""
         source, found = pretrained.load_for(self.world.run, weights)
-        new = optim.head(distributed.unwrap(self.model)) if weights.head == "new" else None
+        new = optim.head(distributed.unwrap(self.model)) if weights.head == "new" else []
         unused = pretrained.lay_over(self.initial, found, new)
         if self.world.rank == 0:
             say(
-                f"begins with the weights of {source}" + (f", but for a new {new}" if new else "")
+                f"begins with the weights of {source}" + (f", but for a new {' and '.join(new)}" if new else "")
                 + (f"; the model has no use for {', '.join(unused)}" if unused else "")
             )
 

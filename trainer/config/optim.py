@@ -14,7 +14,7 @@ class Optimizer(Strict):
     """What every optimizer takes."""
 
     lr: float = Field(gt=0)
-    head_lr_factor: float = Field(1.0, gt=0, description="the last layer's rate is lr times this")
+    head_lr_factor: float = Field(1.0, gt=0, description="the rate of the last layer, of fcn of the last two, is lr times this")
     decay_bias_and_norm: bool = Field(True, description="false: weight decay leaves biases and normalisation layers alone")
 
 

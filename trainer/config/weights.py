@@ -27,7 +27,7 @@ class Weights(Strict):
         description="a job beside this one, which is submitted along, or a run_id: its best checkpoint, else its last",
     )  # fmt: skip
     head: Literal["new", "loaded"] = Field(
-        "new", description="the last layer: new, for other classes, or loaded like the rest"
+        "new", description="the last layer, of fcn the last two: new, for other classes, or loaded like the rest"
     )
 
     @model_validator(mode="after")
