@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.config.layout import RunDir, read_json, write_json
+from trainer.config.outcome import Outcome
 from trainer.config.run import RunConfig
 
 DIGITS = {"name": "digits", "random_crop_padding": 1}
@@ -51,6 +52,20 @@ def train(run: RunDir, attempt: str, world_size: int, **environment: str) -> int
         for rank in started:
             rank.kill()
     return next((rank.exitcode for rank in started if rank.exitcode), 0)
+
+
+def completed(folder: Path, prepared: dict[str, Any], world_size: int = 1, **settings: Any) -> RunDir:
+    """A run in `folder` after one attempt that nothing stopped."""
+    run = make_run(folder, config(ranks=world_size, **settings), prepared)
+    assert train(run, "local-1", world_size) == 0, logs(run)
+    assert outcome(run, "local-1").status == "completed", logs(run)
+    return run
+
+
+def outcome(run: RunDir, attempt: str) -> Outcome:
+    found = Outcome.read(run.attempt(attempt).outcome)
+    assert found is not None, logs(run)
+    return found
 
 
 def begin(run: RunDir, attempt: str, world_size: int, **environment: str) -> list[BaseProcess]:

@@ -14,7 +14,7 @@ from torch import Tensor
 from launch import report
 from tests import ranks
 from tests.test_pictures import torchvision
-from tests.test_resume import outcome, prepared, undisturbed  # noqa: F401
+from tests.test_resume import prepared  # noqa: F401
 from trainer import mix
 from trainer.config.data import RandomResizedCrop
 from trainer.config.layout import RunDir
@@ -177,26 +177,26 @@ def test_cutmix_counts_the_pixels_that_are_left() -> None:
 def test_a_stopped_run_goes_on_to_the_same_bits(tmp_path: Path, prepared: dict[str, Any], name: str, world_size: int) -> None:  # noqa: F811
     data = {"name": "digits", "augment": [*CHAIN[:4], {"name": "colour_jitter", "brightness": 0.5, "contrast": 0.5}]}
     train = {"epochs": 1, "data": data, "mix": {"name": name, "alpha": 0.4}}
-    whole = undisturbed(tmp_path, prepared, world_size, **train)
+    whole = ranks.completed(tmp_path, prepared, world_size, **train)
     config = ranks.config(ranks=world_size, **train, execution={"stop_after_step": 7})
     run = ranks.make_run(tmp_path / "stopped", config, prepared)
     assert ranks.train(run, "local-1", world_size) == 0, ranks.logs(run)
     # on through the loader, whose bits are the same
     ranks.set_execution(run, stop_after_step=None, device_data_gb=0.0, workers=world_size - 1)
     assert ranks.train(run, "local-2", world_size) == 0, ranks.logs(run)
-    assert outcome(run, "local-2").weights_sha256 == outcome(whole, "local-1").weights_sha256
+    assert ranks.outcome(run, "local-2").weights_sha256 == ranks.outcome(whole, "local-1").weights_sha256
     assert run.metrics.read_bytes() == whole.metrics.read_bytes()
 
 
 def test_the_same_mixture_for_any_number_of_ranks(tmp_path: Path, prepared: dict[str, Any]) -> None:  # noqa: F811
     train = {"max_steps": 3, "parity": "bitwise", "data": {"name": "digits", "augment": CHAIN[:1]}}
     train["mix"] = {"name": "mixup", "alpha": 1.0}
-    found = {outcome(undisturbed(tmp_path / str(size), prepared, size, **train), "local-1").weights_sha256 for size in (1, 2)}
-    assert len(found) == 1
+    runs = [ranks.completed(tmp_path / str(size), prepared, size, **train) for size in (1, 2)]
+    assert len({ranks.outcome(run, "local-1").weights_sha256 for run in runs}) == 1
 
 
 def test_ten_draws_of_each_are_shown(tmp_path: Path, prepared: dict[str, Any]) -> None:  # noqa: F811
-    run = undisturbed(tmp_path, prepared, 1, max_steps=1, data={"name": "digits", "augment": CHAIN[:3]})
+    run = ranks.completed(tmp_path, prepared, 1, max_steps=1, data={"name": "digits", "augment": CHAIN[:3]})
     rows = json.loads(run.augmentations.read_text())["rows"]
     assert [row["name"] for row in rows] == ["1. horizontal flip", "2. vertical flip", "3. random crop", "all, in this order"]
     assert all(len(row["pngs"]) == 10 for row in rows) and len(set(rows[0]["pngs"])) == 2 and len(set(rows[3]["pngs"])) > 5

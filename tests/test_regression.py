@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from tests import ranks
-from tests.test_resume import outcome
 from trainer import tasks
 from trainer.config.layout import RunDir, read_jsonl
 from trainer.data.airfoil import convert
@@ -32,10 +31,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 def completed(folder: Path, prepared: dict[str, Any], world_size: int = 1, **train: Any) -> RunDir:
-    run = ranks.make_run(folder, ranks.config(ranks=world_size, **{**SETTINGS, **train}), prepared)
-    assert ranks.train(run, "local-1", world_size) == 0, ranks.logs(run)
-    assert outcome(run, "local-1").status == "completed", ranks.logs(run)
-    return run
+    return ranks.completed(folder, prepared, world_size, **{**SETTINGS, **train})
 
 
 def evaluations(run: RunDir, split: str) -> list[dict[str, Any]]:
@@ -65,7 +61,7 @@ def test_both_losses_are_torchs() -> None:
 
 def test_a_run_finds_w_and_b_and_says_so(tmp_path: Path, prepared: dict[str, Any]) -> None:
     run = completed(tmp_path, prepared, epochs=12)
-    found = outcome(run, "local-1")
+    found = ranks.outcome(run, "local-1")
     fit = found.extra["linear_fit"]
     assert fit["w"] == pytest.approx(W, abs=0.005) and fit["b"] == pytest.approx(B, abs=0.005)
     assert (fit["true_w"], fit["true_b"], fit["norm_of_w"]) == (W, B, pytest.approx(np.linalg.norm(fit["w"])))
@@ -83,14 +79,14 @@ def test_a_run_finds_w_and_b_and_says_so(tmp_path: Path, prepared: dict[str, Any
 
 def test_a_deeper_model_has_no_line_to_tell_of(tmp_path: Path, prepared: dict[str, Any]) -> None:
     run = completed(tmp_path, prepared, epochs=1, model={"name": "mlp", "hidden": [4]})
-    assert set(outcome(run, "local-1").extra) == {"test_loss"}
+    assert set(ranks.outcome(run, "local-1").extra) == {"test_loss"}
 
 
 def test_evaluations_do_not_depend_on_the_ranks(tmp_path: Path, prepared: dict[str, Any]) -> None:
     one = completed(tmp_path / "one", prepared, epochs=1, parity="bitwise", parity_shards=2)
     two = completed(tmp_path / "two", prepared, 2, epochs=1, parity="bitwise", parity_shards=2)
     assert one.metrics.read_bytes() == two.metrics.read_bytes()
-    assert outcome(one, "local-1").weights_sha256 == outcome(two, "local-1").weights_sha256
+    assert ranks.outcome(one, "local-1").weights_sha256 == ranks.outcome(two, "local-1").weights_sha256
 
 
 @pytest.mark.parametrize(("world_size", "optimizer"), [
@@ -105,7 +101,7 @@ def test_a_stopped_run_continues_to_the_same_bits(
     for attempt, stop in (("local-1", 7), ("local-2", 34), ("local-3", None)):  # 17 steps an epoch
         ranks.set_execution(run, stop_after_step=stop)
         assert ranks.train(run, attempt, world_size) == 0, ranks.logs(run)
-    expected, found = outcome(whole, "local-1"), outcome(run, "local-3")
+    expected, found = ranks.outcome(whole, "local-1"), ranks.outcome(run, "local-3")
     assert found.weights_sha256 == expected.weights_sha256 and found.extra == expected.extra
     assert found.extra["best"]["metric"] == "loss"
     assert run.metrics.read_bytes() == whole.metrics.read_bytes()
@@ -121,7 +117,7 @@ def test_weight_decay_shrinks_the_weights_and_not_the_bias(tmp_path: Path) -> No
     fits, gaps = [], []
     for decay in ({}, {"weight_decay": 3.0, "decay_bias_and_norm": False}):
         run = completed(tmp_path / f"decay-{len(fits)}", made, **settings, optimizer={"name": "sgd", "lr": 0.003, **decay})
-        fits.append(outcome(run, "local-1").extra["linear_fit"])
+        fits.append(ranks.outcome(run, "local-1").extra["linear_fit"])
         gaps.append(evaluations(run, "test")[-1]["loss"] - evaluations(run, "train")[-1]["loss"])
     assert fits[0]["norm_of_w"] > 10 and fits[1]["norm_of_w"] < 1
     assert gaps[0] > 50 and gaps[1] < 1  # fitted by heart; with decay the curves meet

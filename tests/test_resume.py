@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from tests import ranks
-from trainer.config.layout import RunDir, read_json, write_json
-from trainer.config.outcome import Outcome
+from trainer.config.layout import read_json, write_json
 from trainer.data.prepared import prepare
 
 STEPS_PER_EPOCH = 15  # 1,437 / 100
@@ -22,33 +21,20 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return prepare(ranks.config().train.data, folder, folder)
 
 
-def outcome(run: RunDir, attempt: str) -> Outcome:
-    found = Outcome.read(run.attempt(attempt).outcome)
-    assert found is not None, ranks.logs(run)
-    return found
-
-
-def undisturbed(folder: Path, prepared: dict[str, Any], world_size: int, **train: Any) -> RunDir:
-    run = ranks.make_run(folder / "whole", ranks.config(ranks=world_size, **train), prepared)
-    assert ranks.train(run, "local-1", world_size) == 0, ranks.logs(run)
-    assert outcome(run, "local-1").status == "completed"
-    return run
-
-
 @pytest.mark.parametrize("world_size", [1, 2, 4])
 def test_stopped_twice_within_an_epoch_and_once_at_its_end(tmp_path: Path, prepared: dict[str, Any], world_size: int) -> None:
-    whole = undisturbed(tmp_path, prepared, world_size)
+    whole = ranks.completed(tmp_path / "whole", prepared, world_size)
     run = ranks.make_run(tmp_path / "stopped", ranks.config(ranks=world_size), prepared)
     # twice within the first epoch, between two log rows, and once at its end
     for number, step in enumerate((3, 10, STEPS_PER_EPOCH), start=1):
         ranks.set_execution(run, stop_after_step=step)
         assert ranks.train(run, f"local-{number}", world_size) == 0, ranks.logs(run)
-        stopped = outcome(run, f"local-{number}")
+        stopped = ranks.outcome(run, f"local-{number}")
         assert (stopped.status, stopped.global_step) == ("stopped", step)
     ranks.set_execution(run, stop_after_step=None)
     assert ranks.train(run, "local-4", world_size) == 0, ranks.logs(run)
 
-    expected, found = outcome(whole, "local-1"), outcome(run, "local-4")
+    expected, found = ranks.outcome(whole, "local-1"), ranks.outcome(run, "local-4")
     assert found.weights_sha256 == expected.weights_sha256
     assert found.test_accuracy == expected.test_accuracy
     assert run.metrics.read_bytes() == whole.metrics.read_bytes()
@@ -67,7 +53,7 @@ def test_rows_after_the_checkpoint_are_cut_and_kept_aside(tmp_path: Path, prepar
 
 
 def test_a_spoilt_checkpoint_is_moved_aside_and_the_one_before_it_taken(tmp_path: Path, prepared: dict[str, Any]) -> None:
-    whole = undisturbed(tmp_path, prepared, 1)
+    whole = ranks.completed(tmp_path / "whole", prepared)
     run = ranks.make_run(tmp_path, ranks.config(execution={"checkpoint_every_steps": 5, "stop_after_step": 10}), prepared)
     assert ranks.train(run, "local-1", 1) == 0, ranks.logs(run)
     weights = run.checkpoints / "step-10.local-1" / "weights.pt"
@@ -80,7 +66,7 @@ def test_a_spoilt_checkpoint_is_moved_aside_and_the_one_before_it_taken(tmp_path
     assert "step-10.local-1: weights.pt has another sha256" in log
     assert "continued from step-5.local-1" in log
     assert (run.checkpoints / "bad-step-10.local-1").is_dir()
-    assert outcome(run, "local-2").weights_sha256 == outcome(whole, "local-1").weights_sha256
+    assert ranks.outcome(run, "local-2").weights_sha256 == ranks.outcome(whole, "local-1").weights_sha256
 
 
 def test_another_world_size_goes_on_and_says_that_it_is_no_longer_exact(tmp_path: Path, prepared: dict[str, Any]) -> None:
@@ -89,7 +75,7 @@ def test_another_world_size_goes_on_and_says_that_it_is_no_longer_exact(tmp_path
     ranks.set_execution(run, stop_after_step=None)
     assert ranks.train(run, "local-2", 1) == 0, ranks.logs(run)
     assert "written by 2 rank(s), continued by 1: no longer bit-exact" in run.attempt("local-2").rank_log(0).read_text()
-    assert outcome(run, "local-2").status == "completed"
+    assert ranks.outcome(run, "local-2").status == "completed"
 
 
 def test_other_data_refuses_to_continue(tmp_path: Path, prepared: dict[str, Any]) -> None:
@@ -120,12 +106,12 @@ def test_every_setting_together_continues_to_the_same_bits(tmp_path: Path, prepa
         "data": {**ranks.DIGITS, "random_horizontal_flip": True, "validation": 0.1}, "init": {"name": "kaiming_normal"},
         "ema_decay": 0.9, "best_metric": "loss", "early_stopping": {"patience_evaluations": 3},
     }  # fmt: skip
-    whole = undisturbed(tmp_path, prepared, 2, **settings)
+    whole = ranks.completed(tmp_path / "whole", prepared, 2, **settings)
     run = ranks.make_run(tmp_path / "stopped", ranks.config(ranks=2, **settings), prepared)
     for attempt, stop in (("local-1", 18), ("local-2", None)):  # 13 steps an epoch: after an evaluation, within the second epoch
         ranks.set_execution(run, stop_after_step=stop)
         assert ranks.train(run, attempt, 2) == 0, ranks.logs(run)
-    expected, found = outcome(whole, "local-1"), outcome(run, "local-2")
+    expected, found = ranks.outcome(whole, "local-1"), ranks.outcome(run, "local-2")
     assert found.weights_sha256 == expected.weights_sha256
     assert found.extra == expected.extra and found.extra["best"]["metric"] == "loss"
     assert run.metrics.read_bytes() == whole.metrics.read_bytes()
@@ -133,10 +119,10 @@ def test_every_setting_together_continues_to_the_same_bits(tmp_path: Path, prepa
 
 def test_the_loss_scale_of_fp16_is_continued(tmp_path: Path, prepared: dict[str, Any]) -> None:
     model = {"name": "mlp", "hidden": [32]}
-    whole = undisturbed(tmp_path, prepared, 1, precision="fp16", model=model)
+    whole = ranks.completed(tmp_path / "whole", prepared, precision="fp16", model=model)
     run = ranks.make_run(tmp_path / "stopped", ranks.config(precision="fp16", model=model), prepared)
     for attempt, stop in (("local-1", 4), ("local-2", None)):
         ranks.set_execution(run, stop_after_step=stop)
         assert ranks.train(run, attempt, 1) == 0, ranks.logs(run)
-    assert outcome(run, "local-2").weights_sha256 == outcome(whole, "local-1").weights_sha256
+    assert ranks.outcome(run, "local-2").weights_sha256 == ranks.outcome(whole, "local-1").weights_sha256
     assert run.metrics.read_bytes() == whole.metrics.read_bytes()

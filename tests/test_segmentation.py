@@ -14,7 +14,6 @@ import torch
 from PIL import Image
 
 from tests import ranks
-from tests.test_resume import outcome
 from trainer import checkpoint, models, pretrained, tasks
 from trainer.config.layout import RunDir, read_json, read_jsonl
 from trainer.data import masks
@@ -71,10 +70,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 def completed(folder: Path, prepared: dict[str, Any], world_size: int = 1, **train: Any) -> RunDir:
-    run = ranks.make_run(folder, ranks.config(ranks=world_size, **{**SETTINGS, **train}), prepared)
-    assert ranks.train(run, "local-1", world_size) == 0, ranks.logs(run)
-    assert outcome(run, "local-1").status == "completed", ranks.logs(run)
-    return run
+    return ranks.completed(folder, prepared, world_size, **{**SETTINGS, **train})
 
 
 def test_the_colours_are_vocs() -> None:
@@ -190,7 +186,7 @@ def test_the_weights_of_a_resnets_run_but_for_new_last_layers(tmp_path: Path, pr
 def test_a_run_learns_and_leaves_its_figures(tmp_path: Path, prepared: dict[str, Any]) -> None:
     data = {**DATA, "validation": 0.2}
     run = completed(tmp_path, prepared, epochs=25, evaluate_every_epochs=5, data=data, best_metric="mean_iou")
-    found, last = outcome(run, "local-1"), read_jsonl(run.metrics)[-1]
+    found, last = ranks.outcome(run, "local-1"), read_jsonl(run.metrics)[-1]
     assert found.extra["skipped_pictures"] == 4 and found.extra["best"]["metric"] == "mean_iou"
     assert (found.test_accuracy, found.extra["test_mean_iou"]) == (last["accuracy"], last["mean_iou"])
     kept = read_json(run.evaluation("test"))
@@ -222,7 +218,7 @@ def test_a_stopped_run_continues_to_the_same_bits(tmp_path: Path, prepared: dict
     for attempt, stop in (("local-1", 2), ("local-2", 3), ("local-3", None)):  # 3 steps an epoch
         ranks.set_execution(run, stop_after_step=stop)
         assert ranks.train(run, attempt, world_size) == 0, ranks.logs(run)
-    expected, found = outcome(whole, "local-1"), outcome(run, "local-3")
+    expected, found = ranks.outcome(whole, "local-1"), ranks.outcome(run, "local-3")
     assert found.weights_sha256 == expected.weights_sha256 and found.extra == expected.extra
     assert run.metrics.read_bytes() == whole.metrics.read_bytes()
 

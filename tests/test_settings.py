@@ -27,11 +27,8 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 def completed(folder: Path, prepared: dict[str, Any], **train: Any) -> tuple[RunDir, Outcome]:
-    run = ranks.make_run(folder, ranks.config(**train), prepared)
-    assert ranks.train(run, "local-1", 1) == 0, ranks.logs(run)
-    outcome = Outcome.read(run.attempt("local-1").outcome)
-    assert outcome is not None and outcome.status == "completed", ranks.logs(run)
-    return run, outcome
+    run = ranks.completed(folder, prepared, **train)
+    return run, ranks.outcome(run, "local-1")
 
 
 def evaluations(run: RunDir, split: str) -> list[dict[str, Any]]:
