@@ -104,12 +104,12 @@ def standing(run: RunDir, slurm_states: dict[str, str] | None = None, job: str |
     if holder:
         where = f"{holder.get('attempt')} on {holder['host']}"
         return Standing("running", None, run.attempt(str(holder.get("attempt"))), where, holder, job or slurm_job(run))
-    job = job or slurm_job(run)
-    if job and slurm_states is not None and job in slurm_states:
+    outcome, job = Outcome.read(newest.outcome) if newest else None, job or slurm_job(run)
+    is_done = outcome is not None and outcome.status == "completed"  # whatever Slurm still has to do for its job
+    if job and not is_done and slurm_states is not None and job in slurm_states:
         state = slurm_states[job]
         if state.split()[0] in ("PENDING", "REQUEUED", "REQUEUE_HOLD", "CONFIGURING", "SUSPENDED", "RUNNING", "COMPLETING"):
             return Standing("queued", None, newest, f"Slurm job {job} {state}", None, job)
-    outcome = Outcome.read(newest.outcome) if newest else None
     if outcome:
         state_: State = outcome.status
         if outcome.verdict == "cancelled" or outcome.verdict == "pruned":

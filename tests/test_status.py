@@ -47,6 +47,16 @@ def test_a_waiting_run_tells_slurms_reason(run: RunDir) -> None:
     assert (where.state, where.where, where.slurm_job) == ("queued", "Slurm job 12_3 PENDING (Priority)", "12_3")
 
 
+def test_a_completed_run_is_completed_while_its_job_ends(run: RunDir) -> None:
+    write_json(run.slurm_job, {"job_id": "12"})
+    attempt = run.attempt("slurm-12.0")
+    write_json(attempt.record, {"started": time.time()})
+    Outcome("stopped", "preempted", attempt.id, "trainer rank 0", 400).write(attempt.outcome)
+    assert rundir.standing(run, {"12": "COMPLETING"}).state == "queued"
+    Outcome("completed", "completed", attempt.id, "trainer rank 0", 700).write(attempt.outcome)
+    assert rundir.standing(run, {"12": "COMPLETING"}).state == "completed"
+
+
 def test_the_table(run: RunDir) -> None:
     out = io.StringIO()
     with redirect_stdout(out):
