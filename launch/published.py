@@ -18,12 +18,12 @@ Loss = Annotated[float, Field(ge=0)]
 # What is measured of each task; of the losses and errors the lower one is better.
 OF_TASK = {
     "classification": ("test_accuracy", "highest_test_accuracy", "test_error", "test_loss", "train_accuracy", "train_error",
-                       "train_loss", "class_accuracy"),
+                       "train_loss", "loss_book", "loss_book_running", "class_accuracy"),
     "regression": ("test_loss", "train_loss"),
     "segmentation": ("pixel_accuracy", "mean_iou", "test_loss", "train_loss"),
 }  # fmt: skip
-LOWER_IS_BETTER = ("test_error", "test_loss", "train_error", "train_loss")
-LOSSES = ("test_loss", "train_loss")  # numbers of any size; all others lie between 0 and 1
+LOSSES = ("test_loss", "train_loss", "loss_book", "loss_book_running")  # numbers of any size; all others lie between 0 and 1
+LOWER_IS_BETTER = ("test_error", "train_error", *LOSSES)
 OF_THE_END = ("highest_test_accuracy", "class_accuracy")
 
 
@@ -38,6 +38,8 @@ class Published(Strict):
     train_accuracy: Fraction | None = Field(None, description="mean over the epoch's steps, as they trained")
     train_error: Fraction | None = Field(None, description="1 - train_accuracy")
     train_loss: Loss | None = Field(None, description="mean over the epoch's steps; of a regression, of the train rows after it")
+    loss_book: Loss | None = Field(None, description="train_loss, divided once more by the batch size")
+    loss_book_running: Loss | None = Field(None, description="train_loss, divided by the number of epochs so far")
     pixel_accuracy: Fraction | None = None
     mean_iou: Fraction | None = None
     class_accuracy: dict[str, Fraction] | None = Field(None, min_length=1, description="class: test accuracy of its samples")

@@ -339,6 +339,8 @@ def measure(run: Run, name: str, epoch: int | None, of_class: str | None = None)
     """A figure of a run after that epoch, or after its last one; None where it was not measured then."""
     if name == "class_accuracy":
         return _class_accuracy(run, of_class)
+    if name in ("loss_book", "loss_book_running"):
+        return _loss_book(run, epoch, running=name == "loss_book_running")
     if name == "highest_test_accuracy":
         return max((a for row in run.evaluations("test") if (a := finite(row.get("accuracy"))) is not None), default=None)
     split, _, what = name.partition("_") if name.startswith(("train_", "test_")) else ("test", "", name)
@@ -352,11 +354,32 @@ def measure(run: Run, name: str, epoch: int | None, of_class: str | None = None)
 
 
 def _epoch_mean(run: Run, what: str, epoch: int | None) -> float | None:
-    """The mean over the samples of an epoch, or of the last one: no train row is of two epochs."""
-    train = [row for row in run.rows if row.get("kind") == "train"]
-    wanted = epoch or (train[-1]["epoch"] if train else None)
-    found = [(v, row["samples"]) for row in train if row["epoch"] == wanted and (v := finite(row.get(what))) is not None]
+    """The mean over the samples of an epoch, or of the last one."""
+    found = [(v, row["samples"]) for row in _train_rows(run, epoch) if (v := finite(row.get(what))) is not None]
     return sum(v * n for v, n in found) / sum(n for _, n in found) if found else None
+
+
+def _train_rows(run: Run, epoch: int | None) -> list[dict[str, Any]]:
+    """Those of an epoch, or of the last one: no train row is of two epochs."""
+    train = [row for row in run.rows if row.get("kind") == "train"]
+    return [row for row in train if row["epoch"] == (epoch or train[-1]["epoch"])]
+
+
+def _loss_book(run: Run, epoch: int | None, *, running: bool) -> float | None:
+    """The loss column of Dive into Deep Learning's PyTorch edition (train_ch3 and train_ch5 as their output was printed; train of
+    chapter 9): the sum of an epoch's batch means, divided by its samples; or, running, by all batches since the first epoch.
+
+    The mean over samples stands for that over batches: a last batch of fewer samples makes less than the printed digits.
+    """
+    mean_loss, rows = _epoch_mean(run, "loss", epoch), _train_rows(run, epoch)
+    if mean_loss is None:
+        return None
+    now = int(rows[-1]["epoch"])
+    if running:
+        return mean_loss / now
+    before = _train_rows(run, now - 1) if now > 1 else []  # it has the step at which this epoch began
+    batches = int(rows[-1]["global_step"]) - (int(before[-1]["global_step"]) if before else 0)
+    return mean_loss * batches / sum(float(row["samples"]) for row in rows)
 
 
 def _class_accuracy(run: Run, of_class: str | None) -> float | None:

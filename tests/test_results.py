@@ -297,6 +297,7 @@ def test_weights_of_a_job_are_those_of_its_run(tmp_path: Path, runs: Path) -> No
 def test_where_each_figure_comes_from(tmp_path: Path, runs: Path) -> None:
     of = job(tmp_path, DIGITS + (
         "published:\n  - {source: a book, epoch: 1, train_loss: 2.0, train_accuracy: 0.5, test_loss: 0.3, test_accuracy: 0.5}\n"
+        "  - {source: a book, loss_book: 0.1, loss_book_running: 0.2}\n"
         "  - {source: a book, train_error: 0.5, highest_test_accuracy: 0.9, class_accuracy: {a: 0.5, b: 0.5, z: 0.5}}\n"
     ))
     run = add(runs, of, [
@@ -306,6 +307,7 @@ def test_where_each_figure_comes_from(tmp_path: Path, runs: Path) -> None:
     write_json(run.evaluation("test"), {"classes": ["a", "b"], "samples": [4, 0], "correct": [3, 0]})
     found = {row.figure: row.values for row in rows_of(of, runs)}
     assert found == {
+        "loss book": [0.5 * 20 / 96], "loss book running": [0.25],  # 20 steps of the second epoch
         "train loss, epoch 1": [2.5], "train accuracy, epoch 1": [0.5], "test loss, epoch 1": [0.3],
         "test accuracy, epoch 1": [0.8], "train error": [0.25], "highest test accuracy": [0.8],
         "test accuracy of a": [0.75], "test accuracy of b": [], "test accuracy of z": [],
