@@ -54,7 +54,7 @@ def masks(tmp_path: Path) -> RunDir:
 
 def test_tells_what_a_regression_found(numbers: RunDir) -> None:
     page = Page(write(numbers))
-    for said in ("9.7e-5 test loss", "1.999, -3.4 true: 2, -3.4", "Learnt b 4.199 true: 4.2", "Train loss 9.12e-5",
+    for said in ("9.7e-5 test loss", "1.9994, -3.4001 true: 2, -3.4", "Learnt b 4.1987 true: 4.2", "Train loss 9.12e-5",
                  "least squares: 9.1e-5"):  # fmt: skip
         assert said in page.text, said
     assert "Norm of w 3.94" in page.text and "Accuracy" not in page.text and "Mean IoU" not in page.text
@@ -108,6 +108,23 @@ def test_words_of_a_file_are_no_markup(masks: RunDir) -> None:
     write_json(masks.masks, {"split": HOSTILE, "scenes": [], "classes": [{"name": HOSTILE, "colour": [1, 2, 3]},
                                                                         {"name": "x", "colour": [1, 2, HOSTILE]}]})  # fmt: skip
     assert HOSTILE not in Page(write(masks)).source
+
+
+def test_a_sweep_of_linear_regressions_tells_what_each_has_learnt(tmp_path: Path) -> None:
+    sweep = SweepDir(tmp_path / "runs" / "lines.sweep")
+    sweep.path.mkdir(parents=True)
+    record(sweep, [point(f"lines-0000000{i}", lr=0.1 * i) for i in (1, 2)])
+    row = {"split": "test", "loss": 0.3}
+    finished(sweep.run("lines-00000001"), [row], None, linear_fit=FIT)
+    finished(sweep.run("lines-00000002"), [row], None)
+    page = Page(write_sweep(sweep))
+    assert "Last train loss Last test loss Learnt w Learnt b" in page.text and "Norm of w" not in page.text
+    assert "0.1 — 0.3 1.9994, -3.4001 4.1987 ✓ Completed" in page.text and "0.2 — 0.3 — — ✓ Completed" in page.text
+    assert "Learnt w, true: 2, -3.4. Learnt b, true: 4.2." in page.text
+    change(sweep.run("lines-00000001").outcome, extra={"linear_fit": {**FIT, "w": [0.1] * 200, "true_w": [0.01] * 200}})
+    page = Page(write_sweep(sweep))
+    assert "Last test loss Norm of w Learnt b" in page.text and "0.1 — 0.3 3.94 4.1987 ✓" in page.text
+    assert "Norm of w, of 200 weights. Learnt b, true: 4.2." in page.text and "0.01, 0.01" not in page.text
 
 
 def test_the_result_in_one_line() -> None:

@@ -149,22 +149,23 @@ def _chosen(run: Facts) -> list[tuple[str, Any, str]]:
     return [
         ("Top-5", top5, f"test set, at step {last['global_step']:,}" if last else ""),
         ("Mean IoU", shown(last.get("mean_iou"), percent), f"test set, at step {last['global_step']:,}" if last else ""),
-        *_fit(facts.as_row(run.extra.get("linear_fit"))),
+        *fit(run),
         (f"Best ({best.get('split')} {best.get('metric')})", shown(best.get("value"), as_text), where),
     ]
 
 
-def _fit(fit: Row) -> list[tuple[str, Any, str]]:
-    """What a linear regression found, beside what made its data and the least loss there is."""
-    w, true = (_numbers_in(fit.get(key)) for key in ("w", "true_w"))
+def fit(run: Facts) -> list[tuple[str, Any, str]]:
+    """What a linear regression found, beside what made its data and the least loss there is: names, values and notes."""
+    found = facts.as_row(run.extra.get("linear_fit"))
+    w, true = (_numbers_in(found.get(key)) for key in ("w", "true_w"))
     few = len(w) <= MOST_WEIGHTS
-    learnt, made = (", ".join(number(v, 4) for v in values) for values in (w, true))
+    learnt, made = (", ".join(number(v, 5) for v in values) for values in (w, true))
     return [
         ("Learnt w", learnt if w and few else None, f"true: {made}" if true else ""),
-        ("Norm of w", shown(fit.get("norm_of_w"), number), f"of {len(w):,} weights"),
-        ("Learnt b", shown(fit.get("b"), lambda v: number(v, 4)), f"true: {shown(fit.get('true_b'), number)}" if true else ""),
-        ("Train loss", shown(fit.get("train_loss"), lambda v: number(v, 4)),
-         f"least squares: {shown(fit.get('least_train_loss'), lambda v: number(v, 4))}"),
+        ("Norm of w", shown(found.get("norm_of_w"), number), f"of {len(w):,} weights"),
+        ("Learnt b", shown(found.get("b"), lambda v: number(v, 5)), f"true: {shown(found.get('true_b'), number)}" if true else ""),
+        ("Train loss", shown(found.get("train_loss"), lambda v: number(v, 4)),
+         f"least squares: {shown(found.get('least_train_loss'), lambda v: number(v, 4))}"),
     ]  # fmt: skip
 
 

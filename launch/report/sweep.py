@@ -91,8 +91,8 @@ def _points(sweep: Sweep, best: Best | None) -> Html:
     names = sweep.names()
     with_validation = any(p.best for p in sweep.points)
     heads = [(name, "figure") for name in names.values()]
-    of_numbers = sweep.of_numbers()
-    measured = ("Last train loss", "Last test loss") if of_numbers else ("Last test accuracy",)
+    of_numbers, learnt = sweep.of_numbers(), list(dict.fromkeys(name for p in sweep.points for name in _learnt(p)))
+    measured = ("Last train loss", "Last test loss", *learnt) if of_numbers else ("Last test accuracy",)
     heads += [(name, "figure") for name in (*measured, *(["Validation"] if with_validation else []))]
     heads += [("State", "short"), ("Steps", "figure"), ("Wall time", "figure"), ("Run", "short")]
     rows = []
@@ -103,10 +103,12 @@ def _points(sweep: Sweep, best: Best | None) -> Html:
         state = Html(f'<span class="state {tone}"><span aria-hidden="true">{sign}</span> {text(said)}</span>')
         validation = [points.validation(p) or NONE] if with_validation else []
         rows.append([
-            *(p.value(axis) for axis in names), *_measured(p, of_numbers), *validation, state,
+            *(p.value(axis) for axis in names), *_measured(p, of_numbers, learnt), *validation, state,
             shown(p.run.global_step(), "{:,.0f}".format), shown(p.lasted_s, words.seconds), _link(sweep, p),
         ])  # fmt: skip
     notes = ["The best first. Links lead to the points' own pages where the run directories lie beside this one's."]
+    told = [(name, note) for p in sweep.points for name, _, note in page.fit(p.run) if name in _learnt(p) and note]
+    notes += [". ".join(dict.fromkeys(f"{name}, {note}" for name, note in told)) + "."] if told else []
     if sweep.unwanted:
         ids = ", ".join(f"{run_id} ({sweep.label(axes)})" for axes, run_id in sweep.unwanted)
         notes.append(f"Of earlier submits, and no longer wanted: {ids}.")
@@ -114,11 +116,17 @@ def _points(sweep: Sweep, best: Best | None) -> Html:
     return section("Points", table(heads, rows, "Points", best=0 if best else None), note)
 
 
-def _measured(p: Point, of_numbers: bool) -> list[str]:
-    """The point's figures on the test set; of numbers its losses, on the train rows too."""
+def _measured(p: Point, of_numbers: bool, learnt: list[str]) -> list[str]:
+    """The point's figures on the test set; of numbers its losses, on the train rows too, and what it has learnt."""
     if of_numbers:
-        return [shown(loss, lambda v: number(v, 4)) for loss in p.losses]
+        return [*(shown(loss, lambda v: number(v, 4)) for loss in p.losses), *(_learnt(p).get(name, NONE) for name in learnt)]
     return [shown(p.test_accuracy, percent)]
+
+
+def _learnt(p: Point) -> dict[str, str]:
+    """What a linear regression found, but for its losses: w, or its norm where they are many, and b."""
+    told = {name: value for name, value, _ in page.fit(p.run)[:3] if value not in (None, NONE)}
+    return {name: value for name, value in told.items() if name != "Norm of w" or "Learnt w" not in told}
 
 
 def _best_first(sweep: Sweep, best: Best | None) -> list[Point]:
