@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from launch import site, spec, submit
+from launch.report.words import plural
 from launch.site import Machine
 from launch.spec import JobSpec
-from launch.submit import Request
+from launch.submit import Request, SubmitError
 from trainer.config.layout import write_json
 
 
@@ -42,28 +43,59 @@ def inspect(request: Request, job: JobSpec, machine: Machine) -> Found:
     return Found(**json.loads(result.stdout), said=result.stderr.strip())
 
 
-def variants(request: Request) -> tuple[JobSpec, JobSpec | None]:
-    """The job itself, and with its fallback laid on, where that changes what is trained; of a sweep the first point's.
+@dataclass(frozen=True)
+class Look:
+    """Points of a job that are one to the deep check: model and data are the same. point: the first of them, empty where the job
+    has no sweep; fallback: None where it does not change what is trained."""
 
-    Raises SpecError.
-    """
-    own = spec.load(request.job, request.settings, without_gpu=False)
-    fallback = spec.load(request.job, request.settings, without_gpu=True)
-    return own, fallback if fallback.train != own.train else None
+    point: str
+    own: JobSpec
+    fallback: JobSpec | None
+
+
+def looks(request: Request) -> tuple[list[Look], str]:
+    """What the deep check looks at, and of how many points; of a search, of the probes that it is checked by. Raises SpecError."""
+    own, fallback = (spec.load_points(request.job, request.settings, without_gpu=without_gpu) for without_gpu in (False, True))
+    found: dict[str, Look] = {}
+    for point, job, without in zip(own.points, own.specs, fallback.specs, strict=True):
+        seen = repr([(variant.train.model, variant.train.data) for variant in (job, without)])
+        found.setdefault(seen, Look(str(point), job, without if without.train != job.train else None))
+    told = plural(len(own.points), "probe" if own.search else "point") if own.is_sweep else ""
+    return list(found.values()), told
 
 
 def deep(request: Request, machine: Machine) -> tuple[list[str], bool]:
     """What the deep check of a job says, a line a finding, and whether its data are there, or those of its stand-in.
 
-    The stand-in is what the job's fallback trains on instead. Raises SpecError and SubmitError.
+    The stand-in is what the job's fallback trains on instead. Raises SpecError, and SubmitError of every look that found a mistake.
     """
-    own, fallback = variants(request)
+    found, points = looks(request)
+    lines, wrong, there = [], [], True
+    for look in found:
+        at = f"{look.point}: " if len(found) > 1 else ""
+        try:
+            of_look, of_look_there = _look(request, look, machine, at)
+        except SubmitError as error:
+            wrong.append(f"{at}{error}")
+            continue
+        lines += of_look
+        there = there and of_look_there
+    if wrong:
+        raise SubmitError("\n".join(dict.fromkeys(wrong)))
+    if points:
+        lines.append(f"looked {plural(len(found), 'time')} for {points}: once for all that have the same model and data")
+    return list(dict.fromkeys(lines)), there
+
+
+def _look(request: Request, look: Look, machine: Machine, at: str) -> tuple[list[str], bool]:
+    """As `deep`, of one look. at: what goes before a line of the model."""
+    own, fallback = look.own, look.fallback
     found = inspect(request, own, machine)
-    lines = [model_line(found), *data_lines(found)]
+    lines = [f"{at}{model_line(found)}", *data_lines(found)]
     if fallback is None:
         return lines, found.problem is None
     other = inspect(request, fallback, machine)
-    lines.append(f"fallback {model_line(other)}")
+    lines.append(f"{at}fallback {model_line(other)}")
     if found.problem is None or fallback.train.data == own.train.data:
         return lines, found.problem is None
     if names(own) == names(fallback):  # another form or a cut of the same data

@@ -205,6 +205,31 @@ def test_a_cut_of_the_same_data_is_no_stand_in(tmp_path: Path) -> None:
     assert "stand-in" not in told and "fallback model: mlp on 3x8x8" in told
 
 
+def test_check_deep_looks_at_each_model_and_data_of_a_sweep_once(tmp_path: Path) -> None:
+    sweep = "sweep: {grid: {train.model.hidden: [[], [4]], train.optimizer.lr: [0.1, 0.2, 0.3]}}\n"
+    job = written(tmp_path, "{name: imagefolder, folder: birds, size: 16}", "{name: mlp, hidden: []}", sweep)
+    shell, deep = cli.Shell(tmp_path), ("check", "--deep", "--data-dir", str(tmp_path), str(job))
+    pictures(tmp_path / "birds", 3)
+    told = [line.removeprefix(f"{job}: ") for line in shell.run(*deep).splitlines()]
+    assert told[0] == "right, 6 points"
+    assert told[1].startswith("train.model.hidden=[] train.optimizer.lr=0.1: model: mlp on 3x16x16, 3 classes: 2,307 parameters")
+    other = "train.model.hidden=[4] train.optimizer.lr=0.1: model: mlp on 3x16x16, 3 classes"
+    assert told[3].startswith(f"{other}: {769 * 4 + 15:,} parameters")
+    assert told[2] == "data: imagefolder birds, 3 classes"  # once: it is the same
+    assert told[4:] == ["looked 2 times for 6 points: once for all that have the same model and data"]
+    (tmp_path / "birds").rename(tmp_path / "bees")
+    assert "data: imagefolder birds is not there or not right:" in shell.run(*deep, code=1)
+
+
+def test_check_deep_finds_the_mistake_of_a_later_point(tmp_path: Path) -> None:
+    models = "[{name: mlp, hidden: []}, {name: torchvision/inception_v3}, {name: torchvision/alexnet}]"
+    sweep = f"sweep: {{grid: {{train.model: {models}}}}}\n"
+    job = written(tmp_path, "{name: imagefolder, folder: birds, size: 32}", "{name: mlp, hidden: []}", sweep)
+    told = cli.Shell(tmp_path).run("check", "--deep", "--data-dir", str(tmp_path), str(job), code=2)
+    assert 'train.model={"name": "torchvision/inception_v3"}: train.model: torchvision/inception_v3 takes no pictures' in told
+    assert 'train.model={"name": "torchvision/alexnet"}: train.model: ' in told and "Traceback" not in told
+
+
 def test_check_deep_on_the_real_data() -> None:
     folder = Path(os.environ.get("BATCHYARD_DATA", ""))
     if not (folder / "FashionMNIST").is_dir() or not (folder / "cifar-10-batches-py").is_dir():
