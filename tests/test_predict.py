@@ -5,20 +5,24 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from tests import ranks
 from tests.cli import Shell
 from tests.test_segmentation import SETTINGS, write_scenes
-from trainer import predict
+from trainer import checkpoint, predict
+from trainer import trained as loading
 from trainer.captions import Line, captioned, grid
 from trainer.config.layout import RunDir, read_json, write_json
+from trainer.config.run import RunConfig
 from trainer.data.prepared import load, prepare
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -68,7 +72,8 @@ def test_digits_are_what_the_evaluation_took_them_for(tmp_path: Path, digits: Ru
             assert labelled.size[0] >= 160 and labelled.size[1] > 160
     printed = Shell(digits.path.parent).run("predict", "t-00000000", "--out", str(tmp_path / "out"), str(tmp_path))
     lines = printed.splitlines()
-    assert lines[0] == "t-00000000 step-15.local-1, 10 classes" and len(lines) == 17  # labelled ones are not asked about again
+    assert lines[0] == "t-00000000 step-15.local-1, the last one, 10 classes"
+    assert len(lines) == 17  # labelled ones are not asked about again
     assert len(list((tmp_path / "out" / "below").iterdir())) == 16
 
 
@@ -93,24 +98,58 @@ def test_pictures_of_any_size_are_resized_and_cut_as_test_pictures(tmp_path: Pat
     assert [c["probability"] for c in found.values()] == pytest.approx([wrong[i][1] for i in found], abs=1e-5)
 
 
-def test_of_a_segmentation_masks_are_written(tmp_path: Path) -> None:
-    write_scenes(tmp_path / "scenes", rgb=False)
-    run = trained(tmp_path, tmp_path, **SETTINGS)
-    small, *scenes = [tmp_path / "scenes/JPEGImages" / f"val_{i:02}.jpg" for i in (1, 2, 3, 4, 5, 6)]
-    told = asked(run, "--out", str(tmp_path / "out"), *map(str, scenes))
-    shown = {s["sample"]: base64.b64decode(s["predicted"]) for s in read_json(run.masks)["scenes"]}
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
+    """A segmentation, its pictures beside its runs, in scenes/."""
+    folder = tmp_path_factory.mktemp("scenes")
+    write_scenes(folder / "scenes", rgb=False)
+    return trained(folder, folder, **SETTINGS)
+
+
+def pictures_of(run: RunDir) -> list[Path]:
+    """The test pictures of scenes: the first two are too small for the run."""
+    return sorted((run.path.parents[1] / "scenes/JPEGImages").glob("val_*.jpg"))
+
+
+def test_masks_are_those_of_the_evaluation(tmp_path: Path, scenes: RunDir) -> None:
+    places = []
+    for number, file in enumerate(pictures_of(scenes)[2:]):  # as an evaluation cuts them out
+        with Image.open(file) as image:
+            left, top = (image.width - 64) // 2, (image.height - 32) // 2
+            places.append(str(tmp_path / f"{number}.png"))
+            image.crop((left, top, left + 64, top + 32)).save(places[-1])
+    told = asked(scenes, *places)
+    shown = {s["sample"]: base64.b64decode(s["predicted"]) for s in read_json(scenes.masks)["scenes"]}
+    assert len(shown) == 5
     for number, png in shown.items():
         picture = told["pictures"][number]
-        mask = Image.open(picture["mask"])
-        assert mask.mode == "P" and picture["mask"].endswith(f"val_{number + 2:02}.jpg.mask.png")
-        assert np.array_equal(np.asarray(mask.convert("RGB")), np.asarray(Image.open(io.BytesIO(png))))
+        with Image.open(picture["mask"]) as mask:
+            assert mask.mode == "P" and picture["mask"].endswith(f"{number}.png.mask.png")
+            assert np.array_equal(np.asarray(mask.convert("RGB")), np.asarray(Image.open(io.BytesIO(png))))
+            numbers, counts = np.unique(np.asarray(mask), return_counts=True)
         assert sum(c["share"] for c in picture["classes"]) == pytest.approx(1)
-        numbers, counts = np.unique(np.asarray(mask), return_counts=True)
         assert {c["number"]: c["share"] for c in picture["classes"]} == dict(zip(numbers, counts / (32 * 64), strict=True))
-    assert len(shown) == 5
-    printed = Shell(run.path.parent).run("predict", run.run_id, "--out", str(tmp_path / "out"), str(small), str(scenes[0]), code=1)
-    assert f"{small}: 20x30 pixels are smaller than the piece that the run cuts out, 32x64" in printed
-    assert f"{tmp_path / 'out' / 'val_02.jpg.predicted.png'}" in printed
+
+
+def test_of_a_segmentation_the_whole_picture_has_a_mask(tmp_path: Path, scenes: RunDir) -> None:
+    told = asked(scenes, "--out", str(tmp_path / "out"), *map(str, pictures_of(scenes)))
+    config = RunConfig.model_validate_json(scenes.config.read_text())
+    record = read_json(scenes.data_record)
+    found = loading.load(scenes, config, checkpoint.find(scenes, "latest")[0], "cpu")
+    mean, std = (np.array(record[name]).reshape(3, 1, 1) for name in ("mean", "std"))
+    sizes = []
+    for file, picture in zip(pictures_of(scenes), told["pictures"], strict=True):
+        with Image.open(file) as image, Image.open(picture["mask"]) as mask:
+            assert mask.size == image.size and sum(c["share"] for c in picture["classes"]) == pytest.approx(1)
+            pixels = np.asarray(image).transpose(2, 0, 1)
+            _, height, width = pixels.shape
+            padded = np.pad(pixels, ((0, 0), (0, -height % 32), (0, -width % 32)), mode="edge")
+            with torch.no_grad():
+                scores = found.model(torch.from_numpy((padded / 255 - mean) / std).float()[None])[0]
+            own = scores[:, :height, :width].argmax(0).numpy()
+            assert (own == np.asarray(mask)).mean() > 0.999  # scores that are nearly equal may change places
+            sizes.append(mask.size)
+    assert sizes[:2] == [(30, 20), (30, 20)]  # smaller than what training cuts out
 
 
 def test_the_best_weights_are_taken_where_there_are(tmp_path: Path, digits: RunDir) -> None:
@@ -126,6 +165,35 @@ def test_the_best_weights_are_taken_where_there_are(tmp_path: Path, digits: RunD
     assert "the best checkpoint of t-00000000, step-9.local-1, is not whole" in shell.run("predict", "t", str(picture), code=2)
     (run.checkpoints / "best").unlink()
     assert "step-15.local-1" in shell.run("predict", "t", str(picture))
+
+
+def test_the_best_weights_are_not_the_last_ones(tmp_path: Path) -> None:
+    """The rate grows until rate x decay is above two, where the weights grow with each step: the last evaluation is the worst."""
+    data = {"name": "digits", "validation": 0.2}
+    optimizer, schedule = {"name": "sgd", "lr": 3.0, "weight_decay": 1.0}, {"name": "constant", "warmup_epochs": 4}
+    run = trained(tmp_path, tmp_path, data=data, model={"name": "mlp", "hidden": []}, optimizer=optimizer, schedule=schedule,
+                  best_metric="loss", epochs=4)  # fmt: skip
+    best, latest = (os.readlink(run.checkpoints / name) for name in ("best", "latest"))
+    assert best != latest == "step-48.local-1"
+    split, place = load(run, 0.2).splits["test"], tmp_path / "1.png"
+    pixels = split.read(0, 1)[0]
+    Image.fromarray(pixels[0, 0]).save(place)
+    told, weights = asked(run, str(place)), checkpoint.load(run.checkpoints / best).weights
+    matrix, bias = (weights[name].numpy().astype(np.float64) for name in sorted(weights, key=lambda n: n.endswith("bias")))
+    record = read_json(run.data_record)
+    scores = matrix @ ((pixels.reshape(-1) / 255 - record["mean"][0]) / record["std"][0]) + bias
+    by_hand = np.exp(scores - scores.max()) / np.exp(scores - scores.max()).sum()
+    assert told["checkpoint"] == best and told["which"] == "best"
+    found = {c["class"]: c["probability"] for c in told["pictures"][0]["top"]}
+    assert found == {str(i): pytest.approx(by_hand[i], abs=1e-5) for i in np.argsort(-by_hand)[:5]}
+    (run.checkpoints / "best").unlink()
+    last = asked(run, str(place))
+    assert (last["checkpoint"], last["which"]) == (latest, "latest")
+    assert last["pictures"][0]["top"][0] != told["pictures"][0]["top"][0]
+    (run.checkpoints / "best").symlink_to(best)
+    shell, said = Shell(run.path.parent), f"t-00000000 {best}, the best one on the validation split, 10 classes\n"
+    assert shell.run("predict", "t", str(place)).startswith(said)
+    assert f"from {best}," in shell.run("export", "t", "--best") and f"from {latest}," in shell.run("export", "t")
 
 
 def test_what_cannot_be_predicted_is_told_at_once(tmp_path: Path, digits: RunDir) -> None:

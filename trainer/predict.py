@@ -82,18 +82,21 @@ def is_picture(file: Path) -> bool:
 def predict(model: Trained, asked: Sequence[Asked]) -> Iterator[dict[str, Any]]:
     """Of each picture {file, labelled, top: [{class, probability}]}, the most probable first; of a segmentation, instead of `top`,
     {mask, classes: [{class, share}]}, shares of the pixels. {file, problem} where it cannot be read. Raises NoPlace."""
-    at_once = model.config.micro_batch_size()  # what a rank held when it was trained
+    segments = model.config.train.data.task == "segmentation"
+    at_once = 1 if segments else model.config.micro_batch_size()  # whole pictures have sizes of their own; what a rank held
     for start in range(0, len(asked), at_once):
         some, results, kept = asked[start : start + at_once], {}, []
         for one in some:
             try:
                 image = model.read(one.file.read_bytes())
-                kept.append((one, image, model.fit(image)))
+                kept.append((one, image, model.pixels(image)))
             except (BadPicture, OSError) as error:
                 results[one] = {"problem": getattr(error, "strerror", None) or str(error)}
         outputs = model.outputs(torch.from_numpy(np.stack([pixels for *_, pixels in kept]))) if kept else []
         for (one, image, pixels), output in zip(kept, outputs, strict=True):
-            results[one] = mask(model, one, pixels, output) if output.dim() == 3 else top(model, one, image, output)
+            if segments:  # without what was added for the model
+                pixels, output = (array[:, : image.height, : image.width] for array in (pixels, output))
+            results[one] = mask(model, one, pixels, output) if segments else top(model, one, image, output)
         for one in some:
             yield {"file": str(one.file), **results[one]}
 
@@ -108,8 +111,8 @@ def top(model: Trained, one: Asked, image: Image.Image, output: Tensor) -> dict[
 
 
 def mask(model: Trained, one: Asked, pixels: np.ndarray, output: Tensor) -> dict[str, Any]:
-    """Writes the mask, a PNG of the classes' numbers in VOC's colours, and the picture with it. pixels: uint8 [C, H, W], the piece
-    of the picture that the model is given; output: float32 [classes, H, W]."""
+    """Writes the mask, a PNG of the classes' numbers in VOC's colours, and the picture with it. pixels: uint8 [C, H, W];
+    output: float32 [classes, H, W]."""
     guess = output.argmax(0).to(torch.uint8)
     numbers, counts = guess.unique(return_counts=True)
     found = [
@@ -151,7 +154,8 @@ def main() -> None:
     kind = config.execution.device if torch.cuda.is_available() else "cpu"
     try:
         asked = find(arguments.places, arguments.out)
-        found, complaints = checkpoint.find(run, "best" if (run.checkpoints / "best").is_symlink() else "latest")
+        which = "best" if (run.checkpoints / "best").is_symlink() else "latest"
+        found, complaints = checkpoint.find(run, which)
         for complaint in complaints:
             print(f"checkpoint passed over: {complaint}", file=sys.stderr)
         model = trained.load(run, config, found, kind)
@@ -159,7 +163,7 @@ def main() -> None:
     except (NoPictures, NoPlace, NoCheckpoint, NewerCheckpoint, TakesNoPictures, OSError) as error:
         print(error, file=sys.stderr)
         sys.exit(EXIT_WRONG)
-    facts = {"run_id": run.run_id, "checkpoint": found.path.name, "global_step": found.manifest["global_step"]}
+    facts = {"run_id": run.run_id, "checkpoint": found.path.name, "which": which, "global_step": found.manifest["global_step"]}
     print(json.dumps({**facts, "classes": model.classes, "pictures": told}))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
@@ -17,8 +18,9 @@ from trainer.config.run import RunConfig
 from trainer.data import pictures
 from trainer.data.masks import Crop
 from trainer.data.normalise import Normalise
-from trainer.data.pictures import BadPicture, Fit
+from trainer.data.pictures import Fit
 from trainer.evaluate import autocast
+from trainer.models import fcn
 
 
 class TakesNoPictures(Exception):
@@ -29,7 +31,8 @@ class TakesNoPictures(Exception):
 class Trained:
     """A model in evaluation mode, with the names of its classes, and what makes a picture of any size what it was evaluated on.
 
-    fit: a picture -> uint8 [C, H, W]; normalise: of these a batch -> what the model is given.
+    fit: a picture -> uint8 [C, H, W]; normalise: of these a batch -> what the model is given. Of a segmentation, whose model is
+    fully convolutional, evaluations cut out the middle, and `pixels` takes the whole picture.
     """
 
     config: RunConfig
@@ -41,12 +44,16 @@ class Trained:
     device: torch.device
 
     def read(self, data: bytes) -> Image.Image:
-        """A picture's file -> an image of mode L or RGB. Raises BadPicture, also where it is smaller than the piece to cut out."""
-        image = pictures.read(data, self.fit.channels)
-        if isinstance(self.fit, Crop) and not self.fit.fits(image):
-            least = f"{self.fit.height}x{self.fit.width}"
-            raise BadPicture(f"{image.height}x{image.width} pixels are smaller than the piece that the run cuts out, {least}")
-        return image
+        """A picture's file -> an image of mode L or RGB. Raises BadPicture."""
+        return pictures.read(data, self.fit.channels)
+
+    def pixels(self, image: Image.Image) -> np.ndarray:
+        """uint8 [C, H, W]: a test picture; of a segmentation the whole picture, its right and lower edge repeated up to the next
+        multiple of 32, which the fcn wants. Raises BadPicture."""
+        if isinstance(self.fit, Fit):
+            return self.fit(image)
+        whole = pictures.pixels(image)
+        return np.pad(whole, ((0, 0), *((0, -side % fcn.STRIDE) for side in whole.shape[1:])), mode="edge")
 
     @torch.no_grad()
     def outputs(self, pixels: Tensor) -> Tensor:
@@ -59,23 +66,35 @@ def load(run: RunDir, config: RunConfig, checkpoint: Checkpoint, kind: Literal["
     """The model of a run on a kind of device, with a checkpoint's weights. Raises TakesNoPictures, and FileNotFoundError where the
     run has no record of its data."""
     train = config.train
-    record = read_json(run.data_record)
-    if not record:
-        raise FileNotFoundError(f"{run.data_record} is missing: `batchyard submit` writes it before a run begins")
+    record = record_of(run)
     if not isinstance(train.data, ImageData):
         raise TakesNoPictures(f"{run.run_id} learns from the rows of a table ({train.data.name}), not from pictures")
-    given, device = train.data.pictures(), torch.device(kind)
+    given, device, fit = train.data.pictures(), torch.device(kind), fit_of(train.data, record)
     if given.channels not in (1, 3):
         raise TakesNoPictures(f"{run.run_id} takes pictures of {given.channels} channels; a picture's file has one or three")
-    model = models.build(train.model, len(record["classes"]), given.channels, (given.height, given.width))
-    model.load_state_dict(checkpoint.weights)
     memory_format = torch.channels_last if train.channels_last else torch.contiguous_format
     mean, std = train.data.mean or record["mean"], train.data.std or record["std"]
-    normalise = Normalise(mean, std, (given.height, given.width), memory_format)
+    normalise = Normalise(mean, std, None if isinstance(fit, Crop) else (given.height, given.width), memory_format)
     return Trained(
-        config, checkpoint, record["classes"], fit_of(train.data, record), normalise.to(device),
-        model.eval().to(device, memory_format=memory_format), device,
+        config, checkpoint, record["classes"], fit, normalise.to(device),
+        model_of(config, record, checkpoint).to(device, memory_format=memory_format), device,
     )  # fmt: skip
+
+
+def record_of(run: RunDir) -> dict[str, Any]:
+    """What is known of the run's prepared data. Raises FileNotFoundError."""
+    record: dict[str, Any] | None = read_json(run.data_record)
+    if not record:
+        raise FileNotFoundError(f"{run.data_record} is missing: `batchyard submit` writes it before a run begins")
+    return record
+
+
+def model_of(config: RunConfig, record: dict[str, Any], checkpoint: Checkpoint) -> nn.Module:
+    """The model with a checkpoint's weights, in evaluation mode."""
+    given = config.train.data.pictures()
+    model = models.build(config.train.model, len(record["classes"]), given.channels, (given.height, given.width))
+    model.load_state_dict(checkpoint.weights)
+    return model.eval()
 
 
 def fit_of(config: ImageData, record: dict[str, dict[str, int]]) -> Fit | Crop:

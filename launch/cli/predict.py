@@ -14,6 +14,7 @@ from launch.cli import options
 from trainer.config.outcome import EXIT_FAILED
 
 MOST_CLASSES = 5
+WHICH = {"best": ", the best one on the validation split", "latest": ", the last one"}
 
 
 @click.command("predict")
@@ -27,8 +28,8 @@ def predict_(
 ) -> None:
     """Show pictures to RUN's model: its best weights on the validation split where it has one, else its last.
 
-    Writes a labelled picture for each, <name>.predicted.png, and of a segmentation its mask, <name>.mask.png. Exit code 1 where a
-    picture cannot be read.
+    Writes a labelled picture for each, <name>.predicted.png, and of a segmentation the mask of the whole picture, <name>.mask.png.
+    Exit code 1 where a picture cannot be read.
     """
     used, runs = options.runs_folder(site_file, runs_dir)
     found = rundir.find(run, runs)
@@ -40,7 +41,8 @@ def predict_(
     if as_json:
         click.echo(json.dumps(told, indent=2))
     else:
-        click.echo(f"{told['run_id']} {told['checkpoint']}, {len(told['classes'])} classes")
+        which = WHICH.get(told.get("which"), "")  # the code of older runs does not tell
+        click.echo(f"{told['run_id']} {told['checkpoint']}{which}, {len(told['classes'])} classes")
         for picture in told["pictures"]:
             if "problem" not in picture:
                 click.echo(line(picture))

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from trainer.config.model import FCNModel
 
+STRIDE = 32  # pixels of the picture that become one before the transposed convolution
+
 
 class Block(nn.Module):
     """torchvision's BasicBlock: two 3x3 convolutions beside a shortcut (He et al., arXiv:1512.03385)."""
@@ -45,9 +47,9 @@ class FCN(nn.Module):
         self.layer3 = nn.Sequential(Block(2 * width, 4 * width, 2), Block(4 * width, 4 * width, 1))
         self.layer4 = nn.Sequential(Block(4 * width, 8 * width, 2), Block(8 * width, 8 * width, 1))
         self.head = nn.Conv2d(8 * width, num_classes, 1)
-        self.upsample = nn.ConvTranspose2d(num_classes, num_classes, 64, stride=32, padding=16)
+        self.upsample = nn.ConvTranspose2d(num_classes, num_classes, 2 * STRIDE, stride=STRIDE, padding=STRIDE // 2)
         with torch.no_grad():
-            self.upsample.weight.copy_(bilinear(num_classes, 64))
+            self.upsample.weight.copy_(bilinear(num_classes, 2 * STRIDE))
             self.upsample.bias.zero_()
 
     def forward(self, x: Tensor) -> Tensor:
