@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import sysconfig
+import venv
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +62,9 @@ def picture(file):
     pixels = np.asarray(image.crop((left, top, left + right, top + bottom)))
     return np.ascontiguousarray(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1))
 
+if told["task"] == "regression":
+    print(json.dumps({"told": told, "values": run(np.load(files[0])).tolist()}))
+    sys.exit()
 scores = run(np.stack([picture(file) for file in files]))
 parts = np.exp(scores - scores.max(1, keepdims=True))
 parts /= parts.sum(1, keepdims=True)
@@ -127,7 +132,10 @@ def test_a_model_that_resizes_its_pictures_does_so_in_its_program(tmp_path: Path
 def test_a_segmentation_gives_the_same_masks(tmp_path: Path) -> None:
     write_scenes(tmp_path / "scenes", rgb=False)
     run = trained(tmp_path, tmp_path, **SETTINGS)
-    pictures = [str(tmp_path / "scenes/JPEGImages" / f"val_{i:02}.jpg") for i in (3, 5)]
+    pictures = []
+    for i in (3, 5):  # of the one size that the program takes
+        pictures.append(str(tmp_path / f"{i}.png"))
+        Image.open(tmp_path / "scenes/JPEGImages" / f"val_{i:02}.jpg").crop((2, 3, 66, 35)).save(pictures[-1])
     told = asked(run, "--out", str(tmp_path / "out"), *pictures)
     exported(run, "onnx", tmp_path / "masks.onnx")
     there = plain(tmp_path / "masks.onnx", *pictures)
@@ -167,15 +175,50 @@ def test_a_program_that_is_not_the_model_is_not_written(folders: RunDir, tmp_pat
     found = loading.load(folders, config, find(folders, "latest")[0], "cpu")
     other = loading.Trained(**{**vars(found), "model": model})
     with pytest.raises(program.CannotExport, match=message):
-        program.write(other, tmp_path / "x.pt2", "torch-export", {})
+        program.write(program.of_pictures(other), tmp_path / "x.pt2", "torch-export", {})
+
+
+def of_a_table(folder: Path) -> RunDir:
+    data = {"name": "linear", "features": 2, "w": [1.0, -2.0], "b": 3.0, "train_samples": 8, "test_samples": 4}
+    optimizer = {"name": "sgd", "lr": 0.01}
+    return trained(folder, folder, data=data, model={"name": "mlp", "hidden": []}, optimizer=optimizer, global_batch_size=4)
+
+
+@pytest.mark.parametrize(("form", "ending"), [("onnx", "onnx"), ("torch-export", "pt2")])
+def test_the_model_of_a_table_takes_rows(tmp_path: Path, form: str, ending: str) -> None:
+    run = of_a_table(tmp_path)
+    exported(run, form, tmp_path / f"line.{ending}")
+    rows = np.random.RandomState(0).randn(5, 2).astype(np.float32)
+    np.save(tmp_path / "rows.npy", rows)
+    there = plain(tmp_path / f"line.{ending}", str(tmp_path / "rows.npy"))
+    weights = find(run, "latest")[0].weights
+    (matrix,), (bias,) = ([w.numpy() for name, w in weights.items() if name.endswith(end)] for end in ("weight", "bias"))
+    np.testing.assert_allclose(there["values"], rows @ matrix.T + bias, rtol=1e-5)
+    assert there["told"]["row"]["features"] == 2 and there["told"]["task"] == "regression"
+
+
+def test_without_the_extra_it_is_told_what_to_install(tmp_path: Path) -> None:
+    """In a Python that has all packages of this one, but those that ONNX needs."""
+    run = of_a_table(tmp_path)
+    venv.create(tmp_path / "venv", symlinks=True, with_pip=False)
+    packages = Path(sysconfig.get_path("purelib", vars={"base": str(tmp_path / "venv")}))
+    for folder in (Path(p) for p in sys.path if p.endswith("-packages")):
+        for entry in folder.iterdir():
+            if not entry.name.startswith("onnx") and entry.suffix != ".pth" and not (packages / entry.name).exists():
+                (packages / entry.name).symlink_to(entry)
+    write_json(run.plan, {"python": str(tmp_path / "venv/bin/python")})
+    shell = Shell(run.path.parent)
+    assert shell.run("export", "t", "--format", "onnx", code=2) == (
+        "batchyard: ONNX needs onnx, onnxscript, onnxruntime: install the extra 'onnx' for the run's Python, or take "
+        "--format torch-export\n"
+    )
+    assert "torch-export, at most " in shell.run("export", "t", "--format", "torch-export")
+    assert not list(run.path.glob("*.onnx")) and not list(run.path.glob(".*.tmp*"))
 
 
 def test_what_cannot_be_exported_is_told(tmp_path: Path) -> None:
-    data = {"name": "linear", "features": 2, "w": 1.0, "train_samples": 8, "test_samples": 4}
-    optimizer = {"name": "sgd", "lr": 0.01}
-    run = trained(tmp_path, tmp_path, data=data, model={"name": "mlp", "hidden": []}, optimizer=optimizer, global_batch_size=4)
+    run = of_a_table(tmp_path)
     shell = Shell(run.path.parent)
-    assert "learns from the rows of a table" in shell.run("export", "t", "--format", "onnx", code=2)
     assert "2 tensors" in shell.run("export", "t")
     assert "Invalid value for '--format'" in shell.run("export", "t", "--format", "onxx", code=2)
     write_json(run.plan, {"python": "/no/such/python"})

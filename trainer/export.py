@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from trainer import program, trained
 from trainer.checkpoint import Checkpoint, NewerCheckpoint, NoCheckpoint, find, weights_sha256
 from trainer.config.data import ImageData
-from trainer.config.layout import RunDir, read_json
+from trainer.config.layout import RunDir
 from trainer.config.outcome import EXIT_WRONG
 from trainer.config.run import RunConfig
 from trainer.program import CannotExport
@@ -54,21 +54,27 @@ def export_safetensors(checkpoint: Checkpoint, path: Path, description: dict[str
 
 def export_program(run: RunDir, config: RunConfig, checkpoint: Checkpoint, path: Path, form: str) -> dict[str, Any]:
     """Writes the model as a program to `path`. Returns what was written. Raises TakesNoPictures, CannotExport, OSError."""
-    model = trained.load(run, config, checkpoint, "cpu")
-    told = {**facts_of(checkpoint), **description_of(run, config)}
-    inside = {
-        "input": {"name": program.INPUT, "is": "picture, uint8 [batch, C, H, W]; normalise is done inside"},
-        "output": {"name": program.OUTPUT, "is": "float32 [batch, classes] (of masks [batch, classes, H, W]), before softmax"},
-    }
-    return {"largest_difference": program.write(model, path, form, {**told, **inside})}
+    data = config.train.data
+    if isinstance(data, ImageData):
+        made = program.of_pictures(trained.load(run, config, checkpoint, "cpu"))
+        given = "picture, uint8 [batch, C, H, W]; normalise is done inside"
+        result = "float32 [batch, classes] (of masks [batch, classes, H, W]), before softmax"
+    else:
+        model = trained.model_of(config, trained.record_of(run), checkpoint)
+        made = program.of_rows(model, config.train.model.name, data.pictures().channels)
+        given, result = "row, float32 [batch, features]", "float32 [batch, targets]"
+    inside = {"input": {"name": made.input, "is": given}, "output": {"name": made.output, "is": result}}
+    told = {**facts_of(checkpoint), **description_of(run, config), **inside}
+    return {"largest_difference": program.write(made, path, form, told)}
 
 
 def description_of(run: RunDir, config: RunConfig) -> dict[str, Any]:
-    """What trained.described says of pictures; of a table its name. Raises FileNotFoundError."""
-    record, data = read_json(run.data_record), config.train.data
-    if not record:
-        raise FileNotFoundError(f"{run.data_record} is missing: `batchyard submit` writes it before a run begins")
-    return trained.described(data, record) if isinstance(data, ImageData) else {"task": data.task, "data": data.name}
+    """What trained.described says of pictures; of a table its name and what a row is. Raises FileNotFoundError."""
+    record, data = trained.record_of(run), config.train.data
+    if isinstance(data, ImageData):
+        return trained.described(data, record)
+    row = {"features": data.pictures().channels, "dtype": "float32", "as": "the prepared table has them"}
+    return {"task": data.task, "data": data.name, "row": row, "targets": record["classes"]}
 
 
 @contextlib.contextmanager
