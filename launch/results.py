@@ -96,7 +96,7 @@ class Row:
     def standing(self) -> str:
         """How ours stands to the figure, also where the two are not comparable; empty where the verdict says it all."""
         if not self.values or not self.falls_short:
-            return "reaches the figure" if self.verdict == "not comparable" else ""
+            return "reached" if self.verdict == "not comparable" else ""
         by = f"{100 * self.short_by:.2f} points" if self.in_percent else number(self.short_by)
         within = self.deviation is not None and self.short_by <= self.deviation
         return f"{'short ' if self.why else ''}by {by}" + (", within the deviation" if within else "")

@@ -50,8 +50,10 @@ def _line(row: Sequence[tuple[str, str | None]], widths: Sequence[int], flush_le
 
 def _folded(row: Sequence[tuple[str, str | None]], widths: Sequence[int]) -> Iterator[list[tuple[str, str | None]]]:
     """The row as several ones, no text of them wider than its column."""
-    texts = [[text] if width_of(text) <= width else textwrap.wrap(text, width, subsequent_indent="  ")
-             for (text, _), width in zip(row, widths, strict=True)]  # fmt: skip
+    texts = []
+    for (text, _), width in zip(row, widths, strict=True):
+        indent = len(text) - len(text.lstrip()) + 2
+        texts.append([text] if width_of(text) <= width else textwrap.wrap(text, width, subsequent_indent=" " * indent))
     for parts in zip_longest(*texts, fillvalue=""):
         yield [(part, colour) for part, (_, colour) in zip(parts, row, strict=True)]
 

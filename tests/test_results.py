@@ -199,7 +199,7 @@ def test_stand_ins_are_never_like_for_like(tmp_path: Path, runs: Path) -> None:
     add(runs, of, [eval_row(40, 0.9)], data={"sha256": "5a", "unverified": ["a", "b"]}, allow_unverified_data=True)
     row = row_of(of, runs)
     assert row.why == ["stand-in: 2 files of the data not as published"] and row.to_json()["reaches"] is True
-    assert row.remarks[0] == "reaches the figure"
+    assert row.remarks[0] == "reached"
     add(runs, of, [eval_row(40, 0.5)], name=".2", data={"sha256": "5a", "unverified": ["a"]}, allow_unverified_data=True)
     row = row_of(of, runs)
     assert row.remarks == ["short by 10.00 points", "stand-in: 1 file of the data not as published"]

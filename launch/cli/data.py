@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.table import Table
 
-from launch import site, spec, submit
+from launch import site, spec, submit, table
 from launch.cli import options
 from trainer.config.layout import write_json
 
@@ -43,8 +42,8 @@ def data_(workers: int | None, out: Path | None, fallback: bool, **given: Any) -
     for line in lines(told):
         click.echo(line)
     if told["classes"]:
-        options.console().print(classes(told), highlight=False)
-    options.console().print(reads(told), highlight=False)
+        table.show((told["counted"], *told["splits"]), classes(told), left=(told["counted"],))
+    table.show(("one epoch read", "seconds", "samples/s", "first batch, s"), reads(told), left=("one epoch read",))
 
 
 def lines(told: dict[str, Any]) -> list[str]:
@@ -60,27 +59,21 @@ def lines(told: dict[str, Any]) -> list[str]:
     return [*found, *([f"train pictures as the model is given them: {site.shown(told['grid'])}"] if told["grid"] else [])]
 
 
-def classes(told: dict[str, Any]) -> Table:
+def classes(told: dict[str, Any]) -> list[tuple[str, ...]]:
     """How many samples (or pixels) of each class each split has."""
-    table, splits = Table(box=None, pad_edge=False), told["splits"]
-    table.add_column(told["counted"], justify="left")
-    for name in splits:
-        table.add_column(name, justify="right")
-    for number, name in enumerate(told["classes"][:MOST_CLASSES]):
-        table.add_row(name, *(f"{split['counts'][number]:,}" for split in splits.values()))
-    if (more := len(told["classes"]) - MOST_CLASSES) > 0:
-        table.add_row(f"and {more} more", *(f"{sum(split['counts'][MOST_CLASSES:]):,}" for split in splits.values()))
-    return table
+    splits = told["splits"].values()
+    rows = [(name, *(f"{split['counts'][number]:,}" for split in splits)) for number, name in enumerate(told["classes"])]
+    if (more := len(rows) - MOST_CLASSES) > 0:
+        rows[MOST_CLASSES:] = [(f"and {more} more", *(f"{sum(split['counts'][MOST_CLASSES:]):,}" for split in splits))]
+    return rows
 
 
-def reads(told: dict[str, Any]) -> Table:
+def reads(told: dict[str, Any]) -> list[tuple[str, ...]]:
     """How long an epoch of the train split takes to read, and its samples a second."""
-    table = Table(box=None, pad_edge=False)
-    for column in ("one epoch read", "seconds", "samples/s", "first batch, s"):
-        table.add_column(column, justify="left" if column == "one epoch read" else "right")
+    rows: list[tuple[str, ...]] = []
     for read in told["reads"]:
         how = "from the device's memory (CPU)" if read["workers"] is None else f"{read['workers']} worker(s)"
         about = "" if read["whole"] else "about "
         speed = read["samples"] / read["seconds"]
-        table.add_row(how, f"{about}{read['epoch_s']:.2f}", f"{speed:,.0f}", f"{read['first_s']:.2f}")
-    return table
+        rows.append((how, f"{about}{read['epoch_s']:.2f}", f"{speed:,.0f}", f"{read['first_s']:.2f}"))
+    return rows
