@@ -62,6 +62,17 @@ def write_mask(path: Path, mask: np.ndarray, *, rgb: bool) -> None:
     image.save(path)
 
 
+def camvid_in_colours(raw: Path, folder: Path) -> Path:
+    """CamVid's scenes below `raw` once more in `folder`, their palette masks in VOC's colours."""
+    there, here = (root / "VOCdevkit" / "VOC2012" for root in (raw, folder))
+    (here / "SegmentationClass").mkdir(parents=True)
+    for name in ("ImageSets", "JPEGImages"):
+        (here / name).symlink_to(there / name)
+    for path in sorted((there / "SegmentationClass").iterdir()):
+        write_mask(here / "SegmentationClass" / path.name, np.asarray(Image.open(path)), rgb=True)
+    return folder
+
+
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("voc")
@@ -248,14 +259,8 @@ def test_everything_that_is_wrong_is_told_at_once(tmp_path: Path) -> None:
 )
 def test_the_stand_in_with_masks_of_both_kinds(tmp_path: Path) -> None:
     """CamVid's scenes: palette masks, and the same masks in VOC's colours, prepare to the same bytes."""
-    there = Path(os.environ["BATCHYARD_DATA"]) / "VOCdevkit" / "VOC2012"
-    here = tmp_path / "VOCdevkit" / "VOC2012"
-    (here / "SegmentationClass").mkdir(parents=True)
-    for folder in ("ImageSets", "JPEGImages"):
-        (here / folder).symlink_to(there / folder)
-    for path in sorted((there / "SegmentationClass").iterdir()):
-        write_mask(here / "SegmentationClass" / path.name, np.asarray(Image.open(path)), rgb=True)
+    raw = Path(os.environ["BATCHYARD_DATA"])
     config = ranks.config(**{**SETTINGS, "data": {"name": "voc", "crop": [320, 480]}}).train.data
-    made = [prepare(config, place, tmp_path) for place in (there.parents[1], tmp_path)]
+    made = [prepare(config, place, tmp_path) for place in (raw, camvid_in_colours(raw, tmp_path))]
     assert made[0]["sha256"] == made[1]["sha256"] and made[0]["path"] != made[1]["path"]
     assert made[0]["samples"] == {"train": 150, "test": 50} and not made[0]["skipped"]
