@@ -129,7 +129,8 @@ def test_an_odd_row_is_left_out(run: RunDir, odd: dict[str, Any]) -> None:
 ])  # fmt: skip
 def test_an_odd_value_stays_in_its_cell(run: RunDir, odd: dict[str, Any]) -> None:
     lines(run.metrics, [train_row(10, 1.0), {**train_row(15, 7.0, epoch=2), **odd}, train_row(20, 0.5, epoch=3)])
-    lines(run.timing, [timing_row("local-1", 10, images_per_s=0), timing_row("local-1", 15, images_per_s=HOSTILE)])
+    speeds: list[dict[str, Any]] = [{"images_per_s": 0}, {"images_per_s": HOSTILE}, {"global_step": []}, {"global_step": HOSTILE}]
+    lines(run.timing, [timing_row("local-1", 10 + 5 * i, **speed) for i, speed in enumerate(speeds)])
     start(run, "local-1", 1.0)
     found = section(run)
     assert " 1 1.000 50.00% 2 " in found and " 3 0.500 50.00%" in found and "<script" not in write(run).read_text()

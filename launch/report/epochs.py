@@ -143,7 +143,7 @@ def _means(steps: int, longest: int, columns: int) -> str:
 def _seconds(run: Facts, found: dict[int, list[Stretch]]) -> dict[int, float | None]:
     """How long the steps of each epoch took; None where a row has no speed, or an attempt took over within the epoch: the
     speed of its first row is of fewer steps than the row."""
-    speeds = {row.get("global_step"): finite(row.get("images_per_s")) for a in run.attempts for row in a.timing}
+    speeds = {finite(row.get("global_step")): finite(row.get("images_per_s")) for a in run.attempts for row in a.timing}
     taken_over = [step for step, _ in run.continues()]
     times: dict[int, float | None] = {}
     for epoch, some in found.items():
