@@ -106,6 +106,17 @@ class Row:
         """How ours stands to the figure, the verdict's reasons, and the notes."""
         return [*([self.standing] if self.standing else []), *self.why, *self.notes]
 
+    @property
+    def measured(self) -> str:
+        """3 seeds, 15 epochs, 2 threads of AMD EPYC; empty where it was not."""
+        epochs = "1 epoch" if self.epochs == "1" else f"{self.epochs} epochs"
+        return f"{plural(len(self.values), 'seed')}, {epochs}, {self.hardware}" if self.values else ""
+
+    @property
+    def footnotes(self) -> list[str]:
+        """What many rows share: the verdict's reasons, the notes, the source."""
+        return [note for note in (*self.why, *self.notes, self.source) if note]
+
     def shown(self, value: float | None) -> str:
         """A value of the row's figure: 82.3 %, or 0.0002."""
         if value is None:

@@ -116,6 +116,7 @@ def test_real_runs_of_two_seeds_from_the_file_to_the_page(tmp_path: Path, runs: 
     assert shell.run("results", str(of.path), "--html").strip() == str(runs / "results.html")
     page = Page(runs / "results.html")
     assert spread in page.text and "2 reached, 1 falls short" in page.text
+    assert f"2 seeds, 2 epochs, {cpu}" in page.text and len(page.all("tr", "group")) == 1 and len(page.all("li")) == 2
     links = [a["href"] or "" for a in page.all("a")]
     assert f"../{of.path.name}" in links and all((runs / link).exists() for link in links)
 

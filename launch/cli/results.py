@@ -76,7 +76,7 @@ def show(found: list[Row]) -> None:
         colour = results.COLOURS[row.verdict]
         ours = points.spread((row.mean, row.deviation), in_percent=row.in_percent) if row.mean is not None else NONE
         verdict = f"{row.verdict} {f'({row.standing})' if row.why and row.standing else row.standing}".rstrip()
-        numbers = [notes.setdefault(text, len(notes) + 1) for text in (*row.why, *row.notes, row.source) if text]
+        numbers = [notes.setdefault(note, len(notes) + 1) for note in row.footnotes]
         figure = "  " + ", ".join(filter(None, (row.figure, row.label)))
         cells.append((figure, row.shown(row.published), (ours, colour), (verdict, colour), " ".join(map(str, numbers))))
     width = shutil.get_terminal_size((0, 0)).columns or None  # a pipe has none
@@ -92,8 +92,4 @@ def show(found: list[Row]) -> None:
 
 def _heading(row: Row) -> str:
     """jobs/digits.yaml: 3 seeds, 15 epochs, 2 threads of AMD EPYC"""
-    file = site.shown(row.job_file)
-    if not row.values:
-        return file
-    epochs = "1 epoch" if row.epochs == "1" else f"{row.epochs} epochs"
-    return f"{file}: {plural(len(row.values), 'seed')}, {epochs}, {row.hardware}"
+    return ": ".join(filter(None, (site.shown(row.job_file), row.measured)))

@@ -24,10 +24,16 @@ def text(value: Any) -> Html:
 
 
 def table(heads: list[tuple[str, str]], rows: Iterable[list[Any]], name: str, best: int | None = None) -> Html:
-    """A table that scrolls sideways where it is too wide. `heads`: (heading, CSS class of its column); best: the row to mark."""
+    """A table that scrolls sideways where it is too wide. `heads`: (heading, CSS class of its column); best: the row to mark.
+
+    A row of one cell is the heading of those below it.
+    """
     head = "".join(f'<th scope="col" class="{style}">{text(word)}</th>' for word, style in heads)
     body = []
     for i, (first, *rest) in enumerate(rows):
+        if not rest:
+            body.append(f'<tr class="group"><th scope="rowgroup" colspan="{len(heads)}">{text(first)}</th></tr>')
+            continue
         cells = "".join(f'<td class="{s}">{text(v)}</td>' for v, (_, s) in zip(rest, heads[1:], strict=True))
         body.append(f'<tr{" class=best" if i == best else ""}><th scope="row" class="{heads[0][1]}">{text(first)}</th>{cells}</tr>')
     return Html(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
+from itertools import groupby
 from pathlib import Path
 from urllib.parse import quote
 
@@ -18,8 +19,7 @@ TONES: dict[Verdict, tuple[str, str]] = {
     "reached": ("good", "✓"), "falls short": ("bad", "✕"), "not comparable": ("warn", "≠"), "not measured": ("info", "○"),
     "none printed": ("info", "·"),
 }  # fmt: skip
-HEADS = [("Job", "short"), ("Figure, and who prints it", "name"), ("Printed", "figure"), ("Ours", "figure"), ("Seeds", "figure"),
-         ("Epochs", "figure"), ("Hardware", "short"), ("Verdict, and our runs", "name")]  # fmt: skip
+HEADS = [("Figure", "name"), ("Printed", "figure"), ("Ours", "figure"), ("Verdict", "short"), ("Notes", "short")]
 NOTE = (
     "Ours: mean ± standard deviation (over n - 1) over seeds. Red: the mean is worse than the printed figure by more than the "
     "tolerance that the job's file names, else by more than half of the figure's last digit. Amber: not comparable, since not run "
@@ -42,20 +42,28 @@ def render(rows: list[Row], runs: Path) -> Html:
         '<header><div><p class="kicker">Batchyard results</p><h1>Printed figures and ours</h1>'
         f'<p class="soft">{words.plural(len(rows), "figure")}: {text(said)}</p></div></header>'
     )
-    told = table(HEADS, [_row(row, runs) for row in rows], "Results") + f'<p class="note">{text(NOTE)}</p>'
+    notes: dict[str, int] = {}  # numbered as they come
+    cells: list[list[str]] = []
+    for heading, group in groupby(rows, key=lambda row: _heading(row, runs)):
+        cells += [[heading], *(_row(row, notes) for row in group)]
+    listed = "".join(f"<li>{text(note)}</li>" for note in notes)
+    told = table(HEADS, cells, "Results") + f'<ol class="note">{listed}</ol><p class="note">{text(NOTE)}</p>'
     body = told if rows else '<p class="soft">No job of these has a printed figure.</p>'
     return page.document(text("Batchyard results"), header, [section("Results", body)], runs, time.time())
 
 
-def _row(row: Row, runs: Path) -> list[str]:
+def _heading(row: Row, runs: Path) -> Html:
+    """The job, how it was measured, and its runs."""
+    of_runs = ", ".join(_run(run_id, runs) for run_id in row.runs)
+    return _over(Html(_link(row.job_file, row.job, runs)), *filter(None, (row.measured, Html(of_runs))))
+
+
+def _row(row: Row, notes: dict[str, int]) -> list[str]:
     figure = ", ".join(filter(None, (row.figure, row.label)))
     ours = points.spread((row.mean, row.deviation), in_percent=row.in_percent) if row.mean is not None else NONE
-    of_runs = Html(", ".join(_run(run_id, runs) for run_id in row.runs))
-    return [
-        _link(row.job_file, row.job, runs), _over(text(figure), *filter(None, [row.source])), row.shown(row.published), ours,
-        f"{len(row.values) or NONE}", row.epochs or NONE, row.hardware or NONE,
-        _over(_verdict(row), *row.remarks, *([of_runs] if row.runs else [])),
-    ]  # fmt: skip
+    numbers = [notes.setdefault(note, len(notes) + 1) for note in row.footnotes]
+    verdict = _over(_verdict(row), *filter(None, (row.standing,)))
+    return [figure, row.shown(row.published), ours, verdict, " ".join(map(str, numbers))]
 
 
 def _verdict(row: Row) -> Html:

@@ -85,7 +85,7 @@ a { color: var(--info); text-underline-offset: .15em; }
 table { border-collapse: collapse; width: 100%; font-size: .875rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .5rem 1rem .5rem 0; border-bottom: 1px solid var(--rule); text-align: left; vertical-align: top; }
 thead th { color: var(--soft); font-weight: 500; white-space: nowrap; }
-tbody th { font-weight: 500; }
+tbody th { font-weight: 500; } .group th { padding-top: 1.25rem; font-weight: 600; } .group .soft { font-weight: 400; }
 .figure, thead .figure { text-align: right; white-space: nowrap; }
 .short { white-space: nowrap; }
 td.wide { min-width: 18rem; }
