@@ -234,6 +234,16 @@ def test_a_stopped_run_continues_to_the_same_bits(tmp_path: Path, prepared: dict
     assert run.metrics.read_bytes() == whole.metrics.read_bytes()
 
 
+def test_another_set_does_not_pass_for_voc2012(tmp_path: Path) -> None:
+    write_scenes(tmp_path / "VOCdevkit/VOC2012", rgb=False)
+    vocs = ranks.config(**{**SETTINGS, "data": {"name": "voc", "crop": [32, 64]}}).train.data
+    with pytest.raises(DataError) as error:
+        prepare(vocs, tmp_path, tmp_path / "cache")
+    assert "not VOC2012 as it was published: train.txt names 13 pictures, VOC2012's 1464; val.txt names 7" in str(error.value)
+    assert "Name its classes by train.data.classes where it is another set" in str(error.value)
+    assert len(prepare(vocs, tmp_path, tmp_path / "cache", allow_unverified=True)["unverified"]) == 2
+
+
 def test_everything_that_is_wrong_is_told_at_once(tmp_path: Path) -> None:
     config = ranks.config(**SETTINGS).train.data
     with pytest.raises(DataError, match=r"voc: there is no folder .*scenes"):

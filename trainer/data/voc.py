@@ -6,6 +6,7 @@ ImageSets/Segmentation/{train,val}.txt, JPEGImages/<name>.jpg, SegmentationClass
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -20,6 +21,7 @@ from trainer.data.raw import ELSEWHERE, DataError, Piece, Skipped, Source
 
 VERSION = 1  # raised when the same files give other bytes
 LISTS = {"train": "train", "test": "val"}  # VOC keeps the masks of its own test list to itself
+PUBLISHED = {"train": 1464, "test": 1449}  # pictures of VOC2012's lists (host.robots.ox.ac.uk/pascal/VOC/voc2012, its statistics)
 AT_ONCE = 16  # pictures of a piece, so that memory is bounded
 MOST_SHOWN = 20
 
@@ -44,6 +46,14 @@ def source(config: VOCData, data_dir: Path, allow_unverified: bool) -> Source:
     missing = [str(path) for scenes in splits.values() for s in scenes for path in s[1:] if not path.is_file()]
     if missing:
         raise DataError(_complaint(f"{len(missing)} file(s) that the lists name are missing", missing))
+    others = [] if config.classes else _not_vocs({split: len(scenes) for split, scenes in splits.items()})
+    if others and not allow_unverified:
+        raise DataError(
+            f"voc: {root} is not VOC2012 as it was published: {'; '.join(others)}. Name its classes by train.data.classes where it "
+            "is another set, or train on it all the same by `execution: {allow_unverified_data: true}`"
+        )
+    if others:
+        print(f"voc: {'; '.join(others)}, taken as allowed", file=sys.stderr)
     for split, scenes in splits.items():
         for scene in scenes:
             found = [path.stat() for path in scene[1:]]
@@ -51,7 +61,15 @@ def source(config: VOCData, data_dir: Path, allow_unverified: bool) -> Source:
     settings = f"{config.classes} {config.crop}"
     crop = Crop(3, *config.crop)
     content = {"settings": settings.encode(), "files": files.digest()}
-    return Source(config.names(), content, _read(root, splits, crop, len(config.names())), {"crop": crop._asdict()})
+    return Source(config.names(), content, _read(root, splits, crop, len(config.names())), {"crop": crop._asdict()}, others)
+
+
+def _not_vocs(counts: dict[str, int]) -> list[str]:
+    """By which lists a set differs from VOC2012; its pictures come as one archive, which is not kept: they are counted."""
+    return [
+        f"{LISTS[split]}.txt names {count} pictures, VOC2012's {PUBLISHED[split]}"
+        for split, count in counts.items() if count != PUBLISHED[split]
+    ]  # fmt: skip
 
 
 def _scenes(root: Path, name: str) -> list[Scene]:
