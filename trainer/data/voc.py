@@ -53,7 +53,7 @@ def source(config: VOCData, data_dir: Path, allow_unverified: bool) -> Source:
             "is another set, or train on it all the same by `execution: {allow_unverified_data: true}`"
         )
     if others:
-        print(f"voc: {'; '.join(others)}, taken as allowed", file=sys.stderr)
+        print(f"voc: {'; '.join(others)}: they differ from the published ones, taken as allowed", file=sys.stderr)
     for split, scenes in splits.items():
         for scene in scenes:
             found = [path.stat() for path in scene[1:]]
