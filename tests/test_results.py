@@ -13,7 +13,7 @@ from typing import Any
 import click
 import pytest
 
-from launch import results, spec
+from launch import measured, results, spec
 from launch.cli import results as cli
 from launch.report import results as pages
 from launch.results import Row
@@ -71,7 +71,7 @@ def cpu_name() -> str:
 
 
 def rows_of(of: Job, runs: Path) -> list[Row]:
-    found, unread = results.read_runs(runs)
+    found, unread = measured.read_runs(runs)
     assert not unread
     return results.rows(of, found)
 

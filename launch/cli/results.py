@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from launch import results, site, spec, table
+from launch import measured, results, site, spec, table
 from launch.cli import options
 from launch.report import points
 from launch.report.words import NONE, plural
@@ -49,7 +49,7 @@ def results_(jobs: tuple[str, ...], as_html: bool, as_json: bool, site_file: Pat
 
 def _rows(jobs: list[spec.Job], folder: Path) -> tuple[list[Row], list[Problem], list[str]]:
     """The rows of the jobs that are right, the mistakes of the others, and the jobs that name no figure."""
-    runs, unread = results.read_runs(folder)
+    runs, unread = measured.read_runs(folder)
     if unread:
         click.echo(f"left out, their config.json is of another version: {', '.join(unread)}", err=True)
     found: list[Row] = []
