@@ -32,6 +32,7 @@ from trainer.config.outcome import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, Outcome
 
 POLL_S = 0.05
 OTHER_NODES_WAIT_S = 60.0
+FIRST_NODE_WAIT_S = 180.0  # beside the lease that node 0 may wait for: its prolog and its container may take longer than ours
 WORDS_WAIT_S = 45.0  # for the other nodes' records; torchrun gives its ranks 30 s after one failed
 
 # Runs a command that dies with this process; exec'd, so that torchrun is our direct child. Never a preexec_fn. It is deaf to USR1
@@ -219,7 +220,9 @@ def follow(run: RunDir, node: Node, signals: Signals) -> int:
     attempt = run.attempt(node.attempt_id)
     attempt.path.mkdir(parents=True, exist_ok=True)
     if (record := record_of_first(attempt, signals)) is None:
-        print(f"launch.node: node 0 has not begun {node.attempt_id}", file=sys.stderr)
+        why = "asked to stop" if signals.received is not None else "node 0 has not begun"
+        print(f"launch.node: {node.attempt_id} starts nothing on node {node.rank}: {why}", file=sys.stderr)
+        leave_record(attempt, node, signals, 0, 0)  # which node 0 waits for
         return EXIT_DONE
     execute(read_json(run.plan), run, replace(node, master_port=record["master_port"]), signals, None)
     end = time.monotonic() + OTHER_NODES_WAIT_S
@@ -233,8 +236,8 @@ def follow(run: RunDir, node: Node, signals: Signals) -> int:
 
 def record_of_first(attempt: Attempt, signals: Signals) -> dict[str, Any] | None:
     """What node 0 has decided for the attempt, once it holds the run's lock; None where it does not come to that."""
-    end = time.monotonic() + LEASE_S + OTHER_NODES_WAIT_S
-    while signals.received is None and time.monotonic() < end:
+    end = time.monotonic() + LEASE_S + FIRST_NODE_WAIT_S
+    while signals.received is None and time.monotonic() < end and not attempt.outcome.exists():
         if record := read_json(attempt.record):
             return dict(record)
         time.sleep(POLL_S)
@@ -267,12 +270,17 @@ def execute(plan: dict[str, Any], run: RunDir, node: Node, signals: Signals, loc
                 with contextlib.suppress(OSError):  # a disk that fails for a moment ends no training
                     lock.renew()
             time.sleep(POLL_S)
-    record = {
-        "node": node.rank, "host": socket.gethostname(), "time": time.time(), "exit_status": process.returncode,
-        "signal": signals.received, "oom_kills": oom_kills(contained) - killed_before,
-    }
-    keep(partial(write_json, attempt.node_record(node.rank), record))
+    leave_record(attempt, node, signals, process.returncode, oom_kills(contained) - killed_before)
     return process.returncode
+
+
+def leave_record(attempt: Attempt, node: Node, signals: Signals, exit_status: int, killed: int) -> None:
+    """How the command ended on this node. killed: processes of it, by the kernel, for memory."""
+    record = {
+        "node": node.rank, "host": socket.gethostname(), "time": time.time(), "exit_status": exit_status,
+        "signal": signals.received, "oom_kills": killed,
+    }  # fmt: skip
+    keep(partial(write_json, attempt.node_record(node.rank), record))
 
 
 def on_local_scratch(run: RunDir, folder: str) -> Path | None:

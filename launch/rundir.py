@@ -105,6 +105,8 @@ def standing(run: RunDir, slurm_states: dict[str, str] | None = None, job: str |
         where = f"{holder.get('attempt')} on {holder['host']}"
         return Standing("running", None, run.attempt(str(holder.get("attempt"))), where, holder, job or slurm_job(run))
     outcome, job = Outcome.read(newest.outcome) if newest else None, job or slurm_job(run)
+    if newest and outcome is None and (last := Outcome.read(run.outcome)) and last.status == "completed":
+        outcome, newest = last, run.attempt(last.attempt)  # an attempt that found the run completed has nothing to tell
     is_done = outcome is not None and outcome.status == "completed"  # whatever Slurm still has to do for its job
     if job and not is_done and slurm_states is not None and job in slurm_states:
         state = slurm_states[job]

@@ -174,7 +174,11 @@ def _submit_array(sweep: SweepDir, plan: Plan, piece: Piece, start: str, listing
 
 
 def _queued(run: RunDir, job: str, logs: Path, *, sync: bool = True) -> None:
-    """Records the run's newest Slurm job. job: as squeue shows it, `12` or `12_3`."""
+    """Records the run's newest Slurm job, and its attempt, of which earlier ones no longer tell where the run stands.
+
+    job: as squeue shows it, `12` or `12_3`.
+    """
+    run.attempt(f"slurm-{job}.0").path.mkdir(parents=True, exist_ok=True)
     write_text(run.slurm_job, json.dumps({"job_id": job, "logs": str(logs)}) + "\n", sync=sync)
     if _intent(run.slurm).exists():
         _intent(run.slurm).unlink()

@@ -13,10 +13,9 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import yaml
-from pydantic_core import to_json
 
 from launch import local, parent, rundir, site, snapshot, spec
 from launch import plan as planning
@@ -113,6 +112,13 @@ class Together:
         self.code_record: Path | None = None
         self._one_by_one = ThreadPoolExecutor(1)
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Nothing is made ready any more once the caller has given up: its runs may be another submit's by then."""
+        self._one_by_one.shutdown(cancel_futures=True)
+
     def ask(self, ready: Ready) -> Prepared:
         asked = made_from(ready)
         if asked not in self.data:
@@ -195,11 +201,12 @@ def write_run(
     # which run `after` is stands in the plan; the figures of others are of the job, and may be of another point of its sweep
     job = ready.spec.model_dump(mode="json", exclude_unset=True, exclude={"after", "published"})
     run.job.write_text(yaml.dump(job, Dumper=DUMPER, sort_keys=False))
-    config, alone = ready.config.model_dump_json(indent=2), together is None
+    config = ready.config.model_dump_json(indent=2, ensure_ascii=True)  # quicker than json is, and a sweep has many
+    alone = together is None
     if keep:
         config = json.dumps(known_to(read_json(run.config), json.loads(config)), indent=2)
     write_text(run.config, config + "\n", sync=alone)
-    write_text(run.plan, to_json(ready.plan, indent=2).decode() + "\n", sync=alone)  # by pydantic, as a sweep has many
+    write_json(run.plan, vars(ready.plan), sync=alone)
 
 
 def known_to(before: Any, now: Any) -> Any:

@@ -36,12 +36,16 @@ def find(name: str, runs: Path) -> SweepDir | None:
     exact = SweepDir(runs / name)
     if "/" not in name and exact.record.exists():
         return exact
-    of_job = [SweepDir(p.parent) for p in runs.glob(f"{escape(name)}.sweep*/sweep.json")] if "/" not in name else []
-    if not of_job:
+    if not (known := of_job(name, runs)):
         return None
-    newest = max(of_job, key=lambda s: s.record.stat().st_mtime)
+    newest = max(known, key=lambda s: s.record.stat().st_mtime)
     run = rundir.newest_of_job(name, rundir.all_runs(runs))
     return newest if run is None or any(p["run_id"] == run.run_id for s in submits(newest) for p in s["points"]) else None
+
+
+def of_job(job: str, runs: Path) -> list[SweepDir]:
+    """The sweeps of that job."""
+    return [SweepDir(p.parent) for p in sorted(runs.glob(f"{escape(job)}.sweep*/sweep.json"))] if "/" not in job else []
 
 
 def run_of(name: str, runs: Path) -> RunDir:

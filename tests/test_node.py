@@ -52,13 +52,26 @@ def test_another_node_takes_the_port_that_the_first_has_found(tmp_path: Path) ->
     argv = [sys.executable, "-m", "launch.node", str(run.path), "--slurm"]
     environment = {**os.environ, **task, "PATH": f"{tmp_path}/bin:{os.environ['PATH']}"}
     second = subprocess.Popen(argv, cwd=PROJECT, env=environment, stdin=subprocess.DEVNULL)
-    time.sleep(1)
+    wait_for("its attempt", lambda: run.attempt("slurm-7.0").path.exists())
     assert second.poll() is None and not (tmp_path / "said").exists()  # it waits for what the first decides
     write_json(run.attempt("slurm-7.0").record, {"attempt": "slurm-7.0", "master_port": 23456})
     wait_for("the command", lambda: (tmp_path / "said").exists() and (tmp_path / "said").read_text().endswith("\n"))
     assert (tmp_path / "said").read_text() == "n1 23456 1\n"
-    second.terminate()
-    assert second.wait(timeout=90) == 0
+    Outcome("completed", "completed", "slurm-7.0", "test").write(run.outcome)
+    assert second.wait(timeout=30) == 0
+
+
+def test_another_node_that_is_stopped_before_the_first_begins_says_so(tmp_path: Path) -> None:
+    run = run_dir(tmp_path, ["sh", "-c", "echo > $0/said", f"{tmp_path}"])
+    task = {"SLURM_JOB_ID": "7", "SLURM_NODEID": "1", "SLURM_JOB_NODELIST": "n[1-2]"}
+    argv = [sys.executable, "-m", "launch.node", str(run.path), "--slurm"]
+    second = subprocess.Popen(argv, cwd=PROJECT, env={**os.environ, **task}, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    wait_for("its attempt", lambda: run.attempt("slurm-7.0").path.exists())
+    second.send_signal(signal.SIGUSR2)
+    _, said = second.communicate(timeout=30)
+    assert second.returncode == 0 and b"slurm-7.0 starts nothing on node 1: asked to stop" in said
+    left = read_json(run.attempt("slurm-7.0").node_record(1))  # node 0 waits for it
+    assert (left["exit_status"], left["signal"]) == (0, signal.SIGUSR2) and not (tmp_path / "said").exists()
 
 
 def run_dir(tmp_path: Path, argv: list[str]) -> RunDir:

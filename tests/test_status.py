@@ -57,6 +57,18 @@ def test_a_completed_run_is_completed_while_its_job_ends(run: RunDir) -> None:
     assert rundir.standing(run, {"12": "COMPLETING"}).state == "completed"
 
 
+def test_what_was_submitted_again_and_never_began_does_not_tell_of_the_attempt_before(run: RunDir) -> None:
+    Outcome("failed", "error", "local-1", "trainer rank 0", 400).write(run.attempt("local-1").outcome)
+    write_json(run.slurm_job, {"job_id": "12"})
+    run.attempt("slurm-12.0").path.mkdir()
+    assert rundir.standing(run, {}) == Standing("dead", None, None, "Slurm job 12 is gone")
+    write_json(run.cancel, {})
+    assert rundir.standing(run, {}).state == "cancelled"
+    done = Outcome("completed", "completed", "local-1", "trainer rank 0", 700)
+    done.write(run.outcome)  # a task that begins after all finds nothing to do, and leaves its folder empty
+    assert rundir.standing(run, {}) == Standing("completed", done, run.attempt("local-1"), "local-1")
+
+
 def test_the_table(run: RunDir) -> None:
     out = io.StringIO()
     with redirect_stdout(out):

@@ -9,8 +9,9 @@ import click
 
 from launch import rundir, site, status, sweepdir
 from launch.cli import options
+from launch.errors import Failed
 from launch.rundir import NoSuchRun, Standing
-from trainer.config.layout import RunDir
+from trainer.config.layout import RunDir, SweepDir
 
 
 @click.command("status")
@@ -85,18 +86,42 @@ def logs_(run: str, follow: bool, rank: int, site_file: Path | None, runs_dir: P
 def cancel_(run: str, now: bool, site_file: Path | None, runs_dir: Path | None) -> None:
     """Stop RUN after a checkpoint. It is not requeued; submitting the job again continues it.
 
-    Of a job, all its runs that run or wait; of a sweep, its points, and no further one begins.
+    Of a sweep, its points, and no further one begins; of a job, all its runs that run or wait, and its sweeps.
     """
-    _, runs = options.runs_folder(site_file, runs_dir)
-    if sweep := sweepdir.find(run, runs):
-        from launch.cli import sweep as sweeps
+    from launch.cli import sweep as sweeps
 
+    _, runs = options.runs_folder(site_file, runs_dir)
+    if (sweep := SweepDir(runs / run)).record.exists():
         sweeps.cancel(sweep, now=now)
         return
-    found = rundir.of_job(run, rundir.all_runs(runs)) or [rundir.find(run, runs)]
-    standings = status.standings(found)
-    for active in [r for r in found if standings[r.run_id].state in ("running", "queued")] or found[-1:]:
-        cancel_run(active, standings[active.run_id], now=now)
+    active = [sweep for sweep in sweepdir.of_job(run, runs) if sweeps.is_active(sweep)]
+    for sweep in active:
+        sweeps.cancel(sweep, now=now)
+    points = {point.run_id for sweep in active for point in sweepdir.runs(sweep)}
+    others = [r for r in rundir.of_job(run, rundir.all_runs(runs)) if r.run_id not in points]
+    standings = status.standings(others)
+    if not cancel_runs(others, standings, now=now) and not active:
+        found = rundir.find(run, runs)
+        cancel_run(found, status.standings([found])[found.run_id], now=now)
+
+
+def cancel_runs(runs: list[RunDir], standings: dict[str, Standing], *, now: bool = False) -> int:
+    """Stops those that run or wait; returns how many. One that cannot be stopped keeps no other from it.
+
+    Raises NoSuchRun, or SlurmError, for the last such.
+    """
+    alive = [run for run in runs if standings[run.run_id].state in ("running", "queued")]
+    problems: list[Exception] = []
+    for run in alive:
+        try:
+            cancel_run(run, standings[run.run_id], now=now)
+        except (NoSuchRun, Failed) as error:
+            problems.append(error)
+    for problem in problems[:-1]:
+        click.echo(f"batchyard: {problem}", err=True)
+    if problems:
+        raise problems[-1]
+    return len(alive)
 
 
 def cancel_run(found: RunDir, standing: Standing, *, now: bool = False) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Collection, Iterator
+from concurrent.futures import wait
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
@@ -21,13 +22,14 @@ from launch.local import StartError
 from launch.report import points, words
 from launch.rundir import NoSuchRun
 from launch.site import Machine
+from launch.slurm import SlurmError
 from launch.snapshot import Code
 from launch.spec import Loaded
 from launch.submit import Prepared, Ready, Request, SubmitError
 from launch.sweep import Point, Reconciled, Sweep
 from launch.sweepdir import Submit
 from trainer.config.layout import SweepDir, write_json
-from trainer.config.lock import Lock
+from trainer.config.lock import RENEW_S, Lock
 from trainer.config.outcome import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED
 
 
@@ -99,18 +101,15 @@ def _prune(sweep: SweepDir, plan: Reconciled) -> None:
     from launch.cli import runs
 
     unwanted = [sweep.run(run_id) for _, run_id in plan.unwanted]
-    standings = run_status.standings(unwanted)
-    for run in unwanted:
-        if standings[run.run_id].state in ("running", "queued"):
-            try:
-                runs.cancel_run(run, standings[run.run_id])
-            except NoSuchRun as error:  # on another machine
-                click.echo(error)
+    try:
+        runs.cancel_runs(unwanted, run_status.standings(unwanted))
+    except (NoSuchRun, SlurmError) as error:  # of one on another machine: the others are submitted all the same
+        click.echo(error)
 
 
 def queue_all(sweep: SweepDir, submit: Submit, job: str, to_run: list[Ready], code: Code, at_once: int) -> int:
     """Queues points as job arrays. One that cannot be prepared is recorded, and keeps no other from its place in the queue."""
-    together, written, queued = submitting.Together(), list[tuple[Ready, Prepared]](), list[Ready]()
+    written, queued = list[tuple[Ready, Prepared]](), list[Ready]()
 
     def say(line: str) -> None:
         click.echo(f"  {line}")
@@ -120,23 +119,29 @@ def queue_all(sweep: SweepDir, submit: Submit, job: str, to_run: list[Ready], co
         for ready in to_run:
             submitting.take(ready.run.submit_lock, ready.run.run_id, lock)
         now = run_status.standings([ready.run for ready in to_run])
-        for ready in to_run:
-            before = now[ready.run.run_id]
-            if sweeping.PROGRESS[before.state] in ("done", "running"):  # by another submit, since the table
-                continue
-            try:
-                submitting.write_run(ready, before, code, None, say, together)
-                written.append((ready, together.ask(ready)))
-            except (SubmitError, OSError) as error:
-                _tell(sweep, submit, ready, error)
-            lock.renew()
-        for ready, prepared in written:
-            try:
-                submitting.prepare_data(ready, say, prepared)
-                queued.append(ready)
-            except (SubmitError, OSError) as error:
-                _tell(sweep, submit, ready, error)
-            lock.renew()
+        with submitting.Together() as together:
+            for ready in to_run:
+                before = now[ready.run.run_id]
+                if sweeping.PROGRESS[before.state] in ("done", "running"):  # by another submit, since the table
+                    continue
+                try:
+                    submitting.write_run(ready, before, code, None, say, together)
+                    written.append((ready, together.ask(ready)))
+                except (SubmitError, OSError) as error:
+                    _tell(sweep, submit, ready, error)
+                lock.renew()
+            told = set[str]()
+            for ready, prepared in written:
+                while not prepared.record.done():  # a download may outlast the lock's lease
+                    wait([prepared.record], timeout=RENEW_S)
+                    lock.renew()
+                try:
+                    submitting.prepare_data(ready, say, prepared)
+                    queued.append(ready)
+                except (SubmitError, OSError) as error:
+                    _note(submit, ready, error, echo=str(error) not in told)  # one set of a thousand points has one thing to say
+                    told.add(str(error))
+                lock.renew()
         arrays = slurm.submit_sweep([(r.run, r.plan) for r in queued], sweep, code.root, at_once) if queued else []
     finally:
         lock.release()
@@ -227,9 +232,14 @@ def _run_one(sweep: SweepDir, submit: Submit, ready: Ready, code: Code, front: l
         _tell(sweep, submit, ready, error)
 
 
-def _tell(sweep: SweepDir, submit: Submit, ready: Ready, error: Exception) -> None:
-    click.echo(f"batchyard: {ready.run.run_id}: {error}", err=True)
+def _note(submit: Submit, ready: Ready, error: Exception, *, echo: bool = True) -> None:
+    if echo:
+        click.echo(f"batchyard: {ready.run.run_id}: {error}", err=True)
     next(p for p in submit["points"] if p["run_id"] == ready.run.run_id)["error"] = str(error)
+
+
+def _tell(sweep: SweepDir, submit: Submit, ready: Ready, error: Exception) -> None:
+    _note(submit, ready, error)
     _record(sweep, submit, ready.request.job.name)
 
 
@@ -308,25 +318,25 @@ def _told(found: points.Sweep) -> Iterator[str]:
 def cancel(sweep: SweepDir, *, now: bool = False) -> None:
     """Stops the points that run after a checkpoint, and keeps every submit that works on the sweep from its next one.
 
-    Raises NoSuchRun where nothing runs.
+    Raises NoSuchRun where nothing runs, and as runs.cancel_runs.
     """
     from launch.cli import runs
 
-    points_ = sweepdir.runs(sweep)
-    standings = run_status.standings(points_)
-    active = [run for run in points_ if standings[run.run_id].state in ("running", "queued")]
-    waiting = slurm.waiting_trials(sweep)
-    if not active and not waiting and not sweepdir.is_submitted(sweep):
+    if not is_active(sweep):
         raise NoSuchRun(f"{sweep.sweep_id} does not run, nothing to cancel")
     write_json(sweep.cancel, {"time": time.time()})
     click.echo(f"{sweep.sweep_id}: no further point begins")
-    for job in waiting:  # one that begins now finds the word above
+    for job in slurm.waiting_trials(sweep):  # one that begins now finds the word above
         slurm.cancel(job, "PENDING")
-    for run in active:
-        try:
-            runs.cancel_run(run, standings[run.run_id], now=now)
-        except NoSuchRun as error:  # on another machine
-            click.echo(error)
+    points_ = sweepdir.runs(sweep)
+    runs.cancel_runs(points_, run_status.standings(points_), now=now)
+
+
+def is_active(sweep: SweepDir) -> bool:
+    """Whether a point of it runs or waits, a submit works on it, or a task of its search is yet to choose."""
+    if sweepdir.is_submitted(sweep) or slurm.waiting_trials(sweep):
+        return True
+    return any(s.state in ("running", "queued") for s in run_status.standings(sweepdir.runs(sweep)).values())
 
 
 def show_plan_of(request: Request, loaded: Loaded, machine: Machine) -> Ready:

@@ -354,10 +354,10 @@ def write_text(path: Path, text: str, *, sync: bool = True) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         try:
-            file = temporary.open("w")
+            file = temporary.open("w", encoding="utf-8")
         except FileNotFoundError:
             path.parent.mkdir(parents=True, exist_ok=True)
-            file = temporary.open("w")
+            file = temporary.open("w", encoding="utf-8")
         with file:
             file.write(text)
             if sync:
