@@ -45,8 +45,8 @@ def inspect(request: Request, job: JobSpec, machine: Machine) -> Found:
 
 @dataclass(frozen=True)
 class Look:
-    """Points of a job that are one to the deep check: model and data are the same. point: the first of them, empty where the job
-    has no sweep; fallback: None where it does not change what is trained."""
+    """Points of a job that are one to the deep check: equal but for what it does not look at. point: the first of them, empty where
+    the job has no sweep; fallback: None where it does not change what is trained."""
 
     point: str
     own: JobSpec
@@ -58,7 +58,10 @@ def looks(request: Request) -> tuple[list[Look], str]:
     own, fallback = (spec.load_points(request.job, request.settings, without_gpu=without_gpu) for without_gpu in (False, True))
     found: dict[str, Look] = {}
     for point, job, without in zip(own.points, own.specs, fallback.specs, strict=True):
-        seen = repr([(variant.train.model, variant.train.data) for variant in (job, without)])
+        seen = repr([
+            (train.model, train.data, train.global_batch_size, train.micro_batch_size, train.precision, train.copies_kept())
+            for train in (job.train, without.train)
+        ])  # fmt: skip
         found.setdefault(seen, Look(str(point), job, without if without.train != job.train else None))
     told = plural(len(own.points), "probe" if own.search else "point") if own.is_sweep else ""
     return list(found.values()), told
@@ -70,28 +73,35 @@ def deep(request: Request, machine: Machine) -> tuple[list[str], bool]:
     The stand-in is what the job's fallback trains on instead. Raises SpecError, and SubmitError of every look that found a mistake.
     """
     found, points = looks(request)
-    lines, wrong, there = [], [], True
+    many_data = len({repr(look.own.train.data) for look in found}) > 1
+    lines, wrong, there = [], dict[str, list[str]](), True
     for look in found:
         at = f"{look.point}: " if len(found) > 1 else ""
         try:
-            of_look, of_look_there = _look(request, look, machine, at)
+            of_look, of_look_there = _look(request, look, machine, at, at if many_data else "")
         except SubmitError as error:
-            wrong.append(f"{at}{error}")
+            wrong.setdefault(str(error), []).append(look.point)
             continue
         lines += of_look
         there = there and of_look_there
     if wrong:
-        raise SubmitError("\n".join(dict.fromkeys(wrong)))
+        told = [f"{_points(whose)}{error}" if len(found) > 1 else error for error, whose in wrong.items()]
+        raise SubmitError("\n".join([*dict.fromkeys(lines), *told]))
     if points:
-        lines.append(f"looked {plural(len(found), 'time')} for {points}: once for all that have the same model and data")
+        lines.append(f"looked {plural(len(found), 'time')} for {points}: once for all of the same model, data, batch and memory")
     return list(dict.fromkeys(lines)), there
 
 
-def _look(request: Request, look: Look, machine: Machine, at: str) -> tuple[list[str], bool]:
-    """As `deep`, of one look. at: what goes before a line of the model."""
+def _points(some: list[str]) -> str:
+    """Whose a mistake is, before it."""
+    return f"{some[0]}: " if len(some) == 1 else f"{some[0]} and {len(some) - 1} more: "
+
+
+def _look(request: Request, look: Look, machine: Machine, at: str, at_data: str) -> tuple[list[str], bool]:
+    """As `deep`, of one look. at, at_data: what goes before a line of the model, and of the data."""
     own, fallback = look.own, look.fallback
     found = inspect(request, own, machine)
-    lines = [f"{at}{model_line(found)}", *data_lines(found)]
+    lines = [f"{at}{model_line(found)}", *data_lines(found, at_data)]
     if fallback is None:
         return lines, found.problem is None
     other = inspect(request, fallback, machine)
@@ -100,7 +110,7 @@ def _look(request: Request, look: Look, machine: Machine, at: str) -> tuple[list
         return lines, found.problem is None
     if names(own) == names(fallback):  # another form or a cut of the same data
         return lines, False
-    lines += [f"stand-in {line}" for line in data_lines(other)]
+    lines += data_lines(other, f"{at_data}stand-in ")
     return lines, other.problem is None
 
 
@@ -122,13 +132,13 @@ def model_line(found: Found) -> str:
     )
 
 
-def data_lines(found: Found) -> list[str]:
-    """The data in a line, and what was said of them."""
+def data_lines(found: Found, at: str = "") -> list[str]:
+    """The data in a line, and what was said of them. at: what goes before it."""
     data = found.data
     if found.problem is not None:
-        return [f"data: {data['name']} is not there or not right:", *(f"  {line}" for line in found.problem.splitlines())]
+        return [f"{at}data: {data['name']} is not there or not right:", *(f"  {line}" for line in found.problem.splitlines())]
     said = [f"  a stand-in: {line}" for line in found.said.splitlines() if "differ from the published" in line]
-    return [f"data: {data['name']}, {len(data['classes'])} classes", *said]
+    return [f"{at}data: {data['name']}, {len(data['classes'])} classes", *said]
 
 
 def amount(number: float) -> str:

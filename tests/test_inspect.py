@@ -216,7 +216,7 @@ def test_check_deep_looks_at_each_model_and_data_of_a_sweep_once(tmp_path: Path)
     other = "train.model.hidden=[4] train.optimizer.lr=0.1: model: mlp on 3x16x16, 3 classes"
     assert told[3].startswith(f"{other}: {769 * 4 + 15:,} parameters")
     assert told[2] == "data: imagefolder birds, 3 classes"  # once: it is the same
-    assert told[4:] == ["looked 2 times for 6 points: once for all that have the same model and data"]
+    assert told[4:] == ["looked 2 times for 6 points: once for all of the same model, data, batch and memory"]
     (tmp_path / "birds").rename(tmp_path / "bees")
     assert "data: imagefolder birds is not there or not right:" in shell.run(*deep, code=1)
 
@@ -228,6 +228,17 @@ def test_check_deep_finds_the_mistake_of_a_later_point(tmp_path: Path) -> None:
     told = cli.Shell(tmp_path).run("check", "--deep", "--data-dir", str(tmp_path), str(job), code=2)
     assert 'train.model={"name": "torchvision/inception_v3"}: train.model: torchvision/inception_v3 takes no pictures' in told
     assert 'train.model={"name": "torchvision/alexnet"}: train.model: ' in told and "Traceback" not in told
+    assert 'train.model={"name": "mlp", "hidden": []}: model: mlp on 3x32x32' in told  # what is right is told all the same
+
+
+def test_check_deep_says_whose_data_are_not_there_and_looks_at_each_batch(tmp_path: Path) -> None:
+    sweep = "sweep: {grid: {train.data.folder: [birds, bees], train.global_batch_size: [8, 4]}}\n"
+    job = written(tmp_path, "{name: imagefolder, folder: birds, size: 16}", "{name: mlp, hidden: []}", sweep)
+    pictures(tmp_path / "birds", 3)
+    told = cli.Shell(tmp_path).run("check", "--deep", "--data-dir", str(tmp_path), str(job), code=1)
+    assert "train.data.folder=birds train.global_batch_size=8: data: imagefolder birds, 3 classes" in told
+    assert "train.data.folder=bees train.global_batch_size=8: data: imagefolder bees is not there or not right:" in told
+    assert "train.global_batch_size=4: model: mlp" in told and "at 4 pictures" in told and "looked 4 times for 4 points" in told
 
 
 def test_check_deep_on_the_real_data() -> None:

@@ -134,3 +134,11 @@ def test_an_odd_value_stays_in_its_cell(run: RunDir, odd: dict[str, Any]) -> Non
     start(run, "local-1", 1.0)
     found = section(run)
     assert " 1 1.000 50.00% 2 " in found and " 3 0.500 50.00%" in found and "<script" not in write(run).read_text()
+
+
+def test_rows_at_steps_of_the_run_make_no_columns_of_steps_of_the_epoch(run: RunDir) -> None:
+    """An older trainer's: an epoch has 6 steps, a row came each 4 of the run, so epochs have no two means over the same steps."""
+    rows = [(4, 1), (6, 1), (8, 2), (12, 2)]
+    lines(run.metrics, [train_row(step, 2.0, samples=8, epoch=epoch, accuracy=0.5) for step, epoch in rows])
+    found = section(run)
+    assert "Mean train loss by epoch Means over the epoch's samples" in found and "Epoch Whole epoch Accuracy" in found

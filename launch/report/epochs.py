@@ -77,6 +77,12 @@ def width(found: dict[int, list[Stretch]]) -> int:
     return row * math.ceil(rows / MOST_COLUMNS)
 
 
+def _alike(found: dict[int, list[Stretch]]) -> bool:
+    """Whether the rows of all epochs end at the same steps: those of an older trainer came each so many steps of the run."""
+    row = next(iter(found.values()))[0].end
+    return all(s.end % row == 0 for some in found.values() for s in some[:-1])
+
+
 def _longest(found: dict[int, list[Stretch]]) -> int:
     return max(stretches[-1].end for stretches in found.values())
 
@@ -106,7 +112,7 @@ def _table(run: Facts, found: dict[int, list[Stretch]]) -> str:
     """An epoch a row, as PyTorch's tutorial prints its running loss; and what other tutorials print of an epoch."""
     steps, longest, times = width(found), _longest(found), _seconds(run, found)
     ends = [k * steps for k in range(1, math.ceil(longest / steps) + 1)]
-    columns = {f"{min(end, longest):,}": end for end in ends} if len(ends) > 1 else {}
+    columns = {f"{min(end, longest):,}": end for end in ends} if len(ends) > 1 and _alike(found) else {}
     heads = ["Epoch", *columns, "Whole epoch", "Accuracy", "Time"]
     rows = []
     for epoch, some in list(found.items())[-MOST_EPOCHS:]:
