@@ -112,5 +112,6 @@ def test_sixteen_trials_stop_as_optuna_says_and_one_is_taken_up_again(shell: She
 def test_a_trial_of_two_nodes(shell: Shell, cluster: Slurm, tmp_path: Path) -> None:
     shell.run("submit", job(tmp_path, trials=1), "--backend", "slurm", "--set", "resources.nodes=2")
     wait_for("its end", lambda: begun(shell) and states(shell) == ["COMPLETE"], timeout_s=180)
+    wait_for("an empty queue", lambda: not cluster.run("squeue", "-h"))  # the second node ends a moment after the first
     (attempt,) = run(shell, 0).all_attempts()
     assert read_json(attempt.record)["world_size"] == 2 and attempt.node_record(1).exists()
