@@ -36,6 +36,7 @@ tracking: {mode: disabled}
 execution: {log_every_steps: 10}
 """
 PRINTED = "published: [{source: a book, test_accuracy: 0.6}]\n"
+PIPE = (("COLUMNS", "0"),)  # no width to fold to, whatever the one that the tests run in
 
 
 def job(folder: Path, text: str, name: str = "lines") -> Job:
@@ -248,7 +249,7 @@ def test_ours_are_told_where_nobody_prints_a_figure(tmp_path: Path, runs: Path) 
     assert (row.verdict, row.remarks, row.to_json()["reaches"]) == ("none printed", [], None)
     page = Page(pages.write([row], runs))
     assert "75.00 ± 7.07 %" in page.text and "none printed" in page.text and "test accuracy, optimizer sgd, lr 0.1" in page.text
-    told = Shell(runs).run("results", str(of.path)).splitlines()
+    told = Shell(runs, env=PIPE).run("results", str(of.path)).splitlines()
     assert re.fullmatch(r"  test accuracy, optimizer sgd, lr 0\.1 +— +75\.00 ± 7\.07 % +none printed", told[2])
 
 
@@ -263,7 +264,7 @@ def test_the_table_folds_to_the_terminal(tmp_path: Path, runs: Path) -> None:
     of = job(tmp_path, DIGITS + PRINTED.replace("0.6", "0.76"))
     for seed, accuracy in enumerate((0.7, 0.8)):
         add(runs, of, [eval_row(40, accuracy)], f"train.seed={seed}")
-    wide = Shell(runs).run("results", str(of.path)).splitlines()
+    wide = Shell(runs, env=PIPE).run("results", str(of.path)).splitlines()
     assert "falls short by 1.00 points, within the deviation" in wide[2]
     narrow = Shell(runs, env=(("COLUMNS", "70"),)).run("results", str(of.path)).splitlines()
     (row,) = (i for i, line in enumerate(narrow) if "test accuracy" in line)

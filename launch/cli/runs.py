@@ -11,7 +11,7 @@ from launch import rundir, site, status, sweepdir
 from launch.cli import options
 from launch.errors import Failed
 from launch.rundir import NoSuchRun, Standing
-from trainer.config.layout import RunDir, SweepDir
+from trainer.config.layout import RunDir
 
 
 @click.command("status")
@@ -91,16 +91,16 @@ def cancel_(run: str, now: bool, site_file: Path | None, runs_dir: Path | None) 
     from launch.cli import sweep as sweeps
 
     _, runs = options.runs_folder(site_file, runs_dir)
-    if (sweep := SweepDir(runs / run)).record.exists():
-        sweeps.cancel(sweep, now=now)
-        return
-    active = [sweep for sweep in sweepdir.of_job(run, runs) if sweeps.is_active(sweep)]
+    active = [sweep for sweep in sweepdir.of_job(run, runs) if sweeps.is_active(sweep)]  # none where `run` is a sweep's own id
     for sweep in active:
         sweeps.cancel(sweep, now=now)
     points = {point.run_id for sweep in active for point in sweepdir.runs(sweep)}
     others = [r for r in rundir.of_job(run, rundir.all_runs(runs)) if r.run_id not in points]
     standings = status.standings(others)
     if not cancel_runs(others, standings, now=now) and not active:
+        if newest := sweepdir.find(run, runs):
+            sweeps.cancel(newest, now=now)
+            return
         found = rundir.find(run, runs)
         cancel_run(found, status.standings([found])[found.run_id], now=now)
 
