@@ -67,13 +67,13 @@ def test_digits_are_what_the_evaluation_took_them_for(tmp_path: Path, digits: Ru
         assert picture["top"][0]["class"] == predicted and picture["top"][0]["probability"] == pytest.approx(probability, abs=1e-5)
         assert len({c["class"] for c in picture["top"]}) == 5
         assert [c["probability"] for c in picture["top"]] == sorted((c["probability"] for c in picture["top"]), reverse=True)
-        assert picture["labelled"] == f"{picture['file']}.predicted.png"
+        assert picture["labelled"] == str(digits.predicted / "below" / f"{Path(picture['file']).name}.predicted.png")
         with Image.open(picture["labelled"]) as labelled:
             assert labelled.size[0] >= 160 and labelled.size[1] > 160
     printed = Shell(digits.path.parent).run("predict", "t-00000000", "--out", str(tmp_path / "out"), str(tmp_path))
     lines = printed.splitlines()
     assert lines[0] == "t-00000000 step-15.local-1, the last one, 10 classes"
-    assert len(lines) == 17  # labelled ones are not asked about again
+    assert len(lines) == 17 and len(list((tmp_path / "below").iterdir())) == 16  # nothing is written where pictures lie
     assert len(list((tmp_path / "out" / "below").iterdir())) == 16
 
 
@@ -209,7 +209,7 @@ def test_what_cannot_be_predicted_is_told_at_once(tmp_path: Path, digits: RunDir
     told = shell.run("predict", "t", "--out", str(tmp_path / "o"), str(tmp_path / "a"), str(tmp_path / "b"), code=2)
     assert f"{tmp_path / 'a/1.png'} and {tmp_path / 'b/1.png'} would both be {tmp_path / 'o/1.png'}.predicted.png" in told
     told = shell.run("predict", "t", str(text), str(tmp_path / "a"), code=1)
-    assert f"{text}: no picture by its content" in told and "a/1.png.predicted.png" in told
+    assert f"{text}: no picture by its content" in told and str(digits.predicted / "1.png.predicted.png") in told
     told = shell.run("predict", "t", "--out", str(text), str(tmp_path / "a"), code=2)
     assert "1.png.predicted.png cannot be written (" in told and "--out names another folder" in told
     assert "Missing argument" in shell.run("predict", "t", code=2)
@@ -246,6 +246,6 @@ def test_a_captioned_picture_shows_the_picture_and_its_lines() -> None:
 
 def test_a_picture_named_twice_is_one(tmp_path: Path) -> None:
     Image.new("L", (8, 8)).save(tmp_path / "1.png")
-    assert predict.find([tmp_path / "1.png", tmp_path, tmp_path / "1.png"], None) == [
-        predict.Asked(tmp_path / "1.png", tmp_path / "1.png")
+    assert predict.find([tmp_path / "1.png", tmp_path, tmp_path / "1.png"], tmp_path / "out") == [
+        predict.Asked(tmp_path / "1.png", tmp_path / "out" / "1.png")
     ]

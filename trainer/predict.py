@@ -1,6 +1,6 @@
 """`python -m trainer.predict RUN_DIR/config.json PICTURE|FOLDER...`: what a run's model says of pictures; one JSON object.
 
-Beside each picture (or under --out) it writes a labelled one, `<name>.predicted.png`; of a segmentation also `<name>.mask.png`.
+Under --out it writes a labelled picture for each, `<name>.predicted.png`; of a segmentation also `<name>.mask.png`.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Asked(NamedTuple):
     result: Path
 
 
-def find(places: Sequence[Path], out: Path | None) -> list[Asked]:
+def find(places: Sequence[Path], out: Path) -> list[Asked]:
     """The pictures, in the order of `places`; of a folder all below it, by name. Raises NoPictures, which tells all that is wrong.
 
     Under `out` they lie as they lie in their folder.
@@ -59,10 +59,10 @@ def find(places: Sequence[Path], out: Path | None) -> list[Asked]:
     for place in places:
         if place.is_dir():
             inside = sorted(file for file in place.rglob("*") if is_picture(file))
-            asked += [Asked(file, out / file.relative_to(place) if out else file) for file in inside]
+            asked += [Asked(file, out / file.relative_to(place)) for file in inside]
             wrong += [] if inside else [f"{place} holds no picture ({' '.join(pictures.EXTENSIONS)})"]
         elif place.exists():
-            asked.append(Asked(place, out / place.name if out else place))
+            asked.append(Asked(place, out / place.name))
         else:
             wrong.append(f"there is no {place}")
     by_result: dict[Path, Path] = {}
@@ -145,7 +145,7 @@ def save(image: Image.Image, one: Asked, ending: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("config", type=Path)
-    parser.add_argument("--out", type=Path, help="the folder to write to; else beside each picture")
+    parser.add_argument("--out", type=Path, required=True, help="the folder to write to")
     parser.add_argument("places", type=Path, nargs="+", metavar="PICTURE|FOLDER")
     arguments = parser.parse_args()
     run = RunDir(arguments.config.absolute().parent)

@@ -19,7 +19,7 @@ WHICH = {"best": ", the best one on the validation split", "latest": ", the last
 
 @click.command("predict")
 @options.for_runs
-@click.option("--out", type=click.Path(path_type=Path), help="The folder for the labelled pictures; else each lies beside its own.")
+@click.option("--out", type=click.Path(path_type=Path), help="The folder for the labelled pictures; else the run's.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a line a picture.")
 @click.argument("run")
 @click.argument("pictures", nargs=-1, required=True, metavar="PICTURE|FOLDER...")
@@ -28,12 +28,12 @@ def predict_(
 ) -> None:
     """Show pictures to RUN's model: its best weights on the validation split where it has one, else its last.
 
-    Writes a labelled picture for each, <name>.predicted.png, and of a segmentation the mask of the whole picture, <name>.mask.png.
-    Exit code 1 where a picture cannot be read.
+    Writes a labelled picture for each, <name>.predicted.png, and of a segmentation the mask of the whole picture, <name>.mask.png,
+    below the run's folder predicted/: a folder of pictures may be a data set. Exit code 1 where a picture cannot be read.
     """
     used, runs = options.runs_folder(site_file, runs_dir)
     found = rundir.find(run, runs)
-    asked = [*(["--out", str(out)] if out else []), "--", *pictures]
+    asked = ("--out", str(out or found.predicted), "--", *pictures)
     result = submit.tool(found, submit.python_of(found, used), "predict", *asked, needs="torch")
     click.echo(result.stderr, nl=False, err=True)
     told = json.loads(result.stdout)

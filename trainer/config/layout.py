@@ -224,6 +224,11 @@ class RunDir:
         return self.figures / "masks.json"
 
     @property
+    def predicted(self) -> Path:
+        """Labelled pictures and masks of what the model was asked about. Writer: trainer.predict."""
+        return self.path / "predicted"
+
+    @property
     def wandb(self) -> Path:
         """wandb's own files. Writer: the trainer's rank 0."""
         return self.path / "wandb"
