@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from launch import site, spec, submit
+from launch import spec, submit
 from launch.report.words import plural
 from launch.site import Machine
 from launch.spec import JobSpec
 from launch.submit import Request, SubmitError
-from trainer.config.layout import write_json
 
 
 @dataclass(frozen=True)
@@ -33,13 +30,7 @@ class Found:
 
 def inspect(request: Request, job: JobSpec, machine: Machine) -> Found:
     """The model and the data of a job. Raises SubmitError where the model does not fit its pictures, or Python has no torch."""
-    config = submit.resolve(request, job, machine).config
-    with tempfile.TemporaryDirectory(prefix="batchyard-") as folder:
-        path = Path(folder) / "config.json"
-        write_json(path, config.model_dump(mode="json"))
-        result = submit.tool_of(
-            request.project, site.python(request.site), "inspect", path, "--data-dir", str(request.folders.data), needs="torch"
-        )
+    result = submit.ask_of_job(request, job, machine, "inspect", "--data-dir", str(request.folders.data))
     return Found(**json.loads(result.stdout), said=result.stderr.strip())
 
 

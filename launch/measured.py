@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,8 +14,6 @@ from launch import rundir
 from launch.report.words import finite, plural
 from trainer.config.layout import RunDir, read_json, read_jsonl
 from trainer.config.run import RunConfig, TrainConfig, canonical
-
-RUN_ID_END = re.compile(r"-[0-9a-f]{8}(\.\d+)?$")
 
 
 @dataclass(frozen=True)
@@ -81,7 +78,7 @@ def key(train: TrainConfig) -> str:
     """Equal for runs that differ in the seed and in how long they train alone."""
     kept = {k: v for k, v in canonical(train).items() if k not in ("seed", "epochs", "max_steps")}
     if "run" in kept.get("weights", {}):  # a run has the run_id of what it began with, where its job may have that one's job
-        kept["weights"] = {**kept["weights"], "run": RUN_ID_END.sub("", kept["weights"]["run"])}
+        kept["weights"] = {**kept["weights"], "run": rundir.job_of(kept["weights"]["run"])}
     return json.dumps(kept, sort_keys=True)
 
 

@@ -95,18 +95,17 @@ def main(arguments: list[str] | None = None) -> int:
     signals = Signals()
     if options.die_with_parent and sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)
-    run = of_array(options.run) if options.run.is_file() else RunDir(options.run)
-    return attend(run, place(run) if options.slurm else Node(0, options.attempt, "localhost", 0), signals)
+    node = place() if options.slurm else Node(0, options.attempt, "localhost", 0)
+    return attend(of_array(options.run, node) if options.run.is_file() else RunDir(options.run), node, signals)
 
 
-def of_array(listing: Path) -> RunDir:
+def of_array(listing: Path, node: Node) -> RunDir:
     """The run that this task of a job array is. Leaves the script by which it runs alone: those of an array differ in the run."""
     array = read_json(listing)
     runs = [RunDir(Path(path)) for path in array["runs"]]
     run = runs[int(os.environ["SLURM_ARRAY_TASK_ID"])]
-    here = place(run)
-    script = run.attempt(f"slurm-{here.slurm_job}.0").script
-    if here.rank == 0 and not script.exists():
+    script = run.attempt(f"slurm-{node.slurm_job}.0").script
+    if node.rank == 0 and not script.exists():
         keep(partial(write_text, script, array["script"].replace(runs[0].run_id, run.run_id)))
     return run
 
@@ -328,7 +327,7 @@ def deadline_s() -> float | None:
     return unix_s(answer, "EndTime") or None
 
 
-def place(run: RunDir) -> Node:
+def place() -> Node:
     """This node from Slurm's variables: no scontrol, which an image may lack, and never localhost for a second node."""
     env = os.environ
     task = env.get("SLURM_ARRAY_TASK_ID")

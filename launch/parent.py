@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 from launch import spec
+from launch.rundir import job_of
 from launch.spec import Job, JobSpec
 from launch.yaml_tree import Place, Problem, SpecError
 from trainer.config.layout import RunDir
@@ -40,7 +40,7 @@ def with_run_id(job: Job, of: JobSpec, before: RunDir | None) -> JobSpec:
     weights = of.train.weights
     if weights is None or weights.run is None or before is None:
         return of
-    if weights.run not in (before.run_id, re.sub(r"-[0-9a-f]{8}(\.\d+)?$", "", before.run_id)):
+    if weights.run not in (before.run_id, job_of(before.run_id)):
         raise _wrong(job, f"is '{weights.run}', and the job waits for {before.run_id}: all points of a sweep wait for one run")
     train = of.train.model_copy(update={"weights": weights.model_copy(update={"run": before.run_id})})
     return of.model_copy(update={"train": train})

@@ -38,6 +38,10 @@ class Standing:
     holder: dict[str, Any] | None = None
     slurm_job: str | None = None
 
+    @property
+    def is_active(self) -> bool:
+        return self.state in ("running", "queued")
+
 
 def all_runs(runs: Path) -> list[RunDir]:
     """Every run directory, the oldest first."""
@@ -64,9 +68,14 @@ def find(name: str, runs: Path) -> RunDir:
     raise NoSuchRun(f"{'several runs begin with' if matching else 'no run is called'} '{name}' in {runs}: {ids}")
 
 
+def job_of(run_id: str) -> str:
+    """The name of the job in a run_id, `<job>-<8 hex>[.<number>]`; what is none comes back as it is."""
+    return re.sub(r"-[0-9a-f]{8}(\.\d+)?$", "", run_id)
+
+
 def of_job(job: str, known: list[RunDir]) -> list[RunDir]:
     """The runs of that job."""
-    return [r for r in known if re.fullmatch(rf"{re.escape(job)}-[0-9a-f]{{8}}(\.\d+)?", r.run_id)]
+    return [r for r in known if r.run_id != job and job_of(r.run_id) == job]
 
 
 def newest_of_job(job: str, known: list[RunDir]) -> RunDir | None:

@@ -115,7 +115,7 @@ def submit(run: RunDir, plan: Plan) -> tuple[Attempt, str]:
     job_id = _sbatch(text, run.slurm, plan)
     attempt = run.attempt(f"slurm-{job_id}.0")
     write_text(attempt.script, text)
-    _queued(run, job_id, run.slurm)
+    queued(run, job_id, run.slurm)
     return attempt, job_id
 
 
@@ -135,7 +135,7 @@ def submit_sweep(runs: Sequence[tuple[RunDir, Plan]], sweep: SweepDir, code: Pat
         behind = [] if piece.after is None else [ids[piece.after]]
         ids.append(_submit_array(sweep, plan, piece, command(listing, code, plan), listing, behind))
         for task, (run, _) in enumerate(of_piece):
-            _queued(run, f"{ids[-1]}_{task}", folder, sync=False)
+            queued(run, f"{ids[-1]}_{task}", folder, sync=False)
         os.sync()
         _intent(folder).unlink(missing_ok=True)
     return ids
@@ -173,7 +173,7 @@ def _submit_array(sweep: SweepDir, plan: Plan, piece: Piece, start: str, listing
     return _sbatch(executor._make_submission_file_text(start, ""), sweep.slurm, plan, listing)
 
 
-def _queued(run: RunDir, job: str, logs: Path, *, sync: bool = True) -> None:
+def queued(run: RunDir, job: str, logs: Path, *, sync: bool = True) -> None:
     """Records the run's newest Slurm job, and its attempt, of which earlier ones no longer tell where the run stands.
 
     job: as squeue shows it, `12` or `12_3`.
@@ -214,7 +214,7 @@ def _intent(folder: Path) -> Path:
 def adopt(run: RunDir) -> None:
     """Where a submit was interrupted between sbatch and its record: records the job that it queued. Raises SlurmError."""
     if (intent := read_json(_intent(run.slurm))) and (job := find(intent["token"])):
-        _queued(run, job, run.slurm)
+        queued(run, job, run.slurm)
     _intent(run.slurm).unlink(missing_ok=True)
 
 
@@ -225,7 +225,7 @@ def adopt_sweep(sweep: SweepDir) -> None:
         if "tasks" in listed:  # which choose their trials
             write_json(Path(intent["listing"]), {**listed, "job_id": job})
         for task, path in enumerate(listed.get("runs", ())):
-            _queued(RunDir(Path(path)), f"{job}_{task}", sweep.slurm)
+            queued(RunDir(Path(path)), f"{job}_{task}", sweep.slurm)
     _intent(sweep.slurm).unlink(missing_ok=True)
 
 

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -295,6 +296,20 @@ def tool_of(
         tail = "\n".join(result.stderr.strip().splitlines()[-8:])
         raise SubmitError(f"trainer.{name} failed ({result.returncode}):\n  {' '.join(argv)}\n{tail}")
     return result
+
+
+def ask_of_job(
+    request: Request, job: JobSpec, machine: Machine, name: str, *arguments: str
+) -> subprocess.CompletedProcess[str]:
+    """Runs `python -m trainer.<name>` on a job's configuration before there is a run, with the project's code.
+
+    Raises SubmitError, and SpecError.
+    """
+    config = resolve(request, job, machine).config
+    with tempfile.TemporaryDirectory(prefix="batchyard-") as folder:
+        path = Path(folder) / "config.json"
+        write_json(path, config.model_dump(mode="json"))
+        return tool_of(request.project, site.python(request.site), name, path, *arguments, needs="torch")
 
 
 def python_of(run: RunDir, used: Site) -> str:

@@ -9,6 +9,8 @@ from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import yaml
+
 from launch import rundir
 from trainer.config.layout import RunDir, SweepDir, read_json, write_json
 from trainer.config.lock import local_pid, me
@@ -69,6 +71,12 @@ def recorded(sweep: SweepDir) -> list[tuple[dict[str, Any], str]]:
 def runs(sweep: SweepDir) -> list[RunDir]:
     """The runs of all points of all submits, each once; some may never have begun."""
     return [sweep.run(run_id) for run_id in dict.fromkeys(run_id for _, run_id in recorded(sweep))]
+
+
+def write_job(sweep: SweepDir, written: dict[str, Any]) -> None:
+    """Keeps the job as a person wrote it, but for what is not the sweep's own: what it waits for, and the figures of others."""
+    kept = {k: v for k, v in written.items() if k not in ("after", "published")}
+    sweep.job.write_text(yaml.safe_dump(kept, sort_keys=False))
 
 
 def keep_code(sweep: SweepDir, code: Code) -> Code:

@@ -19,7 +19,7 @@ from launch.site import Folders, Site
 from launch.snapshot import Code
 from launch.spec import Job
 from launch.submit import Ready, Request, SubmitError
-from trainer.config.layout import RunDir, SweepDir, read_json, write_json
+from trainer.config.layout import RunDir, SweepDir, read_json, write_json, write_text
 from trainer.config.outcome import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED
 
 CHOICE_WAIT_S = 300.0  # for the first node's choice
@@ -79,12 +79,10 @@ def prepare(sweep: SweepDir, ready: Ready, before: Standing, code: Code, job: st
     submit.write_run(ready, before, code, None, say, submit.Together())
     submit.prepare_data(ready, say)
     script = run.attempt(f"slurm-{job}.0").script
-    script.parent.mkdir(parents=True, exist_ok=True)
-    run.slurm.mkdir(exist_ok=True)
     text = str(read_json(sweep.request)["script"])
     named = text.replace(f"--job-name={template.run_id}", f"--job-name={run.run_id}")
-    script.write_text(named.replace(str(template.path), str(run.path)))
-    write_json(run.slurm_job, {"job_id": job, "logs": str(sweep.slurm)})
+    write_text(script, named.replace(str(template.path), str(run.path)))
+    slurm.queued(run, job, sweep.slurm)
 
 
 def main() -> int:
@@ -93,7 +91,7 @@ def main() -> int:
     parser.add_argument("sweep", type=Path)
     parser.add_argument("--slurm", action="store_true", required=True)
     sweep, signals = SweepDir(parser.parse_args().sweep), Signals()
-    here = place(RunDir(sweep.path))
+    here = place()
     assert here.slurm_job is not None
     chosen = sweep.chosen(here.slurm_job)
     if here.rank == 0 and not chosen.exists():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,6 @@ import click
 
 from launch import site, spec, submit, table
 from launch.cli import options
-from trainer.config.layout import write_json
 
 MOST_CLASSES = 40  # rows of the table
 
@@ -28,15 +26,11 @@ def data_(workers: int | None, out: Path | None, fallback: bool, **given: Any) -
     """
     request, _ = options.request(**given)
     job = spec.load(request.job, request.settings, without_gpu=fallback)
-    config = submit.resolve(request, job, site.machine()).config
     request.folders.cache.mkdir(parents=True, exist_ok=True)
     asked = ["--data-dir", str(request.folders.data), "--cache-dir", str(request.folders.cache)]
     asked += ["--out", str(out or f"{request.job.name}-data.png")]
     asked += ["--workers", str(workers)] if workers is not None else []
-    with tempfile.TemporaryDirectory(prefix="batchyard-") as folder:
-        path = Path(folder) / "config.json"
-        write_json(path, config.model_dump(mode="json"))
-        result = submit.tool_of(request.project, site.python(request.site), "dataset", path, *asked, needs="torch")
+    result = submit.ask_of_job(request, job, site.machine(), "dataset", *asked)
     click.echo(result.stderr, nl=False, err=True)
     told = json.loads(result.stdout)
     for line in lines(told):

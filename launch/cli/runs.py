@@ -11,7 +11,7 @@ from launch import rundir, site, status, sweepdir
 from launch.cli import options
 from launch.errors import Failed
 from launch.rundir import NoSuchRun, Standing
-from trainer.config.layout import RunDir
+from trainer.config.layout import RunDir, SweepDir
 
 
 @click.command("status")
@@ -68,7 +68,7 @@ def logs_(run: str, follow: bool, rank: int, site_file: Path | None, runs_dir: P
             click.echo(f"# {found.run_id} {attempt.id}, rank {rank}", err=True)
         for line in tail.lines() if tail else []:
             click.echo(line)
-        if not follow or standing.state not in ("running", "queued"):
+        if not follow or not standing.is_active:
             break
         time.sleep(0.3)
     if shown is None:
@@ -88,21 +88,25 @@ def cancel_(run: str, now: bool, site_file: Path | None, runs_dir: Path | None) 
 
     Of a sweep, its points, and no further one begins; of a job, all its runs that run or wait, and its sweeps.
     """
-    from launch.cli import sweep as sweeps
-
     _, runs = options.runs_folder(site_file, runs_dir)
-    active = [sweep for sweep in sweepdir.of_job(run, runs) if sweeps.is_active(sweep)]  # none where `run` is a sweep's own id
-    for sweep in active:
-        sweeps.cancel(sweep, now=now)
+    # a sweep's own id names no job: that one is found below
+    active = [sweep for sweep in sweepdir.of_job(run, runs) if _cancel_sweep(sweep, now=now)]
     points = {point.run_id for sweep in active for point in sweepdir.runs(sweep)}
     others = [r for r in rundir.of_job(run, rundir.all_runs(runs)) if r.run_id not in points]
     standings = status.standings(others)
     if not cancel_runs(others, standings, now=now) and not active:
         if newest := sweepdir.find(run, runs):
-            sweeps.cancel(newest, now=now)
+            if not _cancel_sweep(newest, now=now):
+                raise NoSuchRun(f"{newest.sweep_id} does not run, nothing to cancel")
             return
         found = rundir.find(run, runs)
         cancel_run(found, status.standings([found])[found.run_id], now=now)
+
+
+def _cancel_sweep(sweep: SweepDir, *, now: bool) -> bool:
+    from launch.cli import sweep as sweeps  # with all that a spec may hold, which a single run's cancel does not wait for
+
+    return sweeps.cancel(sweep, now=now)
 
 
 def cancel_runs(runs: list[RunDir], standings: dict[str, Standing], *, now: bool = False) -> int:
@@ -110,7 +114,7 @@ def cancel_runs(runs: list[RunDir], standings: dict[str, Standing], *, now: bool
 
     Raises NoSuchRun, or SlurmError, for the last such.
     """
-    alive = [run for run in runs if standings[run.run_id].state in ("running", "queued")]
+    alive = [run for run in runs if standings[run.run_id].is_active]
     problems: list[Exception] = []
     for run in alive:
         try:
@@ -126,7 +130,7 @@ def cancel_runs(runs: list[RunDir], standings: dict[str, Standing], *, now: bool
 
 def cancel_run(found: RunDir, standing: Standing, *, now: bool = False) -> None:
     """Stops one run. Raises NoSuchRun where it does not run, or runs elsewhere."""
-    if standing.state not in ("running", "queued"):
+    if not standing.is_active:
         raise NoSuchRun(f"{found.run_id} does not run, nothing to cancel: it is {standing.state}")
     from launch import local
 

@@ -9,7 +9,6 @@ from dataclasses import replace
 from typing import Any
 
 import click
-import yaml
 
 from launch import local, search, site, slurm, snapshot, sweepdir, trial
 from launch import status as run_status
@@ -40,8 +39,7 @@ def submit_all(request: Request, loaded: Loaded, machine: Machine) -> int:
     to_continue = _to_continue(of)
     _show(of, to_continue)
     code = sweepdir.keep_code(of.sweep, snapshot.look(request.project))
-    kept = {k: v for k, v in loaded.written.items() if k not in ("after", "published")}
-    of.sweep.job.write_text(yaml.safe_dump(kept, sort_keys=False))
+    sweepdir.write_job(of.sweep, loaded.written)
     submit = sweepdir.begin(of.sweep, request.job.name, request.backend, request.settings, list(of.trials().values()))
     if request.backend == "slurm":
         return _queue(of, request, loaded, machine, submit, to_continue, code)
@@ -66,7 +64,7 @@ def _to_continue(of: Searched) -> dict[int, Record]:
     for number, record in of.open_trials().items():
         of_runs.setdefault(record["run_id"], (number, record))
     standings = run_status.standings([of.sweep.run(run_id) for run_id in of_runs])
-    return {n: record for run_id, (n, record) in of_runs.items() if standings[run_id].state not in ("running", "queued")}
+    return {n: record for run_id, (n, record) in of_runs.items() if not standings[run_id].is_active}
 
 
 @contextmanager
@@ -96,8 +94,8 @@ def _queue(
         asked = replace(request, run_id=of.sweep.template.run_id, folders=of_sweep, new=False, sweep=of.sweep.sweep_id)
         template = submitting.resolve(asked, loaded.specs[0], machine)
         together = submitting.Together()  # one code for all trials
-        submitting.write_run(template, Standing("new"), code, None, click.echo, together)
-        submitting.prepare_data(template, lambda line: click.echo(f"  {line}"))
+        submitting.write_run(template, Standing("new"), code, None, sweeps.say, together)
+        submitting.prepare_data(template, sweeps.say)
         trial.leave_request(of.sweep, replace(template, request=request), code)
         behind = {read_json(r.run.slurm_job)["job_id"].split("_")[0] for r in ready if r.run.slurm_job.exists()}
         arrays = slurm.submit_trials(of.sweep, template.plan, code.root, tasks, at_once, sorted(behind))

@@ -86,7 +86,7 @@ def run(ready: Ready, code: Code, front: local.Foreground) -> int:
         before = status.standings([ready.run])[ready.run.run_id]
         if before.state == "completed":
             return _done(ready, before, code)
-        if before.state in ("running", "queued"):
+        if before.is_active:
             click.echo(f"{ready.run.run_id} is {before.state}: {before.where}; batchyard logs {ready.run.run_id} -f")
             return EXIT_DONE
         _announce(ready, before)

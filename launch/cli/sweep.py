@@ -11,7 +11,6 @@ from dataclasses import replace
 from typing import Any
 
 import click
-import yaml
 
 from launch import local, report, site, slurm, snapshot, sweepdir, table
 from launch import status as run_status
@@ -81,8 +80,7 @@ def submit_all(request: Request, loaded: Loaded, machine: Machine, *, prune: boo
     if to_run and ready[0][1].plan.backend == "docker":
         cli.image_of(ready[0][1])  # without an image no point can start: said once, before the first
     code = sweepdir.keep_code(sweep, snapshot.look(request.project))
-    kept = {k: v for k, v in loaded.written.items() if k not in ("after", "published")}
-    sweep.job.write_text(yaml.safe_dump(kept, sort_keys=False))
+    sweepdir.write_job(sweep, loaded.written)
     record = [{"axes": point.axes, "run_id": r.run.run_id} for point, r in ready]
     submit = sweepdir.begin(sweep, request.job.name, request.backend, request.settings, record)
     done_by_others = [r for wanted, (_, r) in zip(plan.wanted, ready, strict=True) if wanted.progress == "done"]
@@ -107,13 +105,13 @@ def _prune(sweep: SweepDir, plan: Reconciled) -> None:
         click.echo(error)
 
 
+def say(line: str) -> None:
+    click.echo(f"  {line}")
+
+
 def queue_all(sweep: SweepDir, submit: Submit, job: str, to_run: list[Ready], code: Code, at_once: int) -> int:
     """Queues points as job arrays. One that cannot be prepared is recorded, and keeps no other from its place in the queue."""
     written, queued = list[tuple[Ready, Prepared]](), list[Ready]()
-
-    def say(line: str) -> None:
-        click.echo(f"  {line}")
-
     lock = submitting.take(sweep.queue_lock, sweep.sweep_id)
     try:  # held until all are queued: another submit finds them in the queue, or waits
         for ready in to_run:
@@ -315,28 +313,21 @@ def _told(found: points.Sweep) -> Iterator[str]:
         yield f"best: {_label(found.names(), best.point.axes)} ({best.point.run.run_id}), {best.told}"
 
 
-def cancel(sweep: SweepDir, *, now: bool = False) -> None:
-    """Stops the points that run after a checkpoint, and keeps every submit that works on the sweep from its next one.
-
-    Raises NoSuchRun where nothing runs, and as runs.cancel_runs.
-    """
+def cancel(sweep: SweepDir, *, now: bool = False) -> bool:
+    """Stops the points that run after a checkpoint, and keeps every submit that works on the sweep from its next one; whether there
+    was anything to stop. Raises as runs.cancel_runs."""
     from launch.cli import runs
 
-    if not is_active(sweep):
-        raise NoSuchRun(f"{sweep.sweep_id} does not run, nothing to cancel")
+    points_, waiting = sweepdir.runs(sweep), slurm.waiting_trials(sweep)
+    standings = run_status.standings(points_)
+    if not waiting and not sweepdir.is_submitted(sweep) and not any(s.is_active for s in standings.values()):
+        return False
     write_json(sweep.cancel, {"time": time.time()})
     click.echo(f"{sweep.sweep_id}: no further point begins")
-    for job in slurm.waiting_trials(sweep):  # one that begins now finds the word above
+    for job in waiting:  # one that begins now finds the word above
         slurm.cancel(job, "PENDING")
-    points_ = sweepdir.runs(sweep)
-    runs.cancel_runs(points_, run_status.standings(points_), now=now)
-
-
-def is_active(sweep: SweepDir) -> bool:
-    """Whether a point of it runs or waits, a submit works on it, or a task of its search is yet to choose."""
-    if sweepdir.is_submitted(sweep) or slurm.waiting_trials(sweep):
-        return True
-    return any(s.state in ("running", "queued") for s in run_status.standings(sweepdir.runs(sweep)).values())
+    runs.cancel_runs(points_, standings, now=now)
+    return True
 
 
 def show_plan_of(request: Request, loaded: Loaded, machine: Machine) -> Ready:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+ALL_THE_SAME = "all the same by `execution: {allow_unverified_data: true}`"
 ELSEWHERE = "by --data-dir, paths.data in the site file, or BATCHYARD_DATA; the job `digits` runs without any download"
 
 
@@ -85,11 +86,17 @@ def read(
             )
     content = {name: (folder / name).read_bytes() for name in published}
     wrong = [n for n, (algorithm, digest) in published.items() if hashlib.new(algorithm, content[n]).hexdigest() != digest]
-    if wrong and not allow_unverified:
-        raise DataError(
-            f"{what}: {', '.join(wrong)} in {folder} differ from the published checksums. "
-            "Remove them to fetch them again, or train on them all the same by `execution: {allow_unverified_data: true}`"
-        )
     if wrong:
-        print(f"{what}: {len(wrong)} file(s) differ from the published checksums, taken as allowed", file=sys.stderr)
+        refusal = (
+            f"{what}: {', '.join(wrong)} in {folder} differ from the published checksums. "
+            f"Remove them to fetch them again, or train on them {ALL_THE_SAME}"
+        )
+        accept(allow_unverified, refusal, f"{what}: {len(wrong)} file(s) differ from the published checksums")
     return Files(content, wrong)
+
+
+def accept(allowed: bool, refusal: str, told: str) -> None:
+    """Data that are not the published ones: refused, or told as taken. Raises DataError."""
+    if not allowed:
+        raise DataError(refusal)
+    print(f"{told}, taken as allowed", file=sys.stderr)

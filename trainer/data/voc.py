@@ -6,7 +6,6 @@ ImageSets/Segmentation/{train,val}.txt, JPEGImages/<name>.jpg, SegmentationClass
 from __future__ import annotations
 
 import hashlib
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -17,7 +16,7 @@ from trainer.config.data import VOCData
 from trainer.data import masks, pictures
 from trainer.data.masks import Crop
 from trainer.data.pictures import BadPicture
-from trainer.data.raw import ELSEWHERE, DataError, Piece, Skipped, Source
+from trainer.data.raw import ALL_THE_SAME, ELSEWHERE, DataError, Piece, Skipped, Source, accept
 
 VERSION = 1  # raised when the same files give other bytes
 LISTS = {"train": "train", "test": "val"}  # VOC keeps the masks of its own test list to itself
@@ -47,13 +46,13 @@ def source(config: VOCData, data_dir: Path, allow_unverified: bool) -> Source:
     if missing:
         raise DataError(_complaint(f"{len(missing)} file(s) that the lists name are missing", missing))
     others = [] if config.classes else _not_vocs({split: len(scenes) for split, scenes in splits.items()})
-    if others and not allow_unverified:
-        raise DataError(
-            f"voc: {root} is not VOC2012 as it was published: {'; '.join(others)}. Name its classes by train.data.classes where it "
-            "is another set, or train on it all the same by `execution: {allow_unverified_data: true}`"
-        )
     if others:
-        print(f"voc: {'; '.join(others)}: they differ from the published ones, taken as allowed", file=sys.stderr)
+        differ = "; ".join(others)
+        refusal = (
+            f"voc: {root} is not VOC2012 as it was published: {differ}. Name its classes by train.data.classes where it "
+            f"is another set, or train on it {ALL_THE_SAME}"
+        )
+        accept(allow_unverified, refusal, f"voc: {differ}: they differ from the published ones")
     for split, scenes in splits.items():
         for scene in scenes:
             found = [path.stat() for path in scene[1:]]
