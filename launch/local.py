@@ -4,6 +4,7 @@ its plan's command being `docker run`."""
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import shlex
 import signal
@@ -12,16 +13,19 @@ import sys
 import time
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from launch import site
 from launch.errors import Failed
 from launch.plan import Plan
 from launch.rundir import newest_attempt_number
 from launch.verdict import conclude
-from launch.watch import Follower
 from trainer.config.layout import Attempt, RunDir, write_json
 from trainer.config.lock import Lock
 from trainer.config.outcome import EXIT_DONE, Outcome
+
+if TYPE_CHECKING:
+    from launch.watch import Follower
 
 START_S = 60.0
 
@@ -129,6 +133,8 @@ def image_id(client: str, image: str) -> str | None:
 
 def python_has(python: str, module: str) -> bool:
     """Whether that Python can import `module` (found, not imported)."""
+    if python == sys.executable:
+        return importlib.util.find_spec(module) is not None
     code = f"import importlib.util, sys; sys.exit(importlib.util.find_spec({module!r}) is None)"
     if not Path(python).exists():
         return False

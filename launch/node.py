@@ -24,7 +24,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from launch import scratch, verdict
+from launch import array, scratch, verdict
 from launch.slurm_node import ask, goes_on, in_slurms_words, keep, queue_behind, start_again, unix_s
 from trainer.config.layout import Attempt, RunDir, read_json, write_json, write_text
 from trainer.config.lock import LEASE_S, Lock, local_pid, me
@@ -100,13 +100,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def of_array(listing: Path, node: Node) -> RunDir:
-    """The run that this task of a job array is. Leaves the script by which it runs alone: those of an array differ in the run."""
-    array = read_json(listing)
-    runs = [RunDir(Path(path)) for path in array["runs"]]
-    run = runs[int(os.environ["SLURM_ARRAY_TASK_ID"])]
+    """The run that this task of a job array is. Leaves the script by which it runs alone."""
+    run, text = array.begin(listing, int(os.environ["SLURM_ARRAY_TASK_ID"]), str(node.slurm_job), first_node=node.rank == 0)
     script = run.attempt(f"slurm-{node.slurm_job}.0").script
     if node.rank == 0 and not script.exists():
-        keep(partial(write_text, script, array["script"].replace(runs[0].run_id, run.run_id)))
+        keep(partial(write_text, script, text))
     return run
 
 
@@ -130,7 +128,7 @@ def too_early(run: RunDir, node: Node, parent: RunDir) -> int:
     """The run that must be completed first is not: waits behind the job that goes on with it, or fails and says so."""
     attempt = run.attempt(node.attempt_id)
     attempt.path.mkdir(parents=True, exist_ok=True)
-    job = str((read_json(parent.slurm_job) or {}).get("job_id"))
+    job = str((array.job_of(parent) or {}).get("job_id"))
     goes_on_as = ask("squeue", "-h", "-j", job, "-o", "%i") if node.slurm_job else ""
     if node.slurm_job and goes_on_as and queue_behind(run, attempt, node.slurm_job, job, os.environ):
         return EXIT_DONE
@@ -218,7 +216,7 @@ def follow(run: RunDir, node: Node, signals: Signals) -> int:
     """The other nodes: exit 0, and only once the outcome is there (under KillOnBadExit another code would end node 0)."""
     attempt = run.attempt(node.attempt_id)
     attempt.path.mkdir(parents=True, exist_ok=True)
-    if (record := record_of_first(attempt, signals)) is None:
+    if (record := record_of_first(run, attempt, signals)) is None:
         why = "asked to stop" if signals.received is not None else "node 0 has not begun"
         print(f"launch.node: {node.attempt_id} starts nothing on node {node.rank}: {why}", file=sys.stderr)
         leave_record(attempt, node, signals, 0, 0)  # which node 0 waits for
@@ -233,11 +231,11 @@ def follow(run: RunDir, node: Node, signals: Signals) -> int:
     return EXIT_DONE
 
 
-def record_of_first(attempt: Attempt, signals: Signals) -> dict[str, Any] | None:
+def record_of_first(run: RunDir, attempt: Attempt, signals: Signals) -> dict[str, Any] | None:
     """What node 0 has decided for the attempt, once it holds the run's lock; None where it does not come to that."""
     end = time.monotonic() + LEASE_S + FIRST_NODE_WAIT_S
     while signals.received is None and time.monotonic() < end and not attempt.outcome.exists():
-        if record := read_json(attempt.record):
+        if (record := read_json(attempt.record)) and run.plan.exists():  # which node 0 may have made (launch.array)
             return dict(record)
         time.sleep(POLL_S)
     return None

@@ -71,7 +71,7 @@ def with_defaults(job: JobSpec, site: Site, backend: BackendName) -> JobSpec:
         return job
     given = site.slurm.resources.model_dump(exclude_none=True)
     missing = {name: value for name, value in given.items() if name not in job.resources.model_fields_set}
-    return job.model_copy(update={"resources": job.resources.model_copy(update=missing)})
+    return job.model_copy(update={"resources": job.resources.model_copy(update=missing)}) if missing else job
 
 
 def place(job: JobSpec, site: Site, machine: Machine, backend: BackendName, *, strict: bool = False) -> Placement:

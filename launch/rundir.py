@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from launch import array
 from launch.errors import Wrong
 from trainer.config.layout import Attempt, RunDir, read_json, read_jsonl
 from trainer.config.lock import Lock, local_pid
@@ -20,6 +21,11 @@ if TYPE_CHECKING:
 State = Literal["new", "queued", "running", "completed", "stopped", "pruned", "failed", "cancelled", "dead"]
 
 
+# by name, for a Path takes as long to make as its file to look for, and there are thousands of runs
+_OF_A_RUN = RunDir(Path())
+CONFIG, LOCK, CANCEL, ATTEMPTS, SLURM_JOB = (
+    str(path) for path in (_OF_A_RUN.config, _OF_A_RUN.lock, _OF_A_RUN.cancel, _OF_A_RUN.attempts, _OF_A_RUN.slurm_job)
+)
 LAST_BYTES = 2**16  # of metrics.jsonl and timing.jsonl, in which their newest rows are looked for
 
 
@@ -49,7 +55,7 @@ def all_runs(runs: Path) -> list[RunDir]:
     with suppress(FileNotFoundError), os.scandir(runs) as entries:
         for entry in entries:
             with suppress(FileNotFoundError, NotADirectoryError):
-                found.append((os.stat(f"{entry.path}/config.json").st_mtime, entry.name))
+                found.append((os.stat(f"{entry.path}/{CONFIG}").st_mtime, entry.name))
     return [RunDir(runs / name) for _, name in sorted(found)]
 
 
@@ -102,18 +108,23 @@ def read_config(run: RunDir) -> RunConfig | None:
         return None
 
 
-def standing(run: RunDir, slurm_states: dict[str, str] | None = None, job: str | None = None) -> Standing:
+def standing(run: RunDir, slurm_states: dict[str, str] | None = None, jobs: dict[str, str] | None = None) -> Standing:
     """Where the run stands. slurm_states: by job id, where Slurm was asked: RUNNING, PENDING (Priority). It alone knows what is
-    still queued. job: the run's newest one, where that was read already."""
-    holder = Lock(run.lock).holder()
-    if holder is None and job is None and not run.config.exists():  # the common case of a new sweep's many points
+    still queued. jobs: as `slurm_jobs` tells, where that was asked."""
+    try:
+        there = os.listdir(run.path)  # most of a thousand runs have hardly begun: what is not there is not asked for
+    except (FileNotFoundError, NotADirectoryError):
         return Standing("new")
-    attempts = run.all_attempts()
-    newest = attempts[-1] if attempts else None
+    holder = Lock(run.lock).holder() if LOCK in there else None
+    if holder is None and CONFIG not in there:
+        return Standing("new")
+    job = slurm_job(run) if jobs is None else jobs.get(run.run_id)
     if holder:
         where = f"{holder.get('attempt')} on {holder['host']}"
-        return Standing("running", None, run.attempt(str(holder.get("attempt"))), where, holder, job or slurm_job(run))
-    outcome, job = Outcome.read(newest.outcome) if newest else None, job or slurm_job(run)
+        return Standing("running", None, run.attempt(str(holder.get("attempt"))), where, holder, job)
+    attempts = run.all_attempts() if ATTEMPTS in there else []
+    newest = attempts[-1] if attempts else None
+    outcome = Outcome.read(newest.outcome) if newest else None
     if newest and outcome is None and (last := Outcome.read(run.outcome)) and last.status == "completed":
         outcome, newest = last, run.attempt(last.attempt)  # an attempt that found the run completed has nothing to tell
     is_done = outcome is not None and outcome.status == "completed"  # whatever Slurm still has to do for its job
@@ -126,7 +137,7 @@ def standing(run: RunDir, slurm_states: dict[str, str] | None = None, job: str |
         if outcome.verdict == "cancelled" or outcome.verdict == "pruned":
             state_ = outcome.verdict
         return Standing(state_, outcome, newest, newest.id if newest else "")
-    if run.cancel.exists():
+    if CANCEL in there:
         return Standing("cancelled", None, newest)
     if newest and (newest.record.exists() or not job):
         return Standing("dead", None, newest, newest.id)
@@ -137,8 +148,20 @@ def standing(run: RunDir, slurm_states: dict[str, str] | None = None, job: str |
 
 def slurm_job(run: RunDir) -> str | None:
     """The id of the newest job that the run was queued as."""
-    record = read_json(run.slurm_job)
-    return str(record["job_id"]) if record else None
+    found = array.job_of(run)
+    return str(found["job_id"]) if found else None
+
+
+def slurm_jobs(runs: list[RunDir]) -> dict[str, str]:
+    """Likewise of many, by run_id: each sweep's arrays are read once."""
+    waiting, found = {folder: array.jobs(Path(folder)) for folder in {os.path.dirname(run.path) for run in runs}}, {}
+    for run in runs:
+        folder, run_id = os.path.split(run.path)
+        if own := read_json(f"{run.path}/{SLURM_JOB}"):
+            found[run_id] = str(own["job_id"])
+        elif (job := waiting[folder].get(run_id)) and not os.path.exists(f"{run.path}/{ATTEMPTS}"):
+            found[run_id] = job
+    return found
 
 
 def newest_attempt_number(run: RunDir) -> int:

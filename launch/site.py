@@ -9,13 +9,13 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field
 
-from launch import yaml_tree
+from launch import paths, yaml_tree
 from launch.mistakes import validate
-from launch.yaml_tree import Place, Problem, SpecError
+from launch.yaml_tree import SpecError
 from trainer.config.strict import Strict
 
 BackendName = Literal["local", "docker", "slurm"]
@@ -90,20 +90,13 @@ class Machine:
 
 
 def load(path: Path | None, project: Path) -> tuple[Site, Path | None]:
-    """The site and its file: `path`, else the one in the XDG config folder, else site.yaml beside the project, else defaults.
-
-    Raises SpecError.
-    """
-    config = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
-    if path is not None and not path.is_file():
-        raise SpecError([Problem(Place(str(path)), (), "no such site file; launch/site.example.yaml shows one")])
-    for candidate in [path] if path else [config / "batchyard" / "site.yaml", project / "site.yaml"]:
-        if candidate.is_file():
-            site, problems = validate(Site, yaml_tree.read(candidate))
-            if site is None:
-                raise SpecError(problems)
-            return site, candidate
-    return Site(), None
+    """The site and its file, which is `path`, or where paths.site_file finds it. Raises SpecError and NoSiteFile."""
+    if (found := paths.site_file(path, project)) is None:
+        return Site(), None
+    site, problems = validate(Site, yaml_tree.read(found))
+    if site is None:
+        raise SpecError(problems)
+    return site, found
 
 
 @dataclass(frozen=True)
@@ -120,7 +113,7 @@ def folders(site: Site, data_dir: Path | None = None) -> Folders:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "batchyard"
     data = data_dir or site.paths.data or os.environ.get("BATCHYARD_DATA") or "data"
     return Folders(
-        *(Path(p).expanduser().absolute() for p in (data, site.paths.cache or cache, site.paths.runs or "runs"))
+        *(Path(p).expanduser().absolute() for p in (data, site.paths.cache or cache, site.paths.runs or paths.RUNS))
     )
 
 
@@ -164,19 +157,3 @@ def python(site: Site) -> str:
 def environment(**changes: str) -> dict[str, str]:
     """This process's environment for a child, with changes."""
     return {**os.environ, **changes}
-
-
-def project() -> Path:
-    """The folder with jobs/: the nearest one at or above the current folder, else the one that batchyard was installed from."""
-    for folder in (Path.cwd(), *Path.cwd().parents):
-        if (folder / "jobs").is_dir() and (folder / "trainer").is_dir():
-            return folder
-    return Path(__file__).resolve().parents[1]
-
-
-def shown(value: Any) -> str:
-    """A path as the person would type it from here."""
-    try:
-        return str(Path(value).relative_to(Path.cwd()))
-    except ValueError:
-        return str(value)

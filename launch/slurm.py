@@ -10,7 +10,6 @@ process, the queue is searched for the token before anything is submitted again.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shlex
@@ -24,12 +23,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from launch import array, rundir
+from launch.array import Task
 from launch.errors import Failed
-from launch.plan import Plan
 from trainer.config.layout import Attempt, RunDir, SweepDir, read_json, write_json, write_text
 
 if TYPE_CHECKING:
     from submitit.slurm.slurm import SlurmExecutor
+
+    from launch.plan import Plan  # which may hold all that a job does: `status` asks only for states
 
 # sbatch gave up waiting although the controller may have taken the job, which then shows a moment later
 UNCERTAIN = re.compile(r"timed out|[Uu]nable to contact|[Cc]onnection|Transport|Zero Bytes", re.I)
@@ -101,9 +103,9 @@ def _behind(plan: Plan, *others: str) -> dict[str, Any]:
     """submitit's parameters for a job that waits: for the run that must be completed first, while that is in the queue, and for
     `others`. Where nothing may be requeued the parent's job ends whenever it stops: launch.node then looks for its follower."""
     conditions, more = list(others), dict(plan.slurm["additional_parameters"])
-    parent = RunDir(Path(plan.after)) if plan.after else None
-    if parent and (job := read_json(parent.slurm_job)) and job["job_id"] in states([job["job_id"]]):
-        conditions.append(f"{'afterany' if 'no-requeue' in more else 'afterok'}:{job['job_id']}")
+    job = rundir.slurm_job(RunDir(Path(plan.after))) if plan.after else None
+    if job and job in states([job]):
+        conditions.append(f"{'afterany' if 'no-requeue' in more else 'afterok'}:{job}")
         more["kill-on-invalid-dep"] = "yes"  # a job behind one that failed would wait for ever
     return {"dependency": ",".join(conditions), "additional_parameters": more} if conditions else {}
 
@@ -119,26 +121,33 @@ def submit(run: RunDir, plan: Plan) -> tuple[Attempt, str]:
     return attempt, job_id
 
 
-def submit_sweep(runs: Sequence[tuple[RunDir, Plan]], sweep: SweepDir, code: Path, at_once: int) -> list[str]:
-    """Queues the points of a sweep as job arrays; returns the arrays' ids. code: what all of them are frozen from.
+def submit_sweep(
+    points: Sequence[tuple[Task, Plan]], sweep: SweepDir, code: dict[str, Any], data: list[dict[str, Any]], at_once: int
+) -> list[str]:
+    """Queues the points of a sweep as job arrays; returns the arrays' ids. code, data: as `array.write` takes them.
 
     Raises SlurmError; what was queued before it stays, and is recorded.
     """
     folder, ids = sweep.slurm, list[str]()
     folder.mkdir(parents=True, exist_ok=True)
+    cut, listings = pieces(len(points), _largest_array(), at_once), []
+    for piece in cut:
+        first, plan = points[piece.start]
+        of_piece = [task for task, _ in points[piece.start : piece.stop]]
+        listings.append(array.write(sweep, of_piece, script(first.run, plan), code, data))
     os.sync()  # what the jobs will read is on the disk before they are in the queue
-    for piece in pieces(len(runs), _largest_array(), at_once):
-        of_piece = runs[piece.start : piece.stop]
-        listing = folder / f"points-{uuid.uuid4().hex[:12]}.json"
-        write_json(listing, {"runs": [str(run.path) for run, _ in of_piece], "script": script(*of_piece[0])})
-        plan = of_piece[0][1]
+    for piece, listing in zip(cut, listings, strict=True):
+        plan = points[piece.start][1]
         behind = [] if piece.after is None else [ids[piece.after]]
-        ids.append(_submit_array(sweep, plan, piece, command(listing, code, plan), listing, behind))
-        for task, (run, _) in enumerate(of_piece):
-            queued(run, f"{ids[-1]}_{task}", folder, sync=False)
-        os.sync()
+        ids.append(_submit_array(sweep, plan, piece, command(listing, Path(code["root"]), plan), listing, behind))
+        _record(listing, ids[-1])
         _intent(folder).unlink(missing_ok=True)
     return ids
+
+
+def _record(listing: Path, job: str) -> None:
+    for run, of_task in array.queued(listing, job):
+        queued(run, of_task, listing.parent)
 
 
 def submit_trials(sweep: SweepDir, plan: Plan, code: Path, tasks: int, at_once: int, behind: Sequence[str]) -> list[str]:
@@ -173,13 +182,13 @@ def _submit_array(sweep: SweepDir, plan: Plan, piece: Piece, start: str, listing
     return _sbatch(executor._make_submission_file_text(start, ""), sweep.slurm, plan, listing)
 
 
-def queued(run: RunDir, job: str, logs: Path, *, sync: bool = True) -> None:
+def queued(run: RunDir, job: str, logs: Path) -> None:
     """Records the run's newest Slurm job, and its attempt, of which earlier ones no longer tell where the run stands.
 
     job: as squeue shows it, `12` or `12_3`.
     """
     run.attempt(f"slurm-{job}.0").path.mkdir(parents=True, exist_ok=True)
-    write_text(run.slurm_job, json.dumps({"job_id": job, "logs": str(logs)}) + "\n", sync=sync)
+    write_json(run.slurm_job, {"job_id": job, "logs": str(logs)})
     if _intent(run.slurm).exists():
         _intent(run.slurm).unlink()
 
@@ -221,11 +230,12 @@ def adopt(run: RunDir) -> None:
 def adopt_sweep(sweep: SweepDir) -> None:
     """Likewise for the array that was being queued."""
     if (intent := read_json(_intent(sweep.slurm))) and (job := find(intent["token"])):
-        listed = read_json(Path(intent["listing"])) or {}
+        listing = Path(intent["listing"])
+        listed = read_json(listing) or {}
         if "tasks" in listed:  # which choose their trials
-            write_json(Path(intent["listing"]), {**listed, "job_id": job})
-        for task, path in enumerate(listed.get("runs", ())):
-            queued(RunDir(Path(path)), f"{job}_{task}", sweep.slurm)
+            write_json(listing, {**listed, "job_id": job})
+        elif listed:
+            _record(listing, job)
     _intent(sweep.slurm).unlink(missing_ok=True)
 
 

@@ -60,32 +60,21 @@ def look(project: Path) -> Code:
 def freeze(code: Code, run: RunDir, image: str | None) -> None:
     """Copies the code to `run.code` and records where it came from. What was there before is replaced as a whole."""
     _copy(code, run.code)
-    write_json(run.code_record, _record(code, image))
+    write_json(run.code_record, record(code, image))
 
 
-def freeze_shared(code: Code, run: RunDir, record: Path | None) -> None:
-    """Links the run to `code.root`, which `keep` made for all points of a sweep, and to another point's `record` of it, if any."""
+def freeze_shared(code: Code, run: RunDir) -> None:
+    """Links the run to `code.root`, which `keep` made for all points of a sweep."""
     try:
         run.code.symlink_to(code.root)
     except FileExistsError:
         _remove(run.code)
         run.code.symlink_to(code.root)
-    if record is None:
-        write_json(run.code_record, _record(code, None), sync=False)
-    else:
-        link(record, run.code_record)
+    write_json(run.code_record, record(code), sync=False)
 
 
-def link(file: Path, name: Path) -> None:
-    """Gives a file that is only ever replaced as a whole (write_json) another name."""
-    try:
-        name.hardlink_to(file)
-    except FileExistsError:
-        name.unlink()
-        name.hardlink_to(file)
-
-
-def _record(code: Code, image: str | None) -> dict[str, Any]:
+def record(code: Code, image: str | None = None) -> dict[str, Any]:
+    """Where the code came from, for code.json."""
     return {
         "commit": code.commit, "dirty": code.dirty, "files": len(code.files), "sha256": code.sha256,
         "versions": {"python": sys.version.split()[0], **_versions()}, "image": image,

@@ -23,21 +23,22 @@ COLOURS = {
 
 def standings(runs: list[RunDir]) -> dict[str, Standing]:
     """Where each run stands, by run_id. Slurm is asked once, and only where a run was submitted to it."""
-    jobs = {run.run_id: job for run in runs if (job := rundir.slurm_job(run))}
+    jobs = rundir.slurm_jobs(runs)
     states = None
     if jobs:
         from launch import slurm
 
         states = slurm.states(list(jobs.values()))
-    return {run.run_id: rundir.standing(run, states, jobs.get(run.run_id)) for run in runs}
+    return {run.run_id: rundir.standing(run, states, jobs) for run in runs}
 
 
 def show(runs: list[RunDir]) -> None:
     """Prints the table of all runs, the newest last."""
-    found = []
-    for run_id, where in standings(runs).items():
-        row = Row.of(RunDir(runs[0].path.parent / run_id), where)
-        found.append((run_id, (where.state, COLOURS.get(where.state)), row.step, row.loss, row.accuracy, row.left,
+    found, states = [], standings(runs)
+    for run in runs:
+        where = states[run.run_id]
+        row = Row.of(run, where)
+        found.append((run.run_id, (where.state, COLOURS.get(where.state)), row.step, row.loss, row.accuracy, row.left,
                       where.where or "-", row.started, row.took))  # fmt: skip
     header = ("run", "state", "step", "loss", "test accuracy", "left", "where", "started", "took")
     table.show(header, found, left=("run", "state", "where", "started"))
@@ -64,7 +65,7 @@ class Row:
         ended = time.time() if running else record.get("ended")
         known = running and progress["total"] and progress["step_time_s"]
         return cls(
-            f"{step if step is not None else '-'}/{progress['total'] or '?'}",
+            f"{step if step is not None else '-'}/{progress['total'] or '?'}" if where.attempt else "-",
             words.number(progress["loss"]) if progress["loss"] is not None else "-",
             f"{100 * accuracy:.2f} %" if accuracy is not None else "-",
             words.seconds((progress["total"] - (step or 0)) * progress["step_time_s"]) if known else "-",

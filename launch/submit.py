@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import json
 import os
 import shutil
 import subprocess
 import tempfile
+import textwrap
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,7 +20,7 @@ from typing import Any, Self
 
 import yaml
 
-from launch import local, parent, rundir, site, snapshot, spec
+from launch import local, parent, paths, rundir, site, snapshot, spec
 from launch import plan as planning
 from launch.errors import Wrong
 from launch.plan import Placement, Plan
@@ -97,20 +99,22 @@ def resolve(request: Request, job: JobSpec, machine: Machine) -> Ready:
         job, config, placement, run, request.site, request.folders, request.backend, site.python(request.site),
         (os.getuid(), os.getgid()),
     )
-    plan = dataclasses.replace(plan, after=str(after.path) if after else None)
+    if after:
+        plan = dataclasses.replace(plan, after=str(after.path))
     return Ready(request, job, placement, run, config, plan)
 
 
-class Together:
-    """What points of a sweep that are queued together have in common: made for the first of them, linked by the others.
+Made = Future[dict[str, Any]]  # what prepare tells of a data set, once it is there
 
-    data: by what it is made from, a data set that is made ready while the next points are written. The caller syncs the disk, once
-    for all.
+
+class Together:
+    """The data sets of points that are queued together, each made ready once, while the points are written.
+
+    made: by what it is made from, what prepare tells of it.
     """
 
     def __init__(self) -> None:
-        self.data: dict[str, Prepared] = {}
-        self.code_record: Path | None = None
+        self.made: dict[str, Made] = {}
         self._one_by_one = ThreadPoolExecutor(1)
 
     def __enter__(self) -> Self:
@@ -120,19 +124,13 @@ class Together:
         """Nothing is made ready any more once the caller has given up: its runs may be another submit's by then."""
         self._one_by_one.shutdown(cancel_futures=True)
 
-    def ask(self, ready: Ready) -> Prepared:
-        asked = made_from(ready)
-        if asked not in self.data:
-            self.data[asked] = Prepared(self._one_by_one.submit(make_data, ready))
-        return self.data[asked]
-
-
-@dataclass
-class Prepared:
-    """A data set of points that are queued together. record: what prepare tells of it; file: the first point's, once written."""
-
-    record: Future[dict[str, Any]]
-    file: Path | None = None
+    def ask(self, ready: Ready, code: Path) -> Made:
+        """A point's data, made by that code."""
+        train, allowed = ready.config.train, ready.config.execution.allow_unverified_data
+        asked = f"{code} {train.data.model_dump_json()} {allowed} {_begins_with(train)!r}"
+        if asked not in self.made:
+            self.made[asked] = self._one_by_one.submit(make_data, ready, code)
+        return self.made[asked]
 
 
 def _before(request: Request, job: JobSpec) -> RunDir | None:
@@ -175,10 +173,12 @@ def prepare_run(ready: Ready, before: Standing, code: Code, image: str | None, s
 
 
 def write_run(
-    ready: Ready, before: Standing, code: Code, image: str | None, say: Callable[[str], None],
-    together: Together | None = None,
+    ready: Ready, before: Standing, code: Code, image: str | None, say: Callable[[str], None], *, shared: bool = False
 ) -> None:
-    """Writes the run directory: code, job, configuration and plan. Raises SubmitError."""
+    """Writes the run directory: code, job, configuration and plan. Raises SubmitError.
+
+    shared: `code` is a copy that many runs are linked to, for which the caller syncs the disk once.
+    """
     run = ready.run
     outcome = before.outcome
     if before.state == "dead" and before.attempt and not before.attempt.outcome.exists():
@@ -192,22 +192,51 @@ def write_run(
     else:
         if outcome and code_differs(run, code):
             say("takes the code as it is now, which has changed since the failed attempt")
-        if together:
-            snapshot.freeze_shared(code, run, together.code_record)
-            together.code_record = run.code_record
+        if shared:
+            snapshot.freeze_shared(code, run)
         else:
             snapshot.freeze(code, run, image)
     if before.state != "new":
         run.cancel.unlink(missing_ok=True)
-    # which run `after` is stands in the plan; the figures of others are of the job, and may be of another point of its sweep
-    job = ready.spec.model_dump(mode="json", exclude_unset=True, exclude={"after", "published"})
-    run.job.write_text(yaml.dump(job, Dumper=DUMPER, sort_keys=False))
-    config = ready.config.model_dump_json(indent=2, ensure_ascii=True)  # quicker than json is, and a sweep has many
-    alone = together is None
+    run.job.write_text(job_text(ready.spec))
+    config = _config_text(ready)
     if keep:
         config = json.dumps(known_to(read_json(run.config), json.loads(config)), indent=2)
-    write_text(run.config, config + "\n", sync=alone)
-    write_json(run.plan, vars(ready.plan), sync=alone)
+    write_text(run.config, config + "\n", sync=not shared)
+    write_json(run.plan, vars(ready.plan), sync=not shared)
+
+
+def begins_in_array(ready: Ready) -> bool:
+    """Whether the point's first start is still to come: until then its array has what its directory lacks (launch.array). Where it
+    waits for another run its plan tells which, and is written now."""
+    return ready.plan.after is None and not ready.run.plan.exists()
+
+
+def write_waiting(ready: Ready, before: Standing) -> None:
+    """Writes what the directory of such a point has before it begins. Raises OSError."""
+    if before.state != "new":
+        ready.run.cancel.unlink(missing_ok=True)
+    write_text(ready.run.config, _config_text(ready) + "\n", sync=False)
+
+
+def _config_text(ready: Ready) -> str:
+    return ready.config.model_dump_json(indent=2, ensure_ascii=True)  # quicker than json is, and a sweep has many
+
+
+def job_text(spec: JobSpec) -> str:
+    """job.yaml. Key by key, for the points of a sweep have nearly all of them in common.
+
+    Which run `after` is stands in the plan; the figures of others are of the job, and may be of another point of its sweep.
+    """
+    job = spec.model_dump(mode="json", exclude_unset=True, exclude={"after", "published"})
+    train = "".join(_yaml(key, json.dumps(value)) for key, value in job["train"].items())
+    below = f"train:\n{textwrap.indent(train, '  ')}"
+    return "".join(below if key == "train" else _yaml(key, json.dumps(value)) for key, value in job.items())
+
+
+@functools.lru_cache
+def _yaml(key: str, value: str) -> str:
+    return str(yaml.dump({key: json.loads(value)}, Dumper=DUMPER, sort_keys=False))
 
 
 def known_to(before: Any, now: Any) -> Any:
@@ -224,27 +253,22 @@ def code_differs(run: RunDir, code: Code) -> bool:
         return False
 
 
-def prepare_data(ready: Ready, say: Callable[[str], None], shared: Prepared | None = None) -> None:
+def prepare_data(ready: Ready, say: Callable[[str], None], made: dict[str, Any] | None = None) -> None:
     """Makes the data set (and the weights to begin with) ready by the run's own Python and code, and records what was made.
 
-    shared: the set that is made for several. Raises SubmitError.
+    made: that, where it was made for several. Raises SubmitError.
     """
     run = ready.run
-    record = shared.record.result() if shared else make_data(ready)
+    record = made or make_data(ready, run.code)
     known = run.data_record.exists() and json.loads(run.data_record.read_text())
     if known and known["sha256"] != record["sha256"]:
         raise SubmitError(
             f"the prepared data is not what {run.run_id} was trained on "
             f"(sha256 {record['sha256'][:12]}, was {known['sha256'][:12]}); --new starts another run"
         )
-    if shared and shared.file:
-        snapshot.link(shared.file, run.data_record)
-    else:
-        write_json(run.data_record, record, sync=shared is None)
-    if shared:
-        shared.file = run.data_record
+    write_json(run.data_record, record, sync=made is None)
     if left_out := len(record.get("skipped", ())):
-        say(f"{left_out} picture(s) cannot be used and are left out; {site.shown(run.data_record)} names them")
+        say(f"{left_out} picture(s) cannot be used and are left out; {paths.shown(run.data_record)} names them")
 
 
 def _begins_with(train: TrainConfig) -> tuple[Any, ...]:
@@ -252,27 +276,18 @@ def _begins_with(train: TrainConfig) -> tuple[Any, ...]:
     return (train.weights, train.freeze, train.model) if train.weights or train.freeze else ()
 
 
-def made_from(ready: Ready) -> str:
-    """Equal where the same data is prepared by the same code."""
-    train, code = ready.config.train, ready.run.code
-    allowed = ready.config.execution.allow_unverified_data
-    return f"{code.readlink() if code.is_symlink() else code} {train.data.model_dump_json()} {allowed} {_begins_with(train)!r}"
-
-
-def make_data(ready: Ready) -> dict[str, Any]:
-    """Makes the data set and the weights to begin with; returns the record of both. Raises SubmitError."""
+def make_data(ready: Ready, code: Path) -> dict[str, Any]:
+    """Makes the data set and the weights to begin with, by the code in a folder; returns the record of both. Raises SubmitError."""
     where = ready.request.folders
     where.cache.mkdir(parents=True, exist_ok=True)
     needs = "torch" if _begins_with(ready.config.train) else "numpy"
     folders = ("--data-dir", str(where.data), "--cache-dir", str(where.cache))
-    made: dict[str, Any] = json.loads(tool(ready.run, ready.plan.python, "prepare", *folders, needs=needs).stdout)
+    made: dict[str, Any] = json.loads(tool_of(code, ready.plan.python, "prepare", ready.run.config, *folders, needs=needs).stdout)
     return made
 
 
 def tool(run: RunDir, python: str, name: str, *arguments: str, needs: str) -> subprocess.CompletedProcess[str]:
     """Runs `python -m trainer.<name> RUN_DIR/config.json` with the run's own code, as `tool_of` does."""
-    if not (run.code / "trainer" / f"{name}.py").exists():
-        raise SubmitError(f"the code that {run.run_id} is frozen with ({run.code}) has no trainer.{name}: it is older, or gone")
     return tool_of(run.code, python, name, run.config, *arguments, needs=needs)
 
 
@@ -283,6 +298,8 @@ def tool_of(
 
     Raises SubmitError: what the tool says to a person, or its last lines.
     """
+    if not (code / "trainer" / f"{name}.py").exists():
+        raise SubmitError(f"the code in {code} has no trainer.{name}: it is older, or gone")
     if not local.python_has(python, needs):
         raise SubmitError(
             f"{python} has no {needs}, which trainer.{name} needs: install the extra 'train' there, or name another `python:` "

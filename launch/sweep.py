@@ -237,9 +237,10 @@ def overlay(point: Point, tree: Tree) -> Tree:
             if parts[:end] not in tree.keys or end == len(parts):
                 over.keys[parts[:end]] = tree.place(where, of_key=True)
         over.values[parts] = tree.place(where)
-        for own, theirs in ((over.keys, tree.keys), (over.values, tree.values)):
-            inner = [path for path in theirs if len(path) > len(where) and path[: len(where)] == where]
-            own.update({(*parts, *path[len(where) :]): theirs[path] for path in inner})
+        if isinstance(value, (dict, list)):
+            for own, theirs in ((over.keys, tree.keys), (over.values, tree.values)):
+                inner = [path for path in theirs if len(path) > len(where) and path[: len(where)] == where]
+                own.update({(*parts, *path[len(where) :]): theirs[path] for path in inner})
     return over
 
 

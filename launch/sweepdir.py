@@ -9,8 +9,6 @@ from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from launch import rundir
 from trainer.config.layout import RunDir, SweepDir, read_json, write_json
 from trainer.config.lock import local_pid, me
@@ -75,6 +73,8 @@ def runs(sweep: SweepDir) -> list[RunDir]:
 
 def write_job(sweep: SweepDir, written: dict[str, Any]) -> None:
     """Keeps the job as a person wrote it, but for what is not the sweep's own: what it waits for, and the figures of others."""
+    import yaml  # for a submit alone
+
     kept = {k: v for k, v in written.items() if k not in ("after", "published")}
     sweep.job.write_text(yaml.safe_dump(kept, sort_keys=False))
 
@@ -103,7 +103,7 @@ def change(sweep: SweepDir, job: str, submit: Submit) -> None:
     """Records what has become of a submit that `begin` returned. Raises SubmitError."""
     with recording(sweep, job) as submits:
         for recorded in (s for s in submits if (s["started"], s["pid"]) == (submit["started"], submit["pid"])):
-            known = [(p["run_id"], p.get("trial")) for p in submit["points"]]  # another process may have begun trials of a search
+            known = {(p["run_id"], p.get("trial")) for p in submit["points"]}  # another process may have begun trials of a search
             submit["points"] += [p for p in recorded["points"] if (p["run_id"], p.get("trial")) not in known]
         submits[:] = [submit if (s["started"], s["pid"]) == (submit["started"], submit["pid"]) else s for s in submits]
 

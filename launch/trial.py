@@ -76,7 +76,7 @@ def prepare(sweep: SweepDir, ready: Ready, before: Standing, code: Code, job: st
     run, template = ready.run, sweep.template
     run.path.mkdir(exist_ok=True)  # without the submit's lock: a killed task would leave it, for its lease, to the next submit
     say = partial(print, flush=True)
-    submit.write_run(ready, before, code, None, say, submit.Together())
+    submit.write_run(ready, before, code, None, say, shared=True)
     submit.prepare_data(ready, say)
     script = run.attempt(f"slurm-{job}.0").script
     text = str(read_json(sweep.request)["script"])

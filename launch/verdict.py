@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from launch import array
 from trainer.config.layout import Attempt, RunDir, read_json, read_jsonl
 from trainer.config.outcome import Outcome, Status, Verdict
 
@@ -102,7 +103,7 @@ class Case:
     def slurm_log(self) -> str:
         """What Slurm wrote about the job of this attempt."""
         job = re.fullmatch(r"slurm-(\d+)(_\d+)?\.\d+", self.attempt.id)
-        folder = Path((read_json(self.run.slurm_job) or {}).get("logs") or self.run.slurm)  # an array's logs lie with its sweep
+        folder = Path((array.job_of(self.run) or {}).get("logs") or self.run.slurm)  # an array's logs lie with its sweep
         logs = folder.glob(f"{job[1]}{job[2] or ''}_*log.*") if job else ()
         return "\n".join(tail(log) for log in sorted(logs))
 

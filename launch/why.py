@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from launch import rundir, site
+from launch import array, paths, rundir
 from launch.report.words import seconds
 from launch.rundir import Standing
 from launch.verdict import checkpoint_step, judge, standing_still, waited_for
@@ -123,12 +123,13 @@ def _stopped(run: RunDir, where: Standing) -> list[str]:
 def _failed(run: RunDir, where: Standing) -> list[str]:
     attempt = where.attempt
     if attempt is None:
+        logs = (array.job_of(run) or {}).get("logs") or run.slurm  # an array's lie with its sweep
         parent = RunDir(Path(before)) if (before := (read_json(run.plan) or {}).get("after")) else None
         if parent and ((end := Outcome.read(parent.outcome)) is None or end.status != "completed"):
             how = f"{end.status} ({end.verdict})" if end else "without a result"
             return [f"{run.run_id} was never begun: {parent.run_id}, which comes before it, is {how}",
                     f"`batchyard why {parent.run_id}` tells; submitting again goes on with both"]  # fmt: skip
-        return [f"{run.run_id} is dead: {where.where}, and no attempt of it has begun", f"see {run.slurm}",
+        return [f"{run.run_id} is dead: {where.where}, and no attempt of it has begun", f"see {logs}",
                 f"`batchyard submit {run.run_id}` starts it again"]  # fmt: skip
     outcome = where.outcome or judge(run, attempt)
     last = outcome.global_step
@@ -145,7 +146,7 @@ def _completed(run: RunDir, where: Standing) -> list[str]:
     assert outcome is not None and attempt is not None
     accuracy = f", test accuracy {100 * outcome.test_accuracy:.2f} %" if outcome.test_accuracy is not None else ""
     several = f" in {attempts} attempts" if attempts > 1 else ""
-    report = site.shown(run.report) if run.report.exists() else f"`batchyard report {run.run_id}` makes it"
+    report = paths.shown(run.report) if run.report.exists() else f"`batchyard report {run.run_id}` makes it"
     return [f"{run.run_id} completed: {outcome.global_step} steps{several}{accuracy}, at {_ended(attempt)}", f"report: {report}"]
 
 

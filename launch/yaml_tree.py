@@ -9,6 +9,8 @@ from typing import Any
 
 import yaml
 
+from launch.errors import Wrong
+
 Path_ = tuple[str | int, ...]
 
 
@@ -37,12 +39,15 @@ class Problem:
         return f"{self.place}: {key}: {self.message}" if key else f"{self.place}: {self.message}"
 
 
-class SpecError(Exception):
+class SpecError(Wrong):
     """All mistakes at once."""
 
     def __init__(self, problems: list[Problem]) -> None:
         super().__init__("\n".join(map(str, problems)))
         self.problems = problems
+
+    def told(self) -> str:
+        return str(self)  # each line says where
 
 
 @dataclass
@@ -170,9 +175,10 @@ def merge(base: Tree, over: Tree, at: Path_ = ()) -> Tree:
             for key, child in value.items():
                 lay((*path, key), child)
         else:
+            inside = isinstance(target.get(path[-1]), (dict, list))  # else the places end there: a sweep merges thousands of values
             for places in (result.keys, result.values):
-                for old in [p for p in places if p[: len(path)] == path]:
-                    del places[old]
+                for old in [p for p in places if p[: len(path)] == path] if inside else [path]:
+                    places.pop(old, None)
             target[path[-1]] = _copy(value)
         for own, theirs in ((result.keys, over.keys), (result.values, over.values)):
             own.update({p: v for p, v in theirs.items() if p and p[: len(path)] == path})

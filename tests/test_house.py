@@ -18,7 +18,7 @@ OWNERS = {  # what may be used only there
     "safetensors": ("trainer/export.py", "trainer/pretrained.py"),
     "onnxruntime": ("trainer/program.py",),
     "optuna": ("trainer/config/study.py", "trainer/search.py", "launch/search.py"),
-    "os.environ": ("trainer/distributed.py", "trainer/tracking.py", "launch/site.py", "launch/node.py"),
+    "os.environ": ("trainer/distributed.py", "trainer/tracking.py", "launch/paths.py", "launch/site.py", "launch/node.py"),
 }
 STANDARD_LIBRARY_ONLY = ("launch/node.py", "launch/slurm_node.py", "launch/verdict.py", "trainer/config/lock.py",
                          "trainer/config/layout.py", "trainer/config/outcome.py")  # fmt: skip
@@ -87,7 +87,8 @@ def test_these_tests_can_fail(name: str, text: str, complaint: str) -> None:
 @pytest.mark.parametrize(("module", "never"), [
     ("launch.cli", ("torch", "wandb", "submitit", "numpy", "optuna")),
     ("launch.submit", ("torch", "wandb", "submitit", "numpy")),
-    ("launch.slurm", ("torch", "wandb", "submitit", "numpy")),
+    ("launch.slurm", ("torch", "wandb", "submitit", "numpy", "pydantic")),
+    ("launch.cli.runs", ("torch", "pydantic", "yaml", "rich.console")),  # a table of runs is there before pydantic would be
     ("launch.node", ("torch", "pydantic", "yaml", "click", "rich", "submitit")),
     ("trainer.config.run", ("torch", "numpy", "launch", "optuna")),
     ("trainer.prepare", ("torch", "launch", "wandb")),

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import importlib
 import sys
 
 import click
 
 from launch.errors import Failed, Wrong
-from launch.yaml_tree import SpecError
 from trainer.config.outcome import EXIT_FAILED, EXIT_WRONG
 
 # verb -> (the file that holds it, its line in --help). In the order of a person's day.
@@ -68,14 +69,12 @@ def cli() -> None:
 
 def main() -> None:
     """The entry point: a person's mistakes end with a message and exit code 2, failures with 1; neither with a traceback."""
+    gc.set_threshold(200_000)  # the thousand specs of a sweep are no garbage, which would be looked for twenty times
+    atexit.register(gc.freeze)  # and once more at the end
     try:
         cli(standalone_mode=False)
-    except SpecError as error:
-        for problem in error.problems:
-            click.echo(problem, err=True)
-        sys.exit(EXIT_WRONG)
     except Wrong as error:
-        click.echo(f"batchyard: {error}", err=True)
+        click.echo(error.told(), err=True)
         sys.exit(EXIT_WRONG)
     except Failed as error:
         click.echo(f"batchyard: {error}", err=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from launch import clean, rundir, site, status, sweepdir
+from launch import clean, paths, rundir, status, sweepdir
 from launch.cli import options
 from launch.report.words import plural
 from trainer.config.layout import RunDir
@@ -37,7 +37,7 @@ def clean_(
 
     Metrics, logs, reports, code and outcomes stay, and so does everything of a run that may still go on.
     """
-    _, folder = options.runs_folder(site_file, runs_dir)
+    folder = options.runs_folder(site_file, runs_dir)
     found = [run for name in runs for run in _named(name, folder)] if runs else rundir.all_runs(folder)
     where = status.standings(found)
     goes = [r for run in found if (r := clean.removals(run, where[run.run_id], time.time(), older_than))]
@@ -47,7 +47,7 @@ def clean_(
     for removal in sorted(goes, key=lambda r: r.size):
         names = ", ".join(str(p.relative_to(removal.run.path)) for p in removal.paths)
         click.echo(f"{removal.size / 1e6:10.1f} MB  {removal.run.run_id}: {names}")
-    total = f"{sum(r.size for r in goes) / 1e6:.1f} MB of {plural(len(goes), 'run')} in {site.shown(folder)}"
+    total = f"{sum(r.size for r in goes) / 1e6:.1f} MB of {plural(len(goes), 'run')} in {paths.shown(folder)}"
     if dry_run:
         click.echo(f"{total} would be removed")
         return

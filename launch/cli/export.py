@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from launch import rundir, site, submit
+from launch import paths, rundir, submit
 from launch.cli import options
 
 FORMATS = ("safetensors", "onnx", "torch-export")
@@ -27,7 +27,7 @@ def export_(run: str, form: str, best: bool, out: Path | None, site_file: Path |
     In the file stand the classes and what becomes of a picture before the model. A program is read back and held against the
     model's own scores before it appears.
     """
-    used, runs = options.runs_folder(site_file, runs_dir)
+    runs, used = options.runs_folder(site_file, runs_dir), options.site_of(site_file)
     found = rundir.find(run, runs)
     asked = ["--checkpoint", "best" if best else "latest", *(["--out", str(out.absolute())] if out else [])]
     if form != FORMATS[0]:  # the code of older runs knows no other, and not the option
@@ -37,5 +37,5 @@ def export_(run: str, form: str, best: bool, out: Path | None, site_file: Path |
     written = json.loads(result.stdout)
     what = f"{written['tensors']} tensors" if form == "safetensors" \
         else f"{form}, at most {written['largest_difference']:.1g} from the model's own scores"
-    click.echo(f"{site.shown(written['file'])}: {what}, {written['bytes'] / 1e6:.1f} MB, from "
+    click.echo(f"{paths.shown(written['file'])}: {what}, {written['bytes'] / 1e6:.1f} MB, from "
                f"{written['checkpoint']}, weights_sha256 {written['weights_sha256'][:16]}")

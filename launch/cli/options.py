@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from launch import site, sweepdir
-from launch.site import BACKENDS, BackendName, Folders, Site
+from launch import array, paths, sweepdir
 from trainer.config.layout import RunDir, SweepDir, read_json
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from launch.site import BackendName, Site
     from launch.submit import Request
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -32,6 +32,8 @@ def for_runs(function: F) -> F:
 
 def for_jobs(function: F) -> F:
     """What names a job and the place to run it."""
+    from launch.site import BACKENDS
+
     for option in (
         click.option("--strict-resources", is_flag=True, help="Refuse to run on less than the job asks for."),
         click.option("--data-dir", type=click.Path(path_type=Path), help="Where the raw data sets lie."),
@@ -45,10 +47,23 @@ def for_jobs(function: F) -> F:
     return function
 
 
-def runs_folder(site_file: Path | None, runs_dir: Path | None) -> tuple[Site, Path]:
-    """The site and the folder of the run directories."""
-    found, _ = site.load(site_file, site.project())
-    return found, runs_dir.absolute() if runs_dir else site.folders(found).runs
+def runs_folder(site_file: Path | None, runs_dir: Path | None) -> Path:
+    """The folder of the run directories. Raises SpecError, and NoSiteFile."""
+    if runs_dir and site_file is None:
+        return runs_dir.absolute()
+    if paths.site_file(site_file, paths.project()) is None:
+        return Path(paths.RUNS).absolute()
+    from launch import site  # and with it pydantic, which takes longer than the table of a thousand runs
+
+    used = site_of(site_file)
+    return runs_dir.absolute() if runs_dir else site.folders(used).runs
+
+
+def site_of(site_file: Path | None) -> Site:
+    """The site. Raises SpecError, and NoSiteFile."""
+    from launch import site
+
+    return site.load(site_file, paths.project())[0]
 
 
 def console() -> Console:
@@ -63,17 +78,19 @@ def request(
     new: bool, data_dir: Path | None, strict_resources: bool,
 ) -> tuple[Request, Path | None]:
     """What the options ask for, and the site file that was used. Raises SpecError."""
-    from launch import spec  # here, for the verbs about runs need no job
+    from launch import site, spec  # here, for the verbs about runs need no job
+    from launch.site import Folders
     from launch.spec import Job
     from launch.submit import Request
 
-    project = site.project()
+    project = paths.project()
     found, used = site.load(site_file, project)
     where = site.folders(found, data_dir)
     if runs_dir:
         where = Folders(where.data, where.cache, runs_dir.absolute())
     run = RunDir(where.runs / job)
     if "/" not in job and run.config.exists() and not new:  # a run_id: that run goes on, by its own resolved job
+        array.write_job(run)
         return Request(
             Job(read_json(run.config)["job"], run.job), project, found, where, backend or found.backend, settings,
             strict=strict_resources, run_id=run.run_id, after=_before([run]),

@@ -31,7 +31,7 @@ def predict_(
     Writes a labelled picture for each, <name>.predicted.png, and of a segmentation the mask of the whole picture, <name>.mask.png,
     below the run's folder predicted/: a folder of pictures may be a data set. Exit code 1 where a picture cannot be read.
     """
-    used, runs = options.runs_folder(site_file, runs_dir)
+    runs, used = options.runs_folder(site_file, runs_dir), options.site_of(site_file)
     found = rundir.find(run, runs)
     asked = ("--out", str(out or found.predicted), "--", *pictures)
     result = submit.tool(found, submit.python_of(found, used), "predict", *asked, needs="torch")

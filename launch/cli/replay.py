@@ -28,7 +28,7 @@ def replay_(run: str, site_file: Path | None, runs_dir: Path | None) -> None:
 
     Exit code 1 where all is finite this time.
     """
-    used, runs = options.runs_folder(site_file, runs_dir)
+    runs, used = options.runs_folder(site_file, runs_dir), options.site_of(site_file)
     found = rundir.find(run, runs)
     told = json.loads(submit.tool(found, submit.python_of(found, used), "replay", needs="torch").stdout)
     for line in lines(told):

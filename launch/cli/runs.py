@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from launch import rundir, site, status, sweepdir
+from launch import paths, rundir, status, sweepdir
 from launch.cli import options
 from launch.errors import Failed
 from launch.rundir import NoSuchRun, Standing
@@ -19,7 +19,7 @@ from trainer.config.layout import RunDir, SweepDir
 @click.argument("run", required=False)
 def status_(run: str | None, site_file: Path | None, runs_dir: Path | None) -> None:
     """Where all runs stand, or one RUN with its attempts, or the points of a sweep."""
-    _, runs = options.runs_folder(site_file, runs_dir)
+    runs = options.runs_folder(site_file, runs_dir)
     if run and (sweep := sweepdir.find(run, runs)):
         from launch.cli import sweep as sweeps
 
@@ -30,7 +30,7 @@ def status_(run: str | None, site_file: Path | None, runs_dir: Path | None) -> N
         return
     found = rundir.all_runs(runs)
     if not found:
-        click.echo(f"no runs in {site.shown(runs)} yet: batchyard submit JOB makes one")
+        click.echo(f"no runs in {paths.shown(runs)} yet: batchyard submit JOB makes one")
         return
     status.show(found)
 
@@ -42,7 +42,7 @@ def why_(run: str, site_file: Path | None, runs_dir: Path | None) -> None:
     """Why RUN waits, runs, stalls, stopped or failed, and what to try: five lines or fewer."""
     from launch import why
 
-    _, runs = options.runs_folder(site_file, runs_dir)
+    runs = options.runs_folder(site_file, runs_dir)
     found = rundir.find(run, runs)
     for line in why.answer(found, status.standings([found])[found.run_id]):
         click.echo(line)
@@ -57,7 +57,7 @@ def logs_(run: str, follow: bool, rank: int, site_file: Path | None, runs_dir: P
     """What one rank of RUN's newest attempt printed; what torchrun printed where the rank left nothing."""
     from launch.watch import Tail
 
-    _, runs = options.runs_folder(site_file, runs_dir)
+    runs = options.runs_folder(site_file, runs_dir)
     found = sweepdir.run_of(run, runs)
     tail, shown = None, None
     while True:
@@ -75,7 +75,7 @@ def logs_(run: str, follow: bool, rank: int, site_file: Path | None, runs_dir: P
         click.echo(f"{found.run_id} has not started: {standing.where or standing.state}", err=True)
     elif not shown.rank_log(rank).exists():
         log = shown.node_log(0)
-        click.echo(f"# rank {rank} left no log; {site.shown(log)}:", err=True)
+        click.echo(f"# rank {rank} left no log; {paths.shown(log)}:", err=True)
         click.echo(log.read_text(errors="replace") if log.exists() else "(nothing)")
 
 
@@ -88,7 +88,7 @@ def cancel_(run: str, now: bool, site_file: Path | None, runs_dir: Path | None) 
 
     Of a sweep, its points, and no further one begins; of a job, all its runs that run or wait, and its sweeps.
     """
-    _, runs = options.runs_folder(site_file, runs_dir)
+    runs = options.runs_folder(site_file, runs_dir)
     # a sweep's own id names no job: that one is found below
     active = [sweep for sweep in sweepdir.of_job(run, runs) if _cancel_sweep(sweep, now=now)]
     points = {point.run_id for sweep in active for point in sweepdir.runs(sweep)}
@@ -156,6 +156,6 @@ def report_(run: str, site_file: Path | None, runs_dir: Path | None) -> None:
     """Make the report page of RUN, or of a sweep, and print its path."""
     from launch import report
 
-    _, runs = options.runs_folder(site_file, runs_dir)
+    runs = options.runs_folder(site_file, runs_dir)
     sweep = sweepdir.find(run, runs)
-    click.echo(site.shown(report.write_sweep(sweep) if sweep else report.write(rundir.find(run, runs))))
+    click.echo(paths.shown(report.write_sweep(sweep) if sweep else report.write(rundir.find(run, runs))))

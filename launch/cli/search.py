@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from launch import local, search, site, slurm, snapshot, sweepdir, trial
+from launch import local, rundir, search, site, slurm, snapshot, sweepdir, trial
 from launch import status as run_status
 from launch import submit as submitting
 from launch.cli import sweep as sweeps
@@ -23,7 +23,6 @@ from launch.spec import Loaded
 from launch.submit import Ready, Request, SubmitError
 from launch.sweep import Sweep
 from launch.sweepdir import Submit
-from trainer.config.layout import read_json
 
 
 def submit_all(request: Request, loaded: Loaded, machine: Machine) -> int:
@@ -93,11 +92,10 @@ def _queue(
         of_sweep = replace(request.folders, runs=of.sweep.path)
         asked = replace(request, run_id=of.sweep.template.run_id, folders=of_sweep, new=False, sweep=of.sweep.sweep_id)
         template = submitting.resolve(asked, loaded.specs[0], machine)
-        together = submitting.Together()  # one code for all trials
-        submitting.write_run(template, Standing("new"), code, None, sweeps.say, together)
+        submitting.write_run(template, Standing("new"), code, None, sweeps.say, shared=True)
         submitting.prepare_data(template, sweeps.say)
         trial.leave_request(of.sweep, replace(template, request=request), code)
-        behind = {read_json(r.run.slurm_job)["job_id"].split("_")[0] for r in ready if r.run.slurm_job.exists()}
+        behind = {job.split("_")[0] for job in rundir.slurm_jobs([r.run for r in ready]).values()}
         arrays = slurm.submit_trials(of.sweep, template.plan, code.root, tasks, at_once, sorted(behind))
     click.echo(f"queued {words.plural(tasks, 'trial')} as Slurm job array {', '.join(arrays)}, at most {at_once} at once; each is "
                "chosen when it begins")

@@ -8,16 +8,14 @@ from dataclasses import replace
 from typing import Any
 
 import click
-from rich.console import Console
 
-from launch import local, parent, report, site, snapshot, status, submit
+from launch import local, parent, paths, report, snapshot, status, submit
 from launch.cli import options
 from launch.rundir import Standing
 from launch.site import BackendName
 from launch.snapshot import Code
 from launch.spec import JobSpec
 from launch.submit import Ready, Request
-from launch.watch import Follower
 from trainer.config.outcome import EXIT_DONE, Outcome
 
 
@@ -97,6 +95,8 @@ def run(ready: Ready, code: Code, front: local.Foreground) -> int:
         attempt, process = local.submit(ready.run, ready.plan)
     finally:
         lock.release()
+    from launch.watch import Follower  # and with it rich, for those alone who stay in front of a run
+
     return _ended(ready, front.wait(ready.run, attempt, process, Follower(attempt)))
 
 
@@ -105,7 +105,7 @@ def _announce(ready: Ready, before: Standing) -> None:
     nodes = f"{placement.nodes} nodes x " if placement.nodes > 1 else ""
     click.echo(f"{ready.run.run_id} on {ready.plan.backend}: {nodes}{placement.nproc_per_node} rank(s) on {placement.device}, "
                f"{threads} CPU thread(s) each")
-    click.echo(f"  {site.shown(ready.run.path)}")
+    click.echo(f"  {paths.shown(ready.run.path)}")
     for note in ready.plan.notes:
         click.echo(f"  {note}")
     if before.state != "new":
@@ -126,7 +126,7 @@ def _queue(ready: Ready) -> int:
     from launch import slurm
 
     attempt, job_id = slurm.submit(ready.run, ready.plan)
-    click.echo(f"queued as Slurm job {job_id}; its script: {site.shown(attempt.script)}")
+    click.echo(f"queued as Slurm job {job_id}; its script: {paths.shown(attempt.script)}")
     click.echo(f"batchyard logs {ready.run.run_id} -f follows it; batchyard cancel {ready.run.run_id} stops it after a checkpoint")
     return EXIT_DONE
 
@@ -137,11 +137,13 @@ def _done(ready: Ready, before: Standing, code: Code) -> int:
     click.echo(f"{ready.run.run_id} is done: {submit.result_line(outcome)} ({outcome.attempt})")
     if submit.code_differs(ready.run, code):
         click.echo("finished with other code than yours: --new trains with yours")
-    click.echo(f"report: {site.shown(report.write(ready.run))}")
+    click.echo(f"report: {paths.shown(report.write(ready.run))}")
     return EXIT_DONE
 
 
 def _ended(ready: Ready, outcome: Outcome) -> int:
+    from rich.console import Console
+
     console = Console(highlight=False, soft_wrap=True)
     colour = {"completed": "green", "stopped": "yellow", "failed": "red"}[outcome.status]
     console.print(f"[{colour}]{ready.run.run_id}[/] ", end="")
@@ -151,7 +153,7 @@ def _ended(ready: Ready, outcome: Outcome) -> int:
     if outcome.status == "stopped":
         console.print(f"batchyard submit {ready.run.run_id} continues it", markup=False)
     with contextlib.suppress(OSError):  # a disk that ended the run takes no report
-        console.print(f"report: {site.shown(report.write(ready.run))}", markup=False)
+        console.print(f"report: {paths.shown(report.write(ready.run))}", markup=False)
     return outcome.exit_code
 
 

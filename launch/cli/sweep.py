@@ -12,19 +12,21 @@ from typing import Any
 
 import click
 
-from launch import local, report, site, slurm, snapshot, sweepdir, table
+from launch import local, paths, report, slurm, snapshot, sweepdir, table
 from launch import status as run_status
 from launch import submit as submitting
 from launch import sweep as sweeping
+from launch.array import Task
 from launch.cli import submit as cli
 from launch.local import StartError
+from launch.plan import Plan
 from launch.report import points, words
-from launch.rundir import NoSuchRun
+from launch.rundir import NoSuchRun, Standing
 from launch.site import Machine
 from launch.slurm import SlurmError
 from launch.snapshot import Code
 from launch.spec import Loaded
-from launch.submit import Prepared, Ready, Request, SubmitError
+from launch.submit import Made, Ready, Request, SubmitError, Together
 from launch.sweep import Point, Reconciled, Sweep
 from launch.sweepdir import Submit
 from trainer.config.layout import SweepDir, write_json
@@ -111,36 +113,13 @@ def say(line: str) -> None:
 
 def queue_all(sweep: SweepDir, submit: Submit, job: str, to_run: list[Ready], code: Code, at_once: int) -> int:
     """Queues points as job arrays. One that cannot be prepared is recorded, and keeps no other from its place in the queue."""
-    written, queued = list[tuple[Ready, Prepared]](), list[Ready]()
     lock = submitting.take(sweep.queue_lock, sweep.sweep_id)
     try:  # held until all are queued: another submit finds them in the queue, or waits
-        for ready in to_run:
-            submitting.take(ready.run.submit_lock, ready.run.run_id, lock)
-        now = run_status.standings([ready.run for ready in to_run])
         with submitting.Together() as together:
-            for ready in to_run:
-                before = now[ready.run.run_id]
-                if sweeping.PROGRESS[before.state] in ("done", "running"):  # by another submit, since the table
-                    continue
-                try:
-                    submitting.write_run(ready, before, code, None, say, together)
-                    written.append((ready, together.ask(ready)))
-                except (SubmitError, OSError) as error:
-                    _tell(sweep, submit, ready, error)
-                lock.renew()
-            told = set[str]()
-            for ready, prepared in written:
-                while not prepared.record.done():  # a download may outlast the lock's lease
-                    wait([prepared.record], timeout=RENEW_S)
-                    lock.renew()
-                try:
-                    submitting.prepare_data(ready, say, prepared)
-                    queued.append(ready)
-                except (SubmitError, OSError) as error:
-                    _note(submit, ready, error, echo=str(error) not in told)  # one set of a thousand points has one thing to say
-                    told.add(str(error))
-                lock.renew()
-        arrays = slurm.submit_sweep([(r.run, r.plan) for r in queued], sweep, code.root, at_once) if queued else []
+            asked = _write(sweep, submit, to_run, code, together, lock)
+            queued, data = _tasks(submit, [ready for ready in to_run if ready.run.run_id in asked], asked, lock)
+        shared = {"root": str(code.root), "record": snapshot.record(code)}
+        arrays = slurm.submit_sweep(queued, sweep, shared, data, at_once) if queued else []
     finally:
         lock.release()
     submit["ended"] = time.time()
@@ -149,6 +128,69 @@ def queue_all(sweep: SweepDir, submit: Submit, job: str, to_run: list[Ready], co
         click.echo(f"queued {words.plural(len(queued), 'point')} as Slurm job array {', '.join(arrays)}, at most {at_once} at once")
         click.echo(f"batchyard status {sweep.sweep_id} shows them; batchyard cancel {sweep.sweep_id} stops them after a checkpoint")
     return EXIT_FAILED if any("error" in p for p in submit["points"]) else EXIT_DONE
+
+
+def _write(sweep: SweepDir, submit: Submit, to_run: list[Ready], code: Code, together: Together, lock: Lock) -> dict[str, Made]:
+    """Locks the points and writes their directories; returns, by run_id, the data of those that are to be queued."""
+    asked, known = dict[str, Made](), list[Ready]()
+
+    def write(ready: Ready, before: Standing) -> None:
+        try:
+            if submitting.begins_in_array(ready):
+                submitting.write_waiting(ready, before)
+                asked[ready.run.run_id] = together.ask(ready, code.root)
+            else:
+                submitting.write_run(ready, before, code, None, say, shared=True)
+                asked[ready.run.run_id] = together.ask(ready, ready.run.code.resolve())
+        except (SubmitError, OSError) as error:
+            _tell(sweep, submit, ready, error)
+        lock.renew()
+
+    for ready in to_run:
+        submitting.take(ready.run.submit_lock, ready.run.run_id, lock)
+        if ready.run.config.exists():
+            known.append(ready)
+        else:  # was never queued: its data can be made ready while we look at the others
+            write(ready, Standing("new"))
+    now = run_status.standings([ready.run for ready in known])
+    for ready in known:
+        before = now[ready.run.run_id]
+        if sweeping.PROGRESS[before.state] not in ("done", "running"):  # by another submit, since the table
+            write(ready, before)
+    return asked
+
+
+def _tasks(
+    submit: Submit, to_queue: list[Ready], asked: dict[str, Made], lock: Lock
+) -> tuple[list[tuple[Task, Plan]], list[dict[str, Any]]]:
+    """The points whose data is ready, as tasks of an array, and what was told of all data."""
+    queued, data, told = list[tuple[Task, Plan]](), list[dict[str, Any]](), set[str]()
+    texts = {r.run.run_id: submitting.job_text(r.spec) for r in to_queue if submitting.begins_in_array(r)}
+    for ready in to_queue:
+        made, text = asked[ready.run.run_id], texts.get(ready.run.run_id)
+        while not made.done():  # a download may outlast the lock's lease
+            wait([made], timeout=RENEW_S)
+            lock.renew()
+        try:
+            queued.append((_task(ready, text, made.result(), data), ready.plan))
+        except (SubmitError, OSError) as error:
+            _note(submit, ready, error, echo=str(error) not in told)  # one set of a thousand points has one thing to say
+            told.add(str(error))
+        lock.renew()
+    return queued, data
+
+
+def _task(ready: Ready, text: str | None, made: dict[str, Any], data: list[dict[str, Any]]) -> Task:
+    """A point as a task of an array. text: job.yaml of one that has never begun; made: the record of its data; data: those of all
+    points. Raises SubmitError."""
+    if text is None:
+        submitting.prepare_data(ready, say, made)
+        return Task(ready.run, None)
+    if made not in data:
+        data.append(made)
+        if left_out := len(made.get("skipped", ())):
+            say(f"{words.plural(left_out, 'picture')} cannot be used and are left out; the data.json of each point names them")
+    return Task(ready.run, {"job": text, "plan": vars(ready.plan), "data": data.index(made)})
 
 
 def reconcile(sweep: SweepDir, ready: list[tuple[Point, Ready]]) -> Reconciled:
@@ -254,7 +296,7 @@ def conclude(sweep: SweepDir, submit: Submit, job: str, stopped: bool, final: Co
     click.echo()
     states = [state for run_id, state in show(sweep) if run_id not in final]
     try:
-        click.echo(f"report: {site.shown(report.write_sweep(sweep))}")
+        click.echo(f"report: {paths.shown(report.write_sweep(sweep))}")
     except OSError as error:
         click.echo(f"the report could not be written: {error}", err=True)
     failed = any(s in ("failed", "dead") for s in states) or any(

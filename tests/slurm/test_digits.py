@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from launch import rundir
 from launch.drill import of_run
 from launch.node import free_port
 from tests.cli import SHORT, Shell, outcome, step_reached, wait_for
@@ -41,7 +42,7 @@ def wait_for_end(run: RunDir) -> None:
 
 
 def job_id(run: RunDir) -> str:
-    return str(read_json(run.slurm_job)["job_id"])
+    return str(rundir.slurm_job(run))
 
 
 def same_as(run: RunDir, whole: RunDir) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from launch import rundir
 from tests.cli import SHORT, Shell, outcome, step_reached, wait_for
 from tests.slurm.conftest import Slurm
 from trainer.config.layout import RunDir, read_json
@@ -24,7 +25,7 @@ def runs_of(shell: Shell) -> list[RunDir]:
 
 
 def job(run: RunDir) -> str:
-    return str(read_json(run.slurm_job)["job_id"])
+    return str(rundir.slurm_job(run))
 
 
 def queue(cluster: Slurm) -> list[str]:
@@ -47,7 +48,7 @@ def test_points_are_queued_once_as_an_array_and_cancelled_together(shell: Shell,
     array = job(first).split("_")[0]
     assert (job(first), job(second)) == (f"{array}_0", f"{array}_1") and f"queued 2 points as Slurm job array {array}," in printed
     assert cluster.squeue(f"{array}_0")["name"] == "digits.sweep"
-    assert first.code.is_symlink() and first.code.resolve() == second.code.resolve()
+    assert [p.name for p in second.path.iterdir()] == ["config.json"]  # all else when it begins: test_array.py
     assert "digits.sweep: 2 points: 2 queued" in shell.run("status", "digits")
     assert f"waits in the queue as Slurm job {array}_1 since" in shell.run("why", second.run_id)
     again = shell.run("submit", "digits", *seeds(0, 1))
@@ -59,6 +60,22 @@ def test_points_are_queued_once_as_an_array_and_cancelled_together(shell: Shell,
     assert "queued 1 point as Slurm job array" in printed and len(queue(cluster)) == 2
     shell.run("cancel", "digits.sweep")
     assert "digits.sweep: 2 points: 2 stopped" in shell.run("show", "digits", *seeds(0, 1))
+    assert not queue(cluster)
+
+
+def test_a_point_whose_task_was_removed_goes_on_by_its_own_name(shell: Shell, cluster: Slurm, held: None) -> None:
+    shell.run("submit", "digits", *seeds(0, 1))
+    _, second = runs_of(shell)
+    removed = job(second)
+    assert f"{second.run_id} is queued: Slurm job {removed} " in shell.run("submit", second.run_id)
+    cluster.run("scancel", removed)
+    wait_for("the end of its task", lambda: removed not in queue(cluster))
+    told = shell.run("why", second.run_id)
+    assert f"{second.run_id} is dead: Slurm job {removed} is gone" in told and f"see {shell.runs / 'digits.sweep/slurm'}" in told
+    assert "queued as Slurm job" in shell.run("submit", second.run_id, "--backend", "slurm")
+    assert job(second) != removed and job(second) in queue(cluster)
+    assert "digits.sweep: 2 points: 2 running" in shell.run("submit", "digits", *seeds(0, 1))
+    shell.run("cancel", "digits")
     assert not queue(cluster)
 
 
@@ -126,8 +143,7 @@ def test_an_sbatch_that_accepts_and_then_fails_makes_one_job(
         broken.run("submit", "digits", *what, code=code)
         again = shell.run("submit", "digits", *what)
         assert "is queued" in again or "2 points: 2 running" in again, again
-        new = [RunDir(p.parent.parent) for p in shell.runs.glob("*/slurm/job.json")]
-        assert {job(run) for run in new} == set(queue(cluster)) > before
+        assert {job(run) for run in runs_of(shell)} == set(queue(cluster)) > before
     assert len(queue(cluster)) == 3
     cluster.run("scancel", "-u", "root")
 

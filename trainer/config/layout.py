@@ -91,7 +91,8 @@ class RunDir:
 
     @property
     def job(self) -> Path:
-        """The job as resolved: bases merged, overrides applied. Writer: submit."""
+        """The job as resolved: bases merged, overrides applied. Writers: submit; launch.array for an array's point as it begins, as
+        of plan, code and the records of code and data."""
         return self.path / "job.yaml"
 
     @property
@@ -146,7 +147,7 @@ class RunDir:
     def slurm_job(self) -> Path:
         """{job_id, logs, follows}: the newest Slurm job, `12` or `12_3`, the folder of its logs, and the jobs that it follows.
 
-        Writers: launch.slurm, and launch.node where a job follows another.
+        Writers: launch.slurm, launch.array, and launch.node where a job follows another.
         """
         return self.path / "slurm/job.json"
 
@@ -337,7 +338,7 @@ def _started(attempt: Path) -> float:
         return attempt.stat().st_mtime
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path | str) -> Any:
     """The file's content, or None where it does not exist or is not whole JSON (a reader never fails on a writer)."""
     try:
         with open(path, "rb") as file:

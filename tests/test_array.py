@@ -1,0 +1,147 @@
+"""A job array's listing: what a point that waits lacks is written when it begins, and until then read from there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from launch import array, rundir, spec, status, submit
+from launch.array import Task
+from launch.spec import Job
+from trainer.config.layout import RunDir, SweepDir, read_json, write_json
+
+PROJECT = Path(__file__).resolve().parents[1]
+CODE: dict[str, Any] = {"root": "/somewhere/code", "record": {"sha256": "c0de"}}
+DATA = [{"sha256": "d0"}, {"sha256": "d1"}]
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> SweepDir:
+    sweep = SweepDir(tmp_path / "runs/a.sweep")
+    sweep.slurm.mkdir(parents=True)
+    return sweep
+
+
+def points(sweep: SweepDir, *numbers: int, begun: bool = False) -> list[Task]:
+    """Points that have never begun; begun: that have."""
+    tasks = []
+    for number in numbers:
+        run = sweep.run(f"a-{number:08x}")
+        write_json(run.config, {"job": "a", "sweep": sweep.sweep_id})
+        if begun:
+            write_json(run.plan, {"run_id": run.run_id})
+        waiting = {"job": f"train:\n  seed: {number}\n", "plan": {"run_id": run.run_id}, "data": number % 2}
+        tasks.append(Task(run, None if begun else waiting))
+    return tasks
+
+
+def queue(sweep: SweepDir, tasks: list[Task], job: str) -> tuple[Path, list[tuple[RunDir, str]]]:
+    listing = array.write(sweep, tasks, f"srun {tasks[0].run.run_id}", CODE, DATA)
+    return listing, list(array.queued(listing, job))
+
+
+def test_the_first_node_makes_the_directory_whole(sweep: SweepDir) -> None:
+    listing, known = queue(sweep, points(sweep, 0, 1), "7")
+    run = sweep.run("a-00000001")
+    assert known == [] and [p.name for p in run.path.iterdir()] == ["config.json"]
+    assert array.begin(listing, 1, "7_1", first_node=False) == (run, "srun a-00000001")
+    assert [p.name for p in run.path.iterdir()] == ["config.json"]
+    array.begin(listing, 1, "7_1", first_node=True)
+    assert yaml.safe_load(run.job.read_text()) == {"train": {"seed": 1}} and read_json(run.plan) == {"run_id": run.run_id}
+    assert read_json(run.data_record) == DATA[1] and read_json(run.code_record) == CODE["record"]
+    assert str(run.code.readlink()) == CODE["root"]
+    assert read_json(run.slurm_job) == {"job_id": "7_1", "logs": str(sweep.slurm)}
+    write_json(run.slurm_job, {"job_id": "9", "logs": "", "follows": ["7_1"]})
+    array.begin(listing, 1, "7_1", first_node=True)  # a requeue finds it whole, and leaves what came since
+    assert read_json(run.slurm_job)["job_id"] == "9"
+
+
+def test_a_start_that_was_killed_on_its_way_is_finished_by_the_next(sweep: SweepDir) -> None:
+    listing, _ = queue(sweep, points(sweep, 0), "7")
+    run, _ = array.begin(listing, 0, "7_0", first_node=True)
+    for left in ("a link", "a folder"):  # the second by a submit of this run alone
+        run.plan.unlink()  # the last that is written
+        run.data_record.unlink()
+        run.code.unlink()
+        if left == "a link":
+            run.code.symlink_to("/elsewhere")
+        else:
+            (run.code / "trainer").mkdir(parents=True)
+        array.begin(listing, 0, "7_0", first_node=True)
+        assert read_json(run.plan) and read_json(run.data_record) == DATA[0] and str(run.code.readlink()) == CODE["root"]
+
+
+def test_a_point_whose_directory_was_removed_is_not_made_again(sweep: SweepDir) -> None:
+    listing, _ = queue(sweep, points(sweep, 0), "7")
+    sweep.run("a-00000000").config.unlink()
+    run, _ = array.begin(listing, 0, "7_0", first_node=True)
+    assert list(run.path.iterdir()) == []
+
+
+def test_a_run_that_has_begun_has_its_own_record(sweep: SweepDir) -> None:
+    (begun,) = points(sweep, 3, begun=True)
+    listing, known = queue(sweep, [*points(sweep, 0), begun], "7")
+    assert known == [(begun.run, "7_1")]
+    assert array.begin(listing, 1, "7_1", first_node=True)[0] == begun.run and not begun.run.job.exists()
+
+
+def test_where_a_waiting_point_stands(sweep: SweepDir) -> None:
+    waits, other = (task.run for task in points(sweep, 0, 1))
+    assert array.job_of(waits) is None and rundir.standing(waits, {}).state == "new"
+    queue(sweep, points(sweep, 0, 1), "7")
+    assert array.job_of(other) == {"job_id": "7_1", "logs": str(sweep.slurm)}
+    assert rundir.slurm_jobs([waits, other]) == {waits.run_id: "7_0", other.run_id: "7_1"}
+    states = {"7_0": "PENDING (Priority)", "7_1": "PENDING (Priority)"}
+    for jobs in (None, rundir.slurm_jobs([waits, other])):
+        where = rundir.standing(other, states, jobs)
+        assert (where.state, where.where) == ("queued", "Slurm job 7_1 PENDING (Priority)")
+        assert status.Row.of(other, where).step == "-"
+        gone = rundir.standing(other, {}, jobs)
+        assert (gone.state, gone.attempt, gone.where) == ("dead", None, "Slurm job 7_1 is gone")
+    queue(sweep, points(sweep, 1), "8")  # submitted again
+    assert rundir.slurm_jobs([waits, other]) == {waits.run_id: "7_0", other.run_id: "8_0"}
+    assert array.job_of(other) == {"job_id": "8_0", "logs": str(sweep.slurm)}
+    write_json(other.slurm_job, {"job_id": "9"})  # by itself
+    assert rundir.slurm_jobs([other]) == {other.run_id: "9"} and rundir.slurm_job(other) == "9"
+    waits.attempt("local-1").path.mkdir(parents=True)  # begun elsewhere, it waits no longer
+    assert rundir.slurm_jobs([waits]) == {} and array.job_of(waits) is None
+
+
+def test_a_listing_that_became_no_job_says_nothing(sweep: SweepDir) -> None:
+    tasks = points(sweep, 0)
+    array.write(sweep, tasks, "", CODE, DATA)
+    assert rundir.slurm_jobs([tasks[0].run]) == {} and array.job_of(tasks[0].run) is None
+    (sweep.slurm / "points-of-another-version.json").write_text('{"runs": ["/runs/a-00000000"], "script": ""}')
+    (sweep.slurm / "points-cut.json").write_text('{"runs": [')
+    assert rundir.slurm_jobs([tasks[0].run]) == {}
+
+
+def test_a_removed_point_is_new(sweep: SweepDir) -> None:
+    (task,) = points(sweep, 0)
+    queue(sweep, [task], "7")
+    task.run.config.unlink()
+    write_json(task.run.submit_lock, {})
+    jobs = rundir.slurm_jobs([task.run])
+    assert rundir.standing(task.run, {"7_0": "PENDING"}, jobs).state == "new"
+
+
+def test_the_job_of_a_waiting_point_can_be_had(sweep: SweepDir) -> None:
+    run = points(sweep, 0, 5)[1].run
+    array.write_job(run)
+    assert not run.job.exists()  # never queued
+    queue(sweep, points(sweep, 0, 5), "7")
+    array.write_job(run)
+    assert run.job.read_text() == "train:\n  seed: 5\n"
+    run.job.write_text("train: {}\n")
+    array.write_job(run)
+    assert run.job.read_text() == "train: {}\n"
+
+
+@pytest.mark.parametrize("path", sorted((PROJECT / "jobs").glob("*.yaml")), ids=lambda path: path.stem)
+def test_a_job_is_written_key_by_key_as_it_would_be_at_once(path: Path) -> None:
+    for made in spec.load_points(Job(path.stem, path), (), without_gpu=True).specs[:3]:
+        whole = made.model_dump(mode="json", exclude_unset=True, exclude={"after", "published"})
+        assert submit.job_text(made) == yaml.dump(whole, Dumper=submit.DUMPER, sort_keys=False)
