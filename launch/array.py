@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -34,30 +33,35 @@ def write(sweep: SweepDir, tasks: Sequence[Task], script: str, code: dict[str, A
     listing = sweep.slurm / f"points-{os.urandom(6).hex()}.json"
     listing.with_suffix(".jsonl").write_text("".join(json.dumps(task.waiting) + "\n" for task in tasks))
     write_json(listing, {
-        "time": time.time(), "job_id": None, "code": code, "data": data, "script": script, "runs": [t.run.run_id for t in tasks],
+        "job_id": None, "code": code, "data": data, "script": script, "runs": [task.run.run_id for task in tasks],
     }, sync=False)  # fmt: skip
     return listing
 
 
 def queued(listing: Path, job: str) -> Iterator[tuple[RunDir, str]]:
-    """Records which job the array is. Yields each run that has a record of its own to bring up to date, and the job of its task."""
+    """Records which job the array is. Yields each run that has begun and whose own record tells of an earlier job, and the job of
+    its task: a task that has begun meanwhile has told of itself, or of the job that follows it."""
     listed = {**read_json(listing), "job_id": job}
     write_json(listing, listed)
     for task, run in enumerate(_runs(listing, listed)):
-        if run.plan.exists():
+        own = read_json(run.slurm_job) or {}
+        if run.plan.exists() and f"{job}_{task}" not in (own.get("job_id"), *own.get("follows", ())):
             yield run, f"{job}_{task}"
 
 
-def begin(listing: Path, task: int, job: str, *, first_node: bool) -> tuple[RunDir, str]:
-    """The run that the task is, whose directory the first node makes whole, and the script that starts it by hand.
+def begin(listing: Path, task: int, job: str, *, first_node: bool) -> tuple[RunDir, str] | None:
+    """The run that the task is, whose directory the first node makes whole, and the script that starts it by hand. None: the run is
+    gone, or waits for a newer array's task.
 
     job: the task's, as squeue shows it. Raises OSError.
     """
     listed = read_json(listing)
     runs = _runs(listing, listed)
-    run = runs[task]
-    if first_node and run.config.exists() and not run.plan.exists():
-        waiting = _waiting(listing, task)
+    run, begun = runs[task], runs[task].plan.exists()
+    waiting = None if begun else _waiting(listing, task)
+    if not begun and (waiting is None or _newest(run, also_unrecorded=True) != (listing, task)):
+        return None
+    if waiting and first_node:
         if run.code.is_symlink():  # an earlier start, or a submit of this run alone, was killed on its way through here
             run.code.unlink()
         shutil.rmtree(run.code, ignore_errors=True)
@@ -70,49 +74,53 @@ def begin(listing: Path, task: int, job: str, *, first_node: bool) -> tuple[RunD
     return run, listed["script"].replace(runs[0].run_id, run.run_id)
 
 
-def write_job(run: RunDir) -> None:
-    """Writes job.yaml of a point that waits, or waited in vain, for one who goes on with it by its own name. Raises OSError."""
-    if not run.job.exists() and (found := _newest(run)):
-        run.job.write_text(_waiting(*found)["job"])
+def job_text(run: RunDir) -> str | None:
+    """job.yaml of a point that has not begun, whether it was queued or not; None: no listing has it, or its directory does."""
+    found = None if run.plan.exists() else _newest(run, also_unrecorded=True)
+    return waiting["job"] if found and (waiting := _waiting(*found)) else None
 
 
 def job_of(run: RunDir) -> dict[str, Any] | None:
-    """{job_id, logs} of the newest Slurm job that the run was queued as: by its own record; where it has not begun, by its sweep's
-    arrays. None: it was never queued."""
-    if own := read_json(run.slurm_job):
-        return dict(own)
-    if not run.attempts.exists() and (found := _newest(run)):
+    """{job_id, logs} of the newest Slurm job that the run was queued as: where it has begun, by its own record; else by the arrays
+    of its sweep. None: it was never queued."""
+    if not run.plan.exists() and (found := _newest(run)):
         listing, task = found
         return {"job_id": f"{read_json(listing)['job_id']}_{task}", "logs": str(listing.parent)}
-    return None
+    return read_json(run.slurm_job) or None
 
 
 def jobs(runs: Path) -> dict[str, str]:
     """By run_id, the job of each task of all arrays of the sweeps in `runs`; of several, of the newest."""
     sweeps = [SweepDir(runs / name) for name in os.listdir(runs) if ".sweep" in name] if runs.exists() else []
-    arrays = sorted((array for sweep in sweeps for array in _arrays(sweep)), key=lambda array: array[1]["time"])
+    arrays = sorted((array for sweep in sweeps for array in _arrays(sweep)), key=_age)
     return {run_id: f"{listed['job_id']}_{task}" for _, listed in arrays for task, run_id in enumerate(listed["runs"])}
 
 
-def _arrays(sweep: SweepDir) -> list[tuple[Path, dict[str, Any]]]:
-    """The listings of a sweep that became jobs."""
+def _arrays(sweep: SweepDir, *, also_unrecorded: bool = False) -> list[tuple[Path, dict[str, Any]]]:
+    """The listings of a sweep that became jobs. also_unrecorded: those too that Slurm refused, or took a moment ago."""
     found = ((path, read_json(path)) for path in sweep.slurm.glob("points-*.json"))
-    return [(path, listed) for path, listed in found if listed and listed.get("job_id")]
+    return [(path, listed) for path, listed in found if listed and (also_unrecorded or listed.get("job_id"))]
 
 
-def _newest(run: RunDir) -> tuple[Path, int] | None:
+def _age(array: tuple[Path, dict[str, Any]]) -> float:
+    """By the file server's clock, which all submits have in common."""
+    return array[0].stat().st_mtime
+
+
+def _newest(run: RunDir, *, also_unrecorded: bool = False) -> tuple[Path, int] | None:
     """The newest listing of its sweep that the run stands in, and where."""
     if not (sweep := (read_json(run.config) or {}).get("sweep")):
         return None
-    having = [(p, listed) for p, listed in _arrays(SweepDir(run.path.parent / sweep)) if run.run_id in listed["runs"]]
-    path, listed = max(having, key=lambda array: array[1]["time"], default=(None, None))
-    return (path, listed["runs"].index(run.run_id)) if path and listed else None
+    arrays = _arrays(SweepDir(run.path.parent / sweep), also_unrecorded=also_unrecorded)
+    newest = max((array for array in arrays if run.run_id in array[1]["runs"]), key=_age, default=None)
+    return (newest[0], newest[1]["runs"].index(run.run_id)) if newest else None
 
 
 def _runs(listing: Path, listed: dict[str, Any]) -> list[RunDir]:
     return [RunDir(listing.parents[2] / run_id) for run_id in listed["runs"]]
 
 
-def _waiting(listing: Path, task: int) -> dict[str, Any]:
+def _waiting(listing: Path, task: int) -> dict[str, Any] | None:
     with listing.with_suffix(".jsonl").open(encoding="utf-8") as lines:
-        return dict(json.loads(next(islice(lines, task, None))))
+        found: dict[str, Any] | None = json.loads(next(islice(lines, task, None)))
+    return found

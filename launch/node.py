@@ -96,12 +96,19 @@ def main(arguments: list[str] | None = None) -> int:
     if options.die_with_parent and sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)
     node = place() if options.slurm else Node(0, options.attempt, "localhost", 0)
-    return attend(of_array(options.run, node) if options.run.is_file() else RunDir(options.run), node, signals)
+    run = of_array(options.run, node) if options.run.is_file() else RunDir(options.run)
+    return attend(run, node, signals) if run else EXIT_DONE
 
 
-def of_array(listing: Path, node: Node) -> RunDir:
-    """The run that this task of a job array is. Leaves the script by which it runs alone."""
-    run, text = array.begin(listing, int(os.environ["SLURM_ARRAY_TASK_ID"]), str(node.slurm_job), first_node=node.rank == 0)
+def of_array(listing: Path, node: Node) -> RunDir | None:
+    """The run that this task of a job array is; None, and said, where it is none any more. Leaves the script by which it runs
+    alone."""
+    task = int(os.environ["SLURM_ARRAY_TASK_ID"])
+    begun = array.begin(listing, task, str(node.slurm_job), first_node=node.rank == 0)
+    if begun is None:
+        print(f"task {task} of {listing}: its run was removed, or queued again since; nothing to do", flush=True)
+        return None
+    run, text = begun
     script = run.attempt(f"slurm-{node.slurm_job}.0").script
     if node.rank == 0 and not script.exists():
         keep(partial(write_text, script, text))

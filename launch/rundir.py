@@ -23,9 +23,9 @@ State = Literal["new", "queued", "running", "completed", "stopped", "pruned", "f
 
 # by name, for a Path takes as long to make as its file to look for, and there are thousands of runs
 _OF_A_RUN = RunDir(Path())
-CONFIG, LOCK, CANCEL, ATTEMPTS, SLURM_JOB = (
-    str(path) for path in (_OF_A_RUN.config, _OF_A_RUN.lock, _OF_A_RUN.cancel, _OF_A_RUN.attempts, _OF_A_RUN.slurm_job)
-)
+CONFIG, PLAN, LOCK, CANCEL, ATTEMPTS, SLURM_JOB = (str(path) for path in (
+    _OF_A_RUN.config, _OF_A_RUN.plan, _OF_A_RUN.lock, _OF_A_RUN.cancel, _OF_A_RUN.attempts, _OF_A_RUN.slurm_job,
+))  # fmt: skip
 LAST_BYTES = 2**16  # of metrics.jsonl and timing.jsonl, in which their newest rows are looked for
 
 
@@ -154,12 +154,19 @@ def slurm_job(run: RunDir) -> str | None:
 
 def slurm_jobs(runs: list[RunDir]) -> dict[str, str]:
     """Likewise of many, by run_id: each sweep's arrays are read once."""
-    waiting, found = {folder: array.jobs(Path(folder)) for folder in {os.path.dirname(run.path) for run in runs}}, {}
+    if len(runs) == 1:
+        return {runs[0].run_id: job} if (job := slurm_job(runs[0])) else {}
+    found, waiting = dict[str, str](), dict[str, dict[str, str]]()
     for run in runs:
         folder, run_id = os.path.split(run.path)
-        if own := read_json(f"{run.path}/{SLURM_JOB}"):
-            found[run_id] = str(own["job_id"])
-        elif (job := waiting[folder].get(run_id)) and not os.path.exists(f"{run.path}/{ATTEMPTS}"):
+        job = None
+        if not os.path.exists(f"{run.path}/{PLAN}"):  # as array.job_of does
+            if folder not in waiting:
+                waiting[folder] = array.jobs(Path(folder))
+            job = waiting[folder].get(run_id)
+        if job is None and (own := read_json(f"{run.path}/{SLURM_JOB}")):
+            job = str(own["job_id"])
+        if job:
             found[run_id] = job
     return found
 

@@ -147,7 +147,8 @@ def submit_sweep(
 
 def _record(listing: Path, job: str) -> None:
     for run, of_task in array.queued(listing, job):
-        queued(run, of_task, listing.parent)
+        queued(run, of_task, listing.parent, sync=False)
+    os.sync()
 
 
 def submit_trials(sweep: SweepDir, plan: Plan, code: Path, tasks: int, at_once: int, behind: Sequence[str]) -> list[str]:
@@ -182,13 +183,13 @@ def _submit_array(sweep: SweepDir, plan: Plan, piece: Piece, start: str, listing
     return _sbatch(executor._make_submission_file_text(start, ""), sweep.slurm, plan, listing)
 
 
-def queued(run: RunDir, job: str, logs: Path) -> None:
+def queued(run: RunDir, job: str, logs: Path, *, sync: bool = True) -> None:
     """Records the run's newest Slurm job, and its attempt, of which earlier ones no longer tell where the run stands.
 
     job: as squeue shows it, `12` or `12_3`.
     """
     run.attempt(f"slurm-{job}.0").path.mkdir(parents=True, exist_ok=True)
-    write_json(run.slurm_job, {"job_id": job, "logs": str(logs)})
+    write_json(run.slurm_job, {"job_id": job, "logs": str(logs)}, sync=sync)
     if _intent(run.slurm).exists():
         _intent(run.slurm).unlink()
 

@@ -64,10 +64,11 @@ class JobSpec(Strict):
 
 @dataclass(frozen=True)
 class Job:
-    """A job's name and its file."""
+    """A job's name and its file. text: what will stand there, where that is not written yet."""
 
     name: str
     path: Path
+    text: str | None = None
 
 
 def find(job: str, project: Path) -> Job:
@@ -120,7 +121,7 @@ def load_points(job: Job, settings: tuple[str, ...] = (), *, without_gpu: bool) 
     The spec is checked with and without its fallback, so that a mistake in it is found wherever the job is checked. Raises
     SpecError with every mistake.
     """
-    tree = _with_bases(job.path, ())
+    tree = _with_bases(job.path, ()) if job.text is None else yaml_tree.parse(job.text, _shown(job.path))
     overlays, problems = [], []
     for option in settings:
         try:

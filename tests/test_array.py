@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +63,8 @@ def test_the_first_node_makes_the_directory_whole(sweep: SweepDir) -> None:
 
 def test_a_start_that_was_killed_on_its_way_is_finished_by_the_next(sweep: SweepDir) -> None:
     listing, _ = queue(sweep, points(sweep, 0), "7")
-    run, _ = array.begin(listing, 0, "7_0", first_node=True)
+    array.begin(listing, 0, "7_0", first_node=True)
+    run = sweep.run("a-00000000")
     for left in ("a link", "a folder"):  # the second by a submit of this run alone
         run.plan.unlink()  # the last that is written
         run.data_record.unlink()
@@ -74,18 +77,15 @@ def test_a_start_that_was_killed_on_its_way_is_finished_by_the_next(sweep: Sweep
         assert read_json(run.plan) and read_json(run.data_record) == DATA[0] and str(run.code.readlink()) == CODE["root"]
 
 
-def test_a_point_whose_directory_was_removed_is_not_made_again(sweep: SweepDir) -> None:
-    listing, _ = queue(sweep, points(sweep, 0), "7")
-    sweep.run("a-00000000").config.unlink()
-    run, _ = array.begin(listing, 0, "7_0", first_node=True)
-    assert list(run.path.iterdir()) == []
-
-
 def test_a_run_that_has_begun_has_its_own_record(sweep: SweepDir) -> None:
     (begun,) = points(sweep, 3, begun=True)
     listing, known = queue(sweep, [*points(sweep, 0), begun], "7")
     assert known == [(begun.run, "7_1")]
-    assert array.begin(listing, 1, "7_1", first_node=True)[0] == begun.run and not begun.run.job.exists()
+    found = array.begin(listing, 1, "7_1", first_node=True)
+    assert found and found[0] == begun.run and not begun.run.job.exists()
+    for own in ({"job_id": "7_1"}, {"job_id": "99", "follows": ["7_1"]}):  # it has begun since, and may have a follower
+        write_json(begun.run.slurm_job, own)
+        assert list(array.queued(listing, "7")) == [] and rundir.slurm_job(begun.run) == own["job_id"]
 
 
 def test_where_a_waiting_point_stands(sweep: SweepDir) -> None:
@@ -105,39 +105,65 @@ def test_where_a_waiting_point_stands(sweep: SweepDir) -> None:
     assert rundir.slurm_jobs([waits, other]) == {waits.run_id: "7_0", other.run_id: "8_0"}
     assert array.job_of(other) == {"job_id": "8_0", "logs": str(sweep.slurm)}
     write_json(other.slurm_job, {"job_id": "9"})  # by itself
-    assert rundir.slurm_jobs([other]) == {other.run_id: "9"} and rundir.slurm_job(other) == "9"
-    waits.attempt("local-1").path.mkdir(parents=True)  # begun elsewhere, it waits no longer
+    write_json(other.plan, {})
+    assert rundir.slurm_jobs([other]) == {other.run_id: "9"}
+    assert rundir.slurm_jobs([other, waits]) == {other.run_id: "9", waits.run_id: "7_0"}
+    write_json(waits.plan, {})  # begun elsewhere, it waits no longer
     assert rundir.slurm_jobs([waits]) == {} and array.job_of(waits) is None
 
 
-def test_a_listing_that_became_no_job_says_nothing(sweep: SweepDir) -> None:
-    tasks = points(sweep, 0)
-    array.write(sweep, tasks, "", CODE, DATA)
-    assert rundir.slurm_jobs([tasks[0].run]) == {} and array.job_of(tasks[0].run) is None
-    (sweep.slurm / "points-of-another-version.json").write_text('{"runs": ["/runs/a-00000000"], "script": ""}')
-    (sweep.slurm / "points-cut.json").write_text('{"runs": [')
-    assert rundir.slurm_jobs([tasks[0].run]) == {}
-
-
-def test_a_removed_point_is_new(sweep: SweepDir) -> None:
+def test_what_comes_before_a_point_has_begun_does_not_hide_that_it_waits(sweep: SweepDir) -> None:
     (task,) = points(sweep, 0)
-    queue(sweep, [task], "7")
+    listing, _ = queue(sweep, [task], "7")
+    task.run.attempt("slurm-7_0.0").path.mkdir(parents=True)  # by a second node that was quicker
+    assert rundir.standing(task.run, {"7_0": "RUNNING"}).where == "Slurm job 7_0 RUNNING"
+    array.begin(listing, 0, "7_0", first_node=True)
+    task.run.plan.unlink()  # the disk became full on the way; the point is queued once more
+    queue(sweep, [task], "8")
+    for runs in ([task.run], [task.run, *(t.run for t in points(sweep, 1))]):
+        assert rundir.slurm_jobs(runs) == {task.run.run_id: "8_0"}
+
+
+def test_a_listing_that_became_no_job_says_nothing(sweep: SweepDir) -> None:
+    tasks = points(sweep, 0, 1)
+    array.write(sweep, tasks, "", CODE, DATA)
+    assert rundir.slurm_jobs([t.run for t in tasks]) == {} and array.job_of(tasks[0].run) is None
+    (sweep.slurm / "points-of-another-version.json").write_text('{"runs": ["/runs/a-00000000"], "script": ""}')
+    (sweep.slurm / "points-of-an-adopted-one.json").write_text('{"runs": ["/runs/a-00000000"], "script": "", "job_id": "5"}')
+    (sweep.slurm / "points-cut.json").write_text('{"runs": [')
+    assert rundir.slurm_jobs([t.run for t in tasks]) == {} and array.job_of(tasks[0].run) is None
+
+
+def test_a_task_may_begin_before_its_job_is_recorded(sweep: SweepDir) -> None:
+    tasks = points(sweep, 0)
+    assert array.begin(array.write(sweep, tasks, "", CODE, DATA), 0, "7_0", first_node=True) and tasks[0].run.plan.exists()
+
+
+def test_a_removed_point_is_new_and_its_task_leaves_it_to_the_one_that_is_queued_anew(sweep: SweepDir) -> None:
+    (task,) = points(sweep, 0)
+    old, _ = queue(sweep, [task], "7")
     task.run.config.unlink()
     write_json(task.run.submit_lock, {})
-    jobs = rundir.slurm_jobs([task.run])
-    assert rundir.standing(task.run, {"7_0": "PENDING"}, jobs).state == "new"
+    assert rundir.standing(task.run, {"7_0": "PENDING"}, rundir.slurm_jobs([task.run])).state == "new"
+    assert array.begin(old, 0, "7_0", first_node=True) is None and [p.name for p in task.run.path.iterdir()] == ["submit-lock.json"]
+    new, _ = queue(sweep, points(sweep, 0), "8")
+    os.utime(old, (time.time() - 60,) * 2)
+    assert array.begin(old, 0, "7_0", first_node=True) is None and not task.run.plan.exists()
+    assert array.begin(new, 0, "8_0", first_node=True) and rundir.slurm_job(task.run) == "8_0"
+    begun = array.begin(old, 0, "7_0", first_node=True)  # finds the run held or done, as every start does
+    assert begun and begun[0] == task.run and rundir.slurm_job(task.run) == "8_0"
 
 
 def test_the_job_of_a_waiting_point_can_be_had(sweep: SweepDir) -> None:
     run = points(sweep, 0, 5)[1].run
-    array.write_job(run)
-    assert not run.job.exists()  # never queued
-    queue(sweep, points(sweep, 0, 5), "7")
-    array.write_job(run)
-    assert run.job.read_text() == "train:\n  seed: 5\n"
-    run.job.write_text("train: {}\n")
-    array.write_job(run)
-    assert run.job.read_text() == "train: {}\n"
+    assert array.job_text(run) is None  # never queued
+    array.write(sweep, points(sweep, 0, 5), "", CODE, DATA)  # Slurm refused it
+    assert array.job_text(run) == "train:\n  seed: 5\n"
+    begun = points(sweep, 5, begun=True)
+    assert array.job_text(run) is None
+    run.plan.unlink()
+    array.write(sweep, begun, "", CODE, DATA)
+    assert array.job_text(run) is None  # it had begun when that was written
 
 
 @pytest.mark.parametrize("path", sorted((PROJECT / "jobs").glob("*.yaml")), ids=lambda path: path.stem)

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from launch import node
+from launch import array, node
 from launch.verdict import conclude
 from tests.cli import wait_for
 from trainer.config import lock
-from trainer.config.layout import RunDir, read_json, write_json
+from trainer.config.layout import RunDir, SweepDir, read_json, write_json
 from trainer.config.lock import Lock
 from trainer.config.outcome import Outcome
 
@@ -323,3 +323,15 @@ def test_a_task_of_an_array_takes_its_own_run(tmp_path: Path) -> None:
     assert (runs[1].path / "said").read_text() == "x-bbbbbbbb\n" and not (runs[0].path / "said").exists()
     assert [a.id for a in runs[1].all_attempts()] == ["slurm-7_1.0"] and not runs[0].all_attempts()
     assert runs[1].all_attempts()[0].script.read_text() == f"srun {runs[1].path}"
+
+
+def test_a_task_whose_run_was_removed_makes_no_other(tmp_path: Path) -> None:
+    sweep = SweepDir(tmp_path / "x.sweep")
+    sweep.slurm.mkdir(parents=True)
+    run = sweep.run("x-aaaaaaaa")
+    listing = array.write(sweep, [array.Task(run, {"job": "", "plan": {}, "data": 0})], "", {"root": "", "record": {}}, [{}])
+    task = {"SLURM_JOB_ID": "9", "SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "0"}
+    argv = [sys.executable, "-m", "launch.node", str(listing), "--slurm"]
+    done = subprocess.run(argv, cwd=PROJECT, env={**os.environ, **task}, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "") and "its run was removed, or queued again since" in done.stdout
+    assert not run.path.exists()

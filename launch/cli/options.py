@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from launch import array, paths, sweepdir
+from launch.rundir import NoSuchRun
 from trainer.config.layout import RunDir, SweepDir, read_json
 
 if TYPE_CHECKING:
@@ -90,9 +91,11 @@ def request(
         where = Folders(where.data, where.cache, runs_dir.absolute())
     run = RunDir(where.runs / job)
     if "/" not in job and run.config.exists() and not new:  # a run_id: that run goes on, by its own resolved job
-        array.write_job(run)
+        config, text = read_json(run.config), array.job_text(run)
+        if text is None and not run.job.exists():
+            raise NoSuchRun(f"{job} was never queued: `batchyard submit {config['sweep'] or config['job']}` goes on with it")
         return Request(
-            Job(read_json(run.config)["job"], run.job), project, found, where, backend or found.backend, settings,
+            Job(config["job"], run.job, text), project, found, where, backend or found.backend, settings,
             strict=strict_resources, run_id=run.run_id, after=_before([run]),
         ), used  # fmt: skip
     sweep = SweepDir(where.runs / job)

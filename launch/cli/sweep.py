@@ -115,6 +115,7 @@ def queue_all(sweep: SweepDir, submit: Submit, job: str, to_run: list[Ready], co
     """Queues points as job arrays. One that cannot be prepared is recorded, and keeps no other from its place in the queue."""
     lock = submitting.take(sweep.queue_lock, sweep.sweep_id)
     try:  # held until all are queued: another submit finds them in the queue, or waits
+        slurm.adopt_sweep(sweep)  # of one that died while we waited
         with submitting.Together() as together:
             asked = _write(sweep, submit, to_run, code, together, lock)
             queued, data = _tasks(submit, [ready for ready in to_run if ready.run.run_id in asked], asked, lock)
@@ -144,7 +145,6 @@ def _write(sweep: SweepDir, submit: Submit, to_run: list[Ready], code: Code, tog
                 asked[ready.run.run_id] = together.ask(ready, ready.run.code.resolve())
         except (SubmitError, OSError) as error:
             _tell(sweep, submit, ready, error)
-        lock.renew()
 
     for ready in to_run:
         submitting.take(ready.run.submit_lock, ready.run.run_id, lock)
@@ -152,11 +152,13 @@ def _write(sweep: SweepDir, submit: Submit, to_run: list[Ready], code: Code, tog
             known.append(ready)
         else:  # was never queued: its data can be made ready while we look at the others
             write(ready, Standing("new"))
+        lock.renew()
     now = run_status.standings([ready.run for ready in known])
     for ready in known:
         before = now[ready.run.run_id]
         if sweeping.PROGRESS[before.state] not in ("done", "running"):  # by another submit, since the table
             write(ready, before)
+            lock.renew()
     return asked
 
 
