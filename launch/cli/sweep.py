@@ -149,6 +149,7 @@ def _write(sweep: SweepDir, submit: Submit, to_run: list[Ready], code: Code, tog
     for ready in to_run:
         submitting.take(ready.run.submit_lock, ready.run.run_id, lock)
         if ready.run.config.exists():
+            slurm.adopt(ready.run)  # of a submit of this run alone
             known.append(ready)
         else:  # was never queued: its data can be made ready while we look at the others
             write(ready, Standing("new"))

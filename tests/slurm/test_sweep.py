@@ -148,6 +148,17 @@ def test_an_sbatch_that_accepts_and_then_fails_makes_one_job(
     cluster.run("scancel", "-u", "root")
 
 
+def test_a_run_that_a_killed_submit_queued_alone_is_no_hole_of_its_sweep(
+    shell: Shell, cluster: Slurm, held: None, tmp_path: Path
+) -> None:
+    broken = with_tool(shell, tmp_path / "bin", "sbatch", '{real} "$@" >/dev/null; kill -9 $PPID')
+    broken.run("submit", "digits", *SHORT, *HERE, "--backend", "slurm", code=-9)
+    assert len(queue(cluster)) == 1
+    assert "queued 1 point as Slurm job array" in shell.run("submit", "digits", *seeds(0, 1))
+    assert {job(run) for run in runs_of(shell)} == set(queue(cluster)) and len(queue(cluster)) == 2
+    cluster.run("scancel", "-u", "root")
+
+
 def test_an_sbatch_that_refuses_leaves_nothing_to_look_for(shell: Shell, held: None, tmp_path: Path) -> None:
     broken = with_tool(shell, tmp_path / "bin", "sbatch", 'echo "sbatch: error: invalid account" >&2; exit 1')
     assert "sbatch refused the job:\nsbatch: error: invalid account" in broken.run("submit", "digits", *seeds(0, 1), code=1)
