@@ -39,29 +39,29 @@ def write(sweep: SweepDir, tasks: Sequence[Task], script: str, code: dict[str, A
 
 
 def queued(listing: Path, job: str) -> Iterator[tuple[RunDir, str]]:
-    """Records which job the array is. Yields each run that has begun and whose own record tells of an earlier job, and the job of
-    its task: a task that has begun meanwhile has told of itself, or of the job that follows it."""
+    """Records which job the array is. Yields each run that has begun, which has a record of its own, and the job of its task."""
     listed = {**read_json(listing), "job_id": job}
     write_json(listing, listed)
     for task, run in enumerate(_runs(listing, listed)):
-        own = read_json(run.slurm_job) or {}
-        if run.plan.exists() and f"{job}_{task}" not in (own.get("job_id"), *own.get("follows", ())):
+        if run.plan.exists():
             yield run, f"{job}_{task}"
 
 
 def begin(listing: Path, task: int, job: str, *, first_node: bool) -> tuple[RunDir, str] | None:
     """The run that the task is, whose directory the first node makes whole, and the script that starts it by hand. None: the run is
-    gone, or waits for a newer array's task.
+    gone, or was removed and waits for a newer array's task.
 
     job: the task's, as squeue shows it. Raises OSError.
     """
     listed = read_json(listing)
     runs = _runs(listing, listed)
-    run, begun = runs[task], runs[task].plan.exists()
-    waiting = None if begun else _waiting(listing, task)
-    if not begun and (waiting is None or _newest(run, also_unrecorded=True) != (listing, task)):
+    run = runs[task]
+    if not run.plan.exists() and not run.config.exists():
         return None
-    if waiting and first_node:
+    if first_node and not run.plan.exists():
+        newest, waiting = _newest(run), _waiting(listing, task)
+        if waiting is None or (newest and _age(newest[0]) > _age(listing)):
+            return None
         if run.code.is_symlink():  # an earlier start, or a submit of this run alone, was killed on its way through here
             run.code.unlink()
         shutil.rmtree(run.code, ignore_errors=True)
@@ -92,7 +92,7 @@ def job_of(run: RunDir) -> dict[str, Any] | None:
 def jobs(runs: Path) -> dict[str, str]:
     """By run_id, the job of each task of all arrays of the sweeps in `runs`; of several, of the newest."""
     sweeps = [SweepDir(runs / name) for name in os.listdir(runs) if ".sweep" in name] if runs.exists() else []
-    arrays = sorted((array for sweep in sweeps for array in _arrays(sweep)), key=_age)
+    arrays = sorted((array for sweep in sweeps for array in _arrays(sweep)), key=lambda array: _age(array[0]))
     return {run_id: f"{listed['job_id']}_{task}" for _, listed in arrays for task, run_id in enumerate(listed["runs"])}
 
 
@@ -102,9 +102,13 @@ def _arrays(sweep: SweepDir, *, also_unrecorded: bool = False) -> list[tuple[Pat
     return [(path, listed) for path, listed in found if listed and (also_unrecorded or listed.get("job_id"))]
 
 
-def _age(array: tuple[Path, dict[str, Any]]) -> float:
-    """By the file server's clock, which all submits have in common."""
-    return array[0].stat().st_mtime
+def _age(listing: Path) -> float:
+    """When it was written, by what is never written again: mostly by the file server's clock, which all submits have in common. 0
+    of the version before, which wrote all into each directory."""
+    try:
+        return listing.with_suffix(".jsonl").stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
 
 
 def _newest(run: RunDir, *, also_unrecorded: bool = False) -> tuple[Path, int] | None:
@@ -112,8 +116,8 @@ def _newest(run: RunDir, *, also_unrecorded: bool = False) -> tuple[Path, int] |
     if not (sweep := (read_json(run.config) or {}).get("sweep")):
         return None
     arrays = _arrays(SweepDir(run.path.parent / sweep), also_unrecorded=also_unrecorded)
-    newest = max((array for array in arrays if run.run_id in array[1]["runs"]), key=_age, default=None)
-    return (newest[0], newest[1]["runs"].index(run.run_id)) if newest else None
+    having = {path: listed["runs"].index(run.run_id) for path, listed in arrays if run.run_id in listed["runs"]}
+    return max(having.items(), key=lambda found: _age(found[0]), default=None)
 
 
 def _runs(listing: Path, listed: dict[str, Any]) -> list[RunDir]:

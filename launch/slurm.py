@@ -184,12 +184,15 @@ def _submit_array(sweep: SweepDir, plan: Plan, piece: Piece, start: str, listing
 
 
 def queued(run: RunDir, job: str, logs: Path, *, sync: bool = True) -> None:
-    """Records the run's newest Slurm job, and its attempt, of which earlier ones no longer tell where the run stands.
+    """Records the run's newest Slurm job, and its attempt, of which earlier ones no longer tell where the run stands. One that has
+    begun meanwhile has told of itself, or of the job that follows it.
 
     job: as squeue shows it, `12` or `12_3`.
     """
     run.attempt(f"slurm-{job}.0").path.mkdir(parents=True, exist_ok=True)
-    write_json(run.slurm_job, {"job_id": job, "logs": str(logs)}, sync=sync)
+    own = read_json(run.slurm_job) or {}
+    if job not in (own.get("job_id"), *own.get("follows", ())):
+        write_json(run.slurm_job, {"job_id": job, "logs": str(logs)}, sync=sync)
     if _intent(run.slurm).exists():
         _intent(run.slurm).unlink()
 

@@ -288,10 +288,8 @@ def make_data(ready: Ready, code: Path) -> dict[str, Any]:
 
 def tool(run: RunDir, python: str, name: str, *arguments: str, needs: str) -> subprocess.CompletedProcess[str]:
     """Runs `python -m trainer.<name> RUN_DIR/config.json` with the run's own code, as `tool_of` does."""
-    if not run.code.exists():
+    if not run.plan.exists() and not run.code.exists():
         raise SubmitError(f"{run.run_id} has not begun: there is nothing of it yet")
-    if not (run.code / "trainer" / f"{name}.py").exists():
-        raise SubmitError(f"the code that {run.run_id} is frozen with ({run.code}) has no trainer.{name}: it is older, or gone")
     return tool_of(run.code, python, name, run.config, *arguments, needs=needs)
 
 
@@ -302,6 +300,8 @@ def tool_of(
 
     Raises SubmitError: what the tool says to a person, or its last lines.
     """
+    if not (code / "trainer" / f"{name}.py").exists():
+        raise SubmitError(f"the code in {code} has no trainer.{name}: it is older, or gone")
     if not local.python_has(python, needs):
         raise SubmitError(
             f"{python} has no {needs}, which trainer.{name} needs: install the extra 'train' there, or name another `python:` "

@@ -46,7 +46,7 @@ def answer(run: RunDir, where: Standing) -> list[str]:
         "pruned": _stopped, "failed": _failed, "dead": _failed,
     }  # fmt: skip
     if where.state not in tell:
-        whose = run.run_id if run.job.exists() else (read_json(run.config) or {}).get("sweep") or run.run_id
+        whose = run.run_id if run.job.exists() or array.job_text(run) else (read_json(run.config) or {}).get("sweep") or run.run_id
         return [f"{run.run_id} was made and never started; `batchyard submit {whose}` starts it"]
     return tell[where.state](run, where)[:5]
 

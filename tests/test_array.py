@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from launch import array, rundir, spec, status, submit
+from launch import array, rundir, slurm, spec, status, submit
 from launch.array import Task
 from launch.spec import Job
 from trainer.config.layout import RunDir, SweepDir, read_json, write_json
@@ -85,7 +85,10 @@ def test_a_run_that_has_begun_has_its_own_record(sweep: SweepDir) -> None:
     assert found and found[0] == begun.run and not begun.run.job.exists()
     for own in ({"job_id": "7_1"}, {"job_id": "99", "follows": ["7_1"]}):  # it has begun since, and may have a follower
         write_json(begun.run.slurm_job, own)
-        assert list(array.queued(listing, "7")) == [] and rundir.slurm_job(begun.run) == own["job_id"]
+        slurm.queued(begun.run, "7_1", sweep.slurm)
+        assert read_json(begun.run.slurm_job) == own
+    slurm.queued(begun.run, "100", sweep.slurm)
+    assert rundir.slurm_job(begun.run) == "100"
 
 
 def test_where_a_waiting_point_stands(sweep: SweepDir) -> None:
@@ -147,7 +150,8 @@ def test_a_removed_point_is_new_and_its_task_leaves_it_to_the_one_that_is_queued
     assert rundir.standing(task.run, {"7_0": "PENDING"}, rundir.slurm_jobs([task.run])).state == "new"
     assert array.begin(old, 0, "7_0", first_node=True) is None and [p.name for p in task.run.path.iterdir()] == ["submit-lock.json"]
     new, _ = queue(sweep, points(sweep, 0), "8")
-    os.utime(old, (time.time() - 60,) * 2)
+    os.utime(old.with_suffix(".jsonl"), (time.time() - 60,) * 2)
+    list(array.queued(old, "7"))  # adopted late, it is no newer
     assert array.begin(old, 0, "7_0", first_node=True) is None and not task.run.plan.exists()
     assert array.begin(new, 0, "8_0", first_node=True) and rundir.slurm_job(task.run) == "8_0"
     begun = array.begin(old, 0, "7_0", first_node=True)  # finds the run held or done, as every start does

@@ -93,7 +93,7 @@ def request(
     if "/" not in job and run.config.exists() and not new:  # a run_id: that run goes on, by its own resolved job
         config, text = read_json(run.config), array.job_text(run)
         if text is None and not run.job.exists():
-            raise NoSuchRun(f"{job} was never queued: `batchyard submit {config['sweep'] or config['job']}` goes on with it")
+            raise NoSuchRun(f"{job} was never queued: `batchyard submit {config.get('sweep') or config['job']}` goes on")
         return Request(
             Job(config["job"], run.job, text), project, found, where, backend or found.backend, settings,
             strict=strict_resources, run_id=run.run_id, after=_before([run]),

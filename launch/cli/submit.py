@@ -16,6 +16,7 @@ from launch.site import BackendName
 from launch.snapshot import Code
 from launch.spec import JobSpec
 from launch.submit import Ready, Request
+from trainer.config.layout import SweepDir
 from trainer.config.outcome import EXIT_DONE, Outcome
 
 
@@ -75,6 +76,8 @@ def run(ready: Ready, code: Code, front: local.Foreground) -> int:
 
     Returns the exit code. Raises SubmitError, StartError and SlurmError.
     """
+    if ready.plan.backend == "slurm" and ready.config.sweep:
+        _adopt_sweep(SweepDir(ready.request.folders.runs / ready.config.sweep))
     lock = submit.take(ready.run.submit_lock, ready.run.run_id)
     try:
         if ready.plan.backend == "slurm":
@@ -98,6 +101,18 @@ def run(ready: Ready, code: Code, front: local.Foreground) -> int:
     from launch.watch import Follower  # and with it rich, for those alone who stay in front of a run
 
     return _ended(ready, front.wait(ready.run, attempt, process, Follower(attempt)))
+
+
+def _adopt_sweep(sweep: SweepDir) -> None:
+    """Finds what a killed submit of its sweep had queued: the run may be among it. Raises SubmitError and SlurmError."""
+    from launch import slurm
+
+    if sweep.slurm.exists():
+        lock = submit.take(sweep.queue_lock, sweep.sweep_id)
+        try:
+            slurm.adopt_sweep(sweep)
+        finally:
+            lock.release()
 
 
 def _announce(ready: Ready, before: Standing) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator
 from concurrent.futures import wait
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 
@@ -111,14 +111,21 @@ def say(line: str) -> None:
     click.echo(f"  {line}")
 
 
+class Written(NamedTuple):
+    """A point whose directory is written. waits: for its first start, until which its array has the rest."""
+
+    ready: Ready
+    made: Made
+    waits: bool
+
+
 def queue_all(sweep: SweepDir, submit: Submit, job: str, to_run: list[Ready], code: Code, at_once: int) -> int:
     """Queues points as job arrays. One that cannot be prepared is recorded, and keeps no other from its place in the queue."""
     lock = submitting.take(sweep.queue_lock, sweep.sweep_id)
     try:  # held until all are queued: another submit finds them in the queue, or waits
         slurm.adopt_sweep(sweep)  # of one that died while we waited
         with submitting.Together() as together:
-            asked = _write(sweep, submit, to_run, code, together, lock)
-            queued, data = _tasks(submit, [ready for ready in to_run if ready.run.run_id in asked], asked, lock)
+            queued, data = _tasks(submit, _write(sweep, submit, to_run, code, together, lock), lock)
         shared = {"root": str(code.root), "record": snapshot.record(code)}
         arrays = slurm.submit_sweep(queued, sweep, shared, data, at_once) if queued else []
     finally:
@@ -131,18 +138,18 @@ def queue_all(sweep: SweepDir, submit: Submit, job: str, to_run: list[Ready], co
     return EXIT_FAILED if any("error" in p for p in submit["points"]) else EXIT_DONE
 
 
-def _write(sweep: SweepDir, submit: Submit, to_run: list[Ready], code: Code, together: Together, lock: Lock) -> dict[str, Made]:
-    """Locks the points and writes their directories; returns, by run_id, the data of those that are to be queued."""
-    asked, known = dict[str, Made](), list[Ready]()
+def _write(sweep: SweepDir, submit: Submit, to_run: list[Ready], code: Code, together: Together, lock: Lock) -> list[Written]:
+    """Locks the points and writes their directories; returns those that are to be queued, in their order."""
+    written, known = dict[str, Written](), list[Ready]()
 
     def write(ready: Ready, before: Standing) -> None:
         try:
             if submitting.begins_in_array(ready):
                 submitting.write_waiting(ready, before)
-                asked[ready.run.run_id] = together.ask(ready, code.root)
+                written[ready.run.run_id] = Written(ready, together.ask(ready, code.root), True)
             else:
                 submitting.write_run(ready, before, code, None, say, shared=True)
-                asked[ready.run.run_id] = together.ask(ready, ready.run.code.resolve())
+                written[ready.run.run_id] = Written(ready, together.ask(ready, ready.run.code.resolve()), False)
         except (SubmitError, OSError) as error:
             _tell(sweep, submit, ready, error)
 
@@ -160,20 +167,19 @@ def _write(sweep: SweepDir, submit: Submit, to_run: list[Ready], code: Code, tog
         if sweeping.PROGRESS[before.state] not in ("done", "running"):  # by another submit, since the table
             write(ready, before)
             lock.renew()
-    return asked
+    return [written[ready.run.run_id] for ready in to_run if ready.run.run_id in written]
 
 
-def _tasks(
-    submit: Submit, to_queue: list[Ready], asked: dict[str, Made], lock: Lock
-) -> tuple[list[tuple[Task, Plan]], list[dict[str, Any]]]:
+def _tasks(submit: Submit, written: list[Written], lock: Lock) -> tuple[list[tuple[Task, Plan]], list[dict[str, Any]]]:
     """The points whose data is ready, as tasks of an array, and what was told of all data."""
     queued, data, told = list[tuple[Task, Plan]](), list[dict[str, Any]](), set[str]()
-    texts = {r.run.run_id: submitting.job_text(r.spec) for r in to_queue if submitting.begins_in_array(r)}
-    for ready in to_queue:
-        made, text = asked[ready.run.run_id], texts.get(ready.run.run_id)
+    texts = [submitting.job_text(point.ready.spec) if point.waits else None for point in written]
+    for (ready, made, waits), text in zip(written, texts, strict=True):
         while not made.done():  # a download may outlast the lock's lease
             wait([made], timeout=RENEW_S)
             lock.renew()
+        if waits and ready.run.plan.exists():  # a task of an array before has begun it
+            continue
         try:
             queued.append((_task(ready, text, made.result(), data), ready.plan))
         except (SubmitError, OSError) as error:

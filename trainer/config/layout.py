@@ -102,7 +102,8 @@ class RunDir:
 
     @property
     def plan(self) -> Path:
-        """`launch.plan.Plan` of the newest submit. Writer: submit."""
+        """`launch.plan.Plan` of the newest submit. It is the sign that the directory is whole: a job array's point without it waits
+        for its first start (launch.array). Writers: submit; launch.array."""
         return self.path / "plan.json"
 
     @property
