@@ -159,6 +159,17 @@ def test_a_run_that_a_killed_submit_queued_alone_is_no_hole_of_its_sweep(
     cluster.run("scancel", "-u", "root")
 
 
+def test_a_point_that_a_killed_submit_of_its_sweep_queued_is_not_queued_alone(
+    shell: Shell, cluster: Slurm, held: None, tmp_path: Path
+) -> None:
+    broken = with_tool(shell, tmp_path / "bin", "sbatch", '{real} "$@" >/dev/null; kill -9 $PPID')
+    broken.run("submit", "digits", *seeds(0, 1), code=-9)
+    second = runs_of(shell)[1]
+    assert f"{second.run_id} is queued: Slurm job {queue(cluster)[1]} " in shell.run("submit", second.run_id, "--backend", "slurm")
+    assert len(queue(cluster)) == 2
+    cluster.run("scancel", "-u", "root")
+
+
 def test_an_sbatch_that_refuses_leaves_nothing_to_look_for(shell: Shell, held: None, tmp_path: Path) -> None:
     broken = with_tool(shell, tmp_path / "bin", "sbatch", 'echo "sbatch: error: invalid account" >&2; exit 1')
     assert "sbatch refused the job:\nsbatch: error: invalid account" in broken.run("submit", "digits", *seeds(0, 1), code=1)
