@@ -90,7 +90,7 @@ def resolve(request: Request, job: JobSpec, machine: Machine) -> Ready:
     job = parent.with_run_id(request.job, job, after)
     run_id = request.run_id or f"{request.job.name}-{job.train.digest()[:8]}"
     run = rundir.run_for(run_id, request.folders.runs, new=request.new)
-    before = rundir.read_config(run)
+    before = rundir.read_config(run) if run.path.exists() else None
     if before and canonical(before.train) != canonical(job.train):
         raise SubmitError(f"{run.path} holds a run of another configuration:\n{_difference(before, job)}\n--new starts another run")
     fixed, sweep = (before.execution, request.sweep or before.sweep) if before else (None, request.sweep)

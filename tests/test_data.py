@@ -18,7 +18,7 @@ import pytest
 from tests import ranks
 from trainer.config.data import CIFAR10Data, SyntheticData
 from trainer.config.run import TrainConfig
-from trainer.data import DATASETS, cifar10, raw
+from trainer.data import DATASETS, cifar10, dataset, raw
 from trainer.data.prepared import load, prepare
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -203,5 +203,5 @@ def test_the_real_data_as_torchvision_reads_it(name: str, tmp_path: Path) -> Non
 
 
 def test_every_data_set_has_its_parts() -> None:
-    for dataset in DATASETS.values():
-        assert isinstance(dataset.VERSION, int) and dataset.__doc__
+    for of in map(dataset, DATASETS):
+        assert isinstance(of.VERSION, int) and of.__doc__

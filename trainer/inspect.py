@@ -20,7 +20,7 @@ from trainer.config.data import ImageFolderData, Pictures
 from trainer.config.layers import MANY_CLASSES
 from trainer.config.outcome import EXIT_WRONG
 from trainer.config.run import RunConfig
-from trainer.data import DATASETS
+from trainer.data import dataset
 from trainer.data.raw import DataError
 
 
@@ -45,7 +45,7 @@ def look_for_data(config: RunConfig, data_dir: Path) -> dict[str, Any]:
     data = config.train.data
     name = " ".join([data.name, *([data.folder] if isinstance(data, ImageFolderData) else [])])
     try:
-        classes = DATASETS[data.name].source(data, data_dir, config.execution.allow_unverified_data).classes
+        classes = dataset(data.name).source(data, data_dir, config.execution.allow_unverified_data).classes
     except (DataError, OSError) as error:
         return {"name": name, "problem": str(error)}
     wanted = data.pictures().classes

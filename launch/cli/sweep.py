@@ -52,7 +52,7 @@ def resolve(request: Request, loaded: Loaded, machine: Machine, sweep: SweepDir)
     found: dict[str, tuple[Point, Ready]] = {}
     for point, job in zip(loaded.points, loaded.specs, strict=True):
         ready = submitting.resolve(request, job, machine)
-        recorded = known.get(point.key, "")
+        recorded = known.get(point.key, "") if known else ""
         own = recorded.partition(".")[0] == ready.run.run_id
         if own and recorded != ready.run.run_id:
             ready = submitting.resolve(replace(request, run_id=recorded), job, machine)

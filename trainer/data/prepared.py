@@ -15,7 +15,7 @@ from PIL import Image
 from trainer.config.data import DataConfig
 from trainer.config.layout import RunDir, read_json
 from trainer.config.lock import Lock
-from trainer.data import DATASETS, pictures
+from trainer.data import dataset, pictures
 from trainer.data.masks import Crop, EncodedMasks
 from trainer.data.pictures import BadPicture, Fit
 from trainer.data.raw import DataError
@@ -110,9 +110,9 @@ def prepare(config: DataConfig, data_dir: Path, cache_dir: Path, *, allow_unveri
     Appears by one rename, under a lock: an interrupted prepare leaves nothing that a later one would take for whole, and of
     two at once the second waits for the first. Raises raw.DataError, and OSError where the disk is full.
     """
-    dataset = DATASETS[config.name]
-    source = dataset.source(config, data_dir, allow_unverified)
-    digest = hashlib.sha256(str(dataset.VERSION).encode())
+    of = dataset(config.name)
+    source = of.source(config, data_dir, allow_unverified)
+    digest = hashlib.sha256(str(of.VERSION).encode())
     for name in sorted(source.content):
         digest.update(name.encode() + hashlib.sha256(source.content[name]).digest())
     path = cache_dir / "prepared" / f"{config.name}-{digest.hexdigest()[:8]}"
