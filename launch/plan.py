@@ -6,7 +6,8 @@ import shlex
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from launch.site import BackendName, Folders, Machine, Site
+from launch.site import BackendName, Folders, Machine
+from launch.site_file import Site
 from launch.spec import JobSpec, Resources
 from launch.yaml_tree import Place, Problem, SpecError
 from trainer.config.layout import RunDir

@@ -1,4 +1,5 @@
-"""What differs between clusters and machines: site.yaml, and this machine itself. Reads the environment; knows no job."""
+"""What differs between machines, without reading site.yaml (launch.site_file): this machine itself, where the project is and things
+lie. Reads the environment; knows no job. Imports no pydantic: every verb asks here first."""
 
 from __future__ import annotations
 
@@ -9,75 +10,30 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from pydantic import Field
+from launch.errors import Wrong
 
-from launch import paths, yaml_tree
-from launch.mistakes import validate
-from launch.yaml_tree import SpecError
-from trainer.config.strict import Strict
+if TYPE_CHECKING:
+    from launch.site_file import Site
 
 BackendName = Literal["local", "docker", "slurm"]
 BACKENDS: tuple[BackendName, ...] = get_args(BackendName)
+RUNS = "runs"  # where the site names no other folder
 
 
-class Paths(Strict):
-    """Folders; `~` is the home folder. null: data ./data (or $BATCHYARD_DATA), runs ./runs, cache ~/.cache/batchyard."""
-
-    data: str | None = None
-    cache: str | None = None
-    runs: str | None = None
-    local_scratch: str | None = Field(
-        None, description="Slurm: a folder of each node's own disk, as in $TMPDIR/data (expanded there): prepared data is copied "
-        "there once a node; null: read from the cache"
-    )  # fmt: skip
+class NoSiteFile(Wrong):
+    """There is no such site file."""
 
 
-class SlurmDefaults(Strict):
-    """What a job gets on this cluster where its own `resources` say nothing."""
-
-    cpus_per_task: int | None = Field(None, ge=1)
-    mem_gb: float | None = Field(None, gt=0)
-    timeout_min: int | None = Field(None, ge=1)
-
-
-class SlurmSite(Strict):
-    """The cluster's words for sbatch, and what its jobs need before they start."""
-
-    partition: str | None = None
-    account: str | None = None
-    qos: str | None = None
-    constraint: str | None = None
-    has_gpus: bool = Field(True, description="false: `fallback` applies to jobs that ask for GPUs")
-    resources: SlurmDefaults = SlurmDefaults()
-    environment: list[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]] | None = Field(
-        None, description="names of the variables that a job takes along from where it is submitted; null: all"
-    )
-    grace_s: int = Field(120, ge=10, description="seconds before the time limit at which the job is told to stop")
-    requeue: bool = Field(True, description="false: where jobs may not be requeued, another one follows a job that goes on")
-    setup: list[str] = Field([], description="shell lines before the job (module load ...); a failing one stops the job")
-    srun_args: list[str] = Field([], description="further arguments of srun")
-    additional_parameters: dict[str, str | int | float | bool] = Field({}, description="further sbatch options")
-
-
-class DockerSite(Strict):
-    """The container engine of this machine."""
-
-    client: str = Field("docker", description="the command; podman understands the same options")
-    image: str | None = Field(None, description="null: batchyard:cuda for GPU jobs, batchyard:cpu for others")
-    network: Literal["none", "host", "bridge"] = "none"
-    shm_size: str = Field("2g", description="shared memory; docker's own 64 MB breaks DataLoader workers")
-
-
-class Site(Strict):
-    """site.yaml."""
-
-    backend: BackendName = "local"
-    python: str | None = Field(None, description="the Python with torch, on every node; null: this one")
-    paths: Paths = Paths()
-    slurm: SlurmSite = SlurmSite()
-    docker: DockerSite = DockerSite()
+def find(named: Path | None, project: Path) -> Path | None:
+    """The site's file: the one that is named, else the one in the XDG config folder, else site.yaml beside the project; None: there
+    is none. Raises NoSiteFile."""
+    if named is not None and not named.is_file():
+        raise NoSiteFile(f"{named}: no such site file; launch/site.example.yaml shows one")
+    config = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
+    candidates = [named] if named else [config / "batchyard" / "site.yaml", project / "site.yaml"]
+    return next((candidate for candidate in candidates if candidate.is_file()), None)
 
 
 @dataclass(frozen=True)
@@ -87,16 +43,6 @@ class Machine:
     gpus: int
     cpus: int
     cpu_bf16: bool = True  # has instructions for bf16
-
-
-def load(path: Path | None, project: Path) -> tuple[Site, Path | None]:
-    """The site and its file, which is `path`, or where paths.site_file finds it. Raises SpecError and NoSiteFile."""
-    if (found := paths.site_file(path, project)) is None:
-        return Site(), None
-    site, problems = validate(Site, yaml_tree.read(found))
-    if site is None:
-        raise SpecError(problems)
-    return site, found
 
 
 @dataclass(frozen=True)
@@ -113,7 +59,7 @@ def folders(site: Site, data_dir: Path | None = None) -> Folders:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "batchyard"
     data = data_dir or site.paths.data or os.environ.get("BATCHYARD_DATA") or "data"
     return Folders(
-        *(Path(p).expanduser().absolute() for p in (data, site.paths.cache or cache, site.paths.runs or paths.RUNS))
+        *(Path(p).expanduser().absolute() for p in (data, site.paths.cache or cache, site.paths.runs or RUNS))
     )
 
 
@@ -157,3 +103,19 @@ def python(site: Site) -> str:
 def environment(**changes: str) -> dict[str, str]:
     """This process's environment for a child, with changes."""
     return {**os.environ, **changes}
+
+
+def project() -> Path:
+    """The folder with jobs/: the nearest one at or above the current folder, else the one that batchyard was installed from."""
+    for folder in (Path.cwd(), *Path.cwd().parents):
+        if (folder / "jobs").is_dir() and (folder / "trainer").is_dir():
+            return folder
+    return Path(__file__).resolve().parents[1]
+
+
+def shown(value: Any) -> str:
+    """A path as the person would type it from here."""
+    try:
+        return str(Path(value).relative_to(Path.cwd()))
+    except ValueError:
+        return str(value)

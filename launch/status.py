@@ -65,7 +65,7 @@ class Row:
         ended = time.time() if running else record.get("ended")
         known = running and progress["total"] and progress["step_time_s"]
         return cls(
-            f"{step if step is not None else '-'}/{progress['total'] or '?'}" if where.attempt else "-",
+            f"{step if step is not None else '-'}/{progress['total'] or '?'}",
             words.number(progress["loss"]) if progress["loss"] is not None else "-",
             f"{100 * accuracy:.2f} %" if accuracy is not None else "-",
             words.seconds((progress["total"] - (step or 0)) * progress["step_time_s"]) if known else "-",

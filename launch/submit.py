@@ -20,13 +20,14 @@ from typing import Any, Self
 
 import yaml
 
-from launch import local, parent, paths, rundir, site, snapshot, spec
+from launch import local, parent, rundir, site, snapshot, spec
 from launch import plan as planning
 from launch.errors import Wrong
 from launch.plan import Placement, Plan
 from launch.report import words
 from launch.rundir import Standing
-from launch.site import BackendName, Folders, Machine, Site
+from launch.site import BackendName, Folders, Machine
+from launch.site_file import Site
 from launch.snapshot import Code
 from launch.spec import Job, JobSpec, Loaded
 from launch.verdict import conclude
@@ -268,7 +269,7 @@ def prepare_data(ready: Ready, say: Callable[[str], None], made: dict[str, Any] 
         )
     write_json(run.data_record, record, sync=made is None)
     if left_out := len(record.get("skipped", ())):
-        say(f"{left_out} picture(s) cannot be used and are left out; {paths.shown(run.data_record)} names them")
+        say(f"{left_out} picture(s) cannot be used and are left out; {site.shown(run.data_record)} names them")
 
 
 def _begins_with(train: TrainConfig) -> tuple[Any, ...]:
@@ -301,7 +302,7 @@ def tool_of(
     Raises SubmitError: what the tool says to a person, or its last lines.
     """
     if not (code / "trainer" / f"{name}.py").exists():
-        raise SubmitError(f"the code in {code} has no trainer.{name}: it is older, or gone")
+        raise SubmitError(f"the code that {config.parent.name} is frozen with ({code}) has no trainer.{name}: it is older, or gone")
     if not local.python_has(python, needs):
         raise SubmitError(
             f"{python} has no {needs}, which trainer.{name} needs: install the extra 'train' there, or name another `python:` "

@@ -15,7 +15,8 @@ from pathlib import Path
 from launch import rundir, search, slurm, submit, sweepdir
 from launch.node import POLL_S, Node, Signals, attend, place
 from launch.rundir import Standing
-from launch.site import Folders, Site
+from launch.site import Folders
+from launch.site_file import Site
 from launch.snapshot import Code
 from launch.spec import Job
 from launch.submit import Ready, Request, SubmitError

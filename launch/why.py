@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from launch import array, paths, rundir
+from launch import array, rundir, site
 from launch.report.words import seconds
 from launch.rundir import Standing
 from launch.verdict import checkpoint_step, judge, standing_still, waited_for
@@ -147,7 +147,7 @@ def _completed(run: RunDir, where: Standing) -> list[str]:
     assert outcome is not None and attempt is not None
     accuracy = f", test accuracy {100 * outcome.test_accuracy:.2f} %" if outcome.test_accuracy is not None else ""
     several = f" in {attempts} attempts" if attempts > 1 else ""
-    report = paths.shown(run.report) if run.report.exists() else f"`batchyard report {run.run_id}` makes it"
+    report = site.shown(run.report) if run.report.exists() else f"`batchyard report {run.run_id}` makes it"
     return [f"{run.run_id} completed: {outcome.global_step} steps{several}{accuracy}, at {_ended(attempt)}", f"report: {report}"]
 
 

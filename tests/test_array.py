@@ -101,7 +101,7 @@ def test_where_a_waiting_point_stands(sweep: SweepDir) -> None:
     for jobs in (None, rundir.slurm_jobs([waits, other])):
         where = rundir.standing(other, states, jobs)
         assert (where.state, where.where) == ("queued", "Slurm job 7_1 PENDING (Priority)")
-        assert status.Row.of(other, where).step == "-"
+        assert status.Row.of(other, where).step == "-/?"
         gone = rundir.standing(other, {}, jobs)
         assert (gone.state, gone.attempt, gone.where) == ("dead", None, "Slurm job 7_1 is gone")
     queue(sweep, points(sweep, 1), "8")  # submitted again

@@ -18,7 +18,7 @@ OWNERS = {  # what may be used only there
     "safetensors": ("trainer/export.py", "trainer/pretrained.py"),
     "onnxruntime": ("trainer/program.py",),
     "optuna": ("trainer/config/study.py", "trainer/search.py", "launch/search.py"),
-    "os.environ": ("trainer/distributed.py", "trainer/tracking.py", "launch/paths.py", "launch/site.py", "launch/node.py"),
+    "os.environ": ("trainer/distributed.py", "trainer/tracking.py", "launch/site.py", "launch/node.py"),
 }
 STANDARD_LIBRARY_ONLY = ("launch/node.py", "launch/slurm_node.py", "launch/verdict.py", "trainer/config/lock.py",
                          "trainer/config/layout.py", "trainer/config/outcome.py")  # fmt: skip

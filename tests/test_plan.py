@@ -10,7 +10,8 @@ import pytest
 from launch import plan as planning
 from launch import slurm, spec
 from launch.plan import Plan
-from launch.site import BackendName, Folders, Machine, Site
+from launch.site import BackendName, Folders, Machine
+from launch.site_file import Site
 from launch.spec import Job
 from launch.submit import known_to
 from launch.yaml_tree import SpecError
@@ -190,14 +191,14 @@ def test_a_cluster_has_defaults_and_takes_along_what_the_site_names(tmp_path: Pa
 
 
 def test_the_site_example_is_right_and_holds_the_defaults() -> None:
-    from launch import site as sites
+    from launch import site_file as sites
 
     found, used = sites.load(Path(sites.__file__).with_name("site.example.yaml"), Path("/"))
     assert used is not None and found == Site()
 
 
 def test_where_the_site_is_looked_for(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from launch import site as sites
+    from launch import site_file as sites
 
     named, beside = tmp_path / "named.yaml", tmp_path / "site.yaml"
     in_home = home / ".config/batchyard/site.yaml"

@@ -220,7 +220,7 @@ def test_a_run_of_older_code_is_told(tmp_path: Path, digits: RunDir) -> None:
     (run.code / "trainer").mkdir(parents=True)
     Image.new("L", (8, 8)).save(tmp_path / "1.png")
     told = Shell(tmp_path).run("predict", "t", str(tmp_path / "1.png"), code=2)
-    assert told == f"batchyard: the code in {run.code} has no trainer.predict: it is older, or gone\n"
+    assert told == f"batchyard: the code that t-00000000 is frozen with ({run.code}) has no trainer.predict: it is older, or gone\n"
 
 
 def test_a_table_takes_no_pictures(tmp_path: Path) -> None:

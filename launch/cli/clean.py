@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from launch import clean, paths, rundir, status, sweepdir
+from launch import clean, rundir, site, status, sweepdir
 from launch.cli import options
 from launch.report.words import plural
 from trainer.config.layout import RunDir
@@ -47,7 +47,7 @@ def clean_(
     for removal in sorted(goes, key=lambda r: r.size):
         names = ", ".join(str(p.relative_to(removal.run.path)) for p in removal.paths)
         click.echo(f"{removal.size / 1e6:10.1f} MB  {removal.run.run_id}: {names}")
-    total = f"{sum(r.size for r in goes) / 1e6:.1f} MB of {plural(len(goes), 'run')} in {paths.shown(folder)}"
+    total = f"{sum(r.size for r in goes) / 1e6:.1f} MB of {plural(len(goes), 'run')} in {site.shown(folder)}"
     if dry_run:
         click.echo(f"{total} would be removed")
         return

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from launch import paths, site, spec, submit, table
+from launch import site, spec, submit, table
 from launch.cli import options
 
 MOST_CLASSES = 40  # rows of the table
@@ -49,8 +49,8 @@ def lines(told: dict[str, Any]) -> list[str]:
     found.append("mean " + " ".join(f"{m:.4f}" for m in told["mean"]) + ", std " + " ".join(f"{s:.4f}" for s in told["std"]))
     if told["skipped"]:
         found.append(f"{told['skipped']} picture(s) cannot be used and are left out")
-    found.append(f"prepared {'now' if told['made'] else 'before'} in {paths.shown(told['path'])}")
-    return [*found, *([f"train pictures as the model is given them: {paths.shown(told['grid'])}"] if told["grid"] else [])]
+    found.append(f"prepared {'now' if told['made'] else 'before'} in {site.shown(told['path'])}")
+    return [*found, *([f"train pictures as the model is given them: {site.shown(told['grid'])}"] if told["grid"] else [])]
 
 
 def classes(told: dict[str, Any]) -> list[tuple[str, ...]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from launch import drill, paths, spec
+from launch import drill, site, spec
 from launch.cli import options
 from launch.drill_slurm import SlurmDrill
 from launch.slurm import SlurmError
@@ -41,13 +41,13 @@ def drill_(
     if backend == "local" and (timeout_min or preempt_with or cut_with):
         raise click.UsageError("--timeout-min, --preempt-with and --cut-with are for --backend slurm")
     runs = options.runs_folder(site_file, runs_dir)
-    name = spec.find(job, paths.project()).name
+    name = spec.find(job, site.project()).name
     given = [f"train.max_steps={steps}", *([f"resources.nproc_per_node={nproc}"] if nproc else []), *settings]
     arguments = [part for setting in given for part in ("--set", setting)] + ["--backend", backend]
     arguments += ["--site", str(site_file)] if site_file else []
     arguments += ["--data-dir", str(data_dir)] if data_dir else []
     folder = runs / f"{name}.drill"
-    click.echo(f"{name}: an undisturbed run, then {kills} kills (seed {seed}) in {paths.shown(folder)}")
+    click.echo(f"{name}: an undisturbed run, then {kills} kills (seed {seed}) in {site.shown(folder)}")
     click.echo(f"{'':4}{'kill':40}{'asked at':>9}{'reached':>9}  attempt    seconds")
     number = 0
 

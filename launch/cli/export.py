@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from launch import paths, rundir, submit
+from launch import rundir, site, submit
 from launch.cli import options
 
 FORMATS = ("safetensors", "onnx", "torch-export")
@@ -37,5 +37,5 @@ def export_(run: str, form: str, best: bool, out: Path | None, site_file: Path |
     written = json.loads(result.stdout)
     what = f"{written['tensors']} tensors" if form == "safetensors" \
         else f"{form}, at most {written['largest_difference']:.1g} from the model's own scores"
-    click.echo(f"{paths.shown(written['file'])}: {what}, {written['bytes'] / 1e6:.1f} MB, from "
+    click.echo(f"{site.shown(written['file'])}: {what}, {written['bytes'] / 1e6:.1f} MB, from "
                f"{written['checkpoint']}, weights_sha256 {written['weights_sha256'][:16]}")

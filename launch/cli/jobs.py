@@ -10,7 +10,7 @@ from typing import Any
 import click
 import yaml
 
-from launch import paths, site, spec
+from launch import site, spec
 from launch.cli import options
 from launch.yaml_tree import Problem, SpecError
 from trainer.config.outcome import EXIT_DONE, EXIT_FAILED, EXIT_WRONG
@@ -19,9 +19,9 @@ from trainer.config.outcome import EXIT_DONE, EXIT_FAILED, EXIT_WRONG
 @click.command("list")
 def list_() -> None:
     """The jobs of this project, with their descriptions."""
-    jobs = spec.find_all(paths.project())
+    jobs = spec.find_all(site.project())
     if not jobs:
-        click.echo(f"no jobs in {paths.project() / 'jobs'}")
+        click.echo(f"no jobs in {site.project() / 'jobs'}")
     width = max((len(job.name) for job in jobs), default=0)
     for job in jobs:
         try:
@@ -50,8 +50,8 @@ def show_(**given: Any) -> None:
     else:
         ready = submit.resolve(request, loaded.specs[0], machine)
     plan, placement = ready.plan, ready.placement
-    click.echo(f"run        {ready.run.run_id}  ({paths.shown(ready.run.path)})")
-    click.echo(f"backend    {plan.backend}" + (f"  (site: {paths.shown(used)})" if used else ""))
+    click.echo(f"run        {ready.run.run_id}  ({site.shown(ready.run.path)})")
+    click.echo(f"backend    {plan.backend}" + (f"  (site: {site.shown(used)})" if used else ""))
     threads = ready.config.execution.threads_per_rank
     nodes = f"{placement.nodes} node(s) x " if placement.nodes > 1 else ""
     click.echo(f"ranks      {nodes}{placement.nproc_per_node} on {placement.device}, {threads} CPU thread(s) each")
@@ -86,7 +86,7 @@ def check_(jobs: tuple[str, ...], settings: tuple[str, ...], deep: bool, data_di
 
     Exit codes: 0 right, 2 mistakes; with --deep 1 where only data are not there, neither the job's nor its fallback's stand-in.
     """
-    project = paths.project()
+    project = site.project()
     problems: list[Problem] = []
     names = jobs or tuple(job.name for job in spec.find_all(project))
     right = []

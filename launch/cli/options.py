@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from launch import array, paths, sweepdir
+from launch import array, site, sweepdir
 from launch.rundir import NoSuchRun
 from trainer.config.layout import RunDir, SweepDir, read_json
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from launch.site import BackendName, Site
+    from launch.site import BackendName
+    from launch.site_file import Site
     from launch.submit import Request
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -33,14 +34,12 @@ def for_runs(function: F) -> F:
 
 def for_jobs(function: F) -> F:
     """What names a job and the place to run it."""
-    from launch.site import BACKENDS
-
     for option in (
         click.option("--strict-resources", is_flag=True, help="Refuse to run on less than the job asks for."),
         click.option("--data-dir", type=click.Path(path_type=Path), help="Where the raw data sets lie."),
         click.option("--new", is_flag=True, help="Start another run of the same configuration."),
         click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Override a setting, as in train.epochs=3."),
-        click.option("--backend", type=click.Choice(BACKENDS), help="Where to run; else the site's, else local."),
+        click.option("--backend", type=click.Choice(site.BACKENDS), help="Where to run; else the site's, else local."),
         for_runs,
         click.argument("job"),
     ):
@@ -52,19 +51,17 @@ def runs_folder(site_file: Path | None, runs_dir: Path | None) -> Path:
     """The folder of the run directories. Raises SpecError, and NoSiteFile."""
     if runs_dir and site_file is None:
         return runs_dir.absolute()
-    if paths.site_file(site_file, paths.project()) is None:
-        return Path(paths.RUNS).absolute()
-    from launch import site  # and with it pydantic, which takes longer than the table of a thousand runs
-
+    if site.find(site_file, site.project()) is None:
+        return Path(site.RUNS).absolute()
     used = site_of(site_file)
     return runs_dir.absolute() if runs_dir else site.folders(used).runs
 
 
 def site_of(site_file: Path | None) -> Site:
     """The site. Raises SpecError, and NoSiteFile."""
-    from launch import site
+    from launch.site_file import load  # and with it pydantic, which takes longer than the table of a thousand runs
 
-    return site.load(site_file, paths.project())[0]
+    return load(site_file, site.project())[0]
 
 
 def console() -> Console:
@@ -79,16 +76,16 @@ def request(
     new: bool, data_dir: Path | None, strict_resources: bool,
 ) -> tuple[Request, Path | None]:
     """What the options ask for, and the site file that was used. Raises SpecError."""
-    from launch import site, spec  # here, for the verbs about runs need no job
-    from launch.site import Folders
+    from launch import site_file as site_files  # here, for the verbs about runs need no job
+    from launch import spec
     from launch.spec import Job
     from launch.submit import Request
 
-    project = paths.project()
-    found, used = site.load(site_file, project)
+    project = site.project()
+    found, used = site_files.load(site_file, project)
     where = site.folders(found, data_dir)
     if runs_dir:
-        where = Folders(where.data, where.cache, runs_dir.absolute())
+        where = site.Folders(where.data, where.cache, runs_dir.absolute())
     run = RunDir(where.runs / job)
     if "/" not in job and run.config.exists() and not new:  # a run_id: that run goes on, by its own resolved job
         config, text = read_json(run.config), array.job_text(run)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from launch import measured, paths, results, spec, table
+from launch import measured, results, site, spec, table
 from launch.cli import options
 from launch.report import points
 from launch.report.words import NONE, plural
@@ -31,14 +31,14 @@ def results_(jobs: tuple[str, ...], as_html: bool, as_json: bool, site_file: Pat
     if as_html and as_json:
         raise click.UsageError("--html and --json: choose one")
     folder = options.runs_folder(site_file, runs_dir)
-    project = paths.project()
+    project = site.project()
     found, problems, without = _rows([spec.find(job, project) for job in jobs] or spec.find_all(project), folder)
     if as_json:
         click.echo(json.dumps([row.to_json() for row in found], indent=2, ensure_ascii=False))
     elif as_html:
         from launch.report import results as pages
 
-        click.echo(paths.shown(pages.write(found, folder)))
+        click.echo(site.shown(pages.write(found, folder)))
     elif found:
         show(found)
     if jobs and without:
@@ -92,4 +92,4 @@ def show(found: list[Row]) -> None:
 
 def _heading(row: Row) -> str:
     """jobs/digits.yaml: 3 seeds, 15 epochs, 2 threads of AMD EPYC"""
-    return ": ".join(filter(None, (paths.shown(row.job_file), row.measured)))
+    return ": ".join(filter(None, (site.shown(row.job_file), row.measured)))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from launch import paths, rundir, status, sweepdir
+from launch import rundir, site, status, sweepdir
 from launch.cli import options
 from launch.errors import Failed
 from launch.rundir import NoSuchRun, Standing
@@ -30,7 +30,7 @@ def status_(run: str | None, site_file: Path | None, runs_dir: Path | None) -> N
         return
     found = rundir.all_runs(runs)
     if not found:
-        click.echo(f"no runs in {paths.shown(runs)} yet: batchyard submit JOB makes one")
+        click.echo(f"no runs in {site.shown(runs)} yet: batchyard submit JOB makes one")
         return
     status.show(found)
 
@@ -75,7 +75,7 @@ def logs_(run: str, follow: bool, rank: int, site_file: Path | None, runs_dir: P
         click.echo(f"{found.run_id} has not started: {standing.where or standing.state}", err=True)
     elif not shown.rank_log(rank).exists():
         log = shown.node_log(0)
-        click.echo(f"# rank {rank} left no log; {paths.shown(log)}:", err=True)
+        click.echo(f"# rank {rank} left no log; {site.shown(log)}:", err=True)
         click.echo(log.read_text(errors="replace") if log.exists() else "(nothing)")
 
 
@@ -158,4 +158,4 @@ def report_(run: str, site_file: Path | None, runs_dir: Path | None) -> None:
 
     runs = options.runs_folder(site_file, runs_dir)
     sweep = sweepdir.find(run, runs)
-    click.echo(paths.shown(report.write_sweep(sweep) if sweep else report.write(rundir.find(run, runs))))
+    click.echo(site.shown(report.write_sweep(sweep) if sweep else report.write(rundir.find(run, runs))))

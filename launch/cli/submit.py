@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from launch import local, parent, paths, report, snapshot, status, submit
+from launch import local, parent, report, site, snapshot, status, submit
 from launch.cli import options
 from launch.rundir import Standing
 from launch.site import BackendName
@@ -120,7 +120,7 @@ def _announce(ready: Ready, before: Standing) -> None:
     nodes = f"{placement.nodes} nodes x " if placement.nodes > 1 else ""
     click.echo(f"{ready.run.run_id} on {ready.plan.backend}: {nodes}{placement.nproc_per_node} rank(s) on {placement.device}, "
                f"{threads} CPU thread(s) each")
-    click.echo(f"  {paths.shown(ready.run.path)}")
+    click.echo(f"  {site.shown(ready.run.path)}")
     for note in ready.plan.notes:
         click.echo(f"  {note}")
     if before.state != "new":
@@ -141,7 +141,7 @@ def _queue(ready: Ready) -> int:
     from launch import slurm
 
     attempt, job_id = slurm.submit(ready.run, ready.plan)
-    click.echo(f"queued as Slurm job {job_id}; its script: {paths.shown(attempt.script)}")
+    click.echo(f"queued as Slurm job {job_id}; its script: {site.shown(attempt.script)}")
     click.echo(f"batchyard logs {ready.run.run_id} -f follows it; batchyard cancel {ready.run.run_id} stops it after a checkpoint")
     return EXIT_DONE
 
@@ -152,7 +152,7 @@ def _done(ready: Ready, before: Standing, code: Code) -> int:
     click.echo(f"{ready.run.run_id} is done: {submit.result_line(outcome)} ({outcome.attempt})")
     if submit.code_differs(ready.run, code):
         click.echo("finished with other code than yours: --new trains with yours")
-    click.echo(f"report: {paths.shown(report.write(ready.run))}")
+    click.echo(f"report: {site.shown(report.write(ready.run))}")
     return EXIT_DONE
 
 
@@ -168,7 +168,7 @@ def _ended(ready: Ready, outcome: Outcome) -> int:
     if outcome.status == "stopped":
         console.print(f"batchyard submit {ready.run.run_id} continues it", markup=False)
     with contextlib.suppress(OSError):  # a disk that ended the run takes no report
-        console.print(f"report: {paths.shown(report.write(ready.run))}", markup=False)
+        console.print(f"report: {site.shown(report.write(ready.run))}", markup=False)
     return outcome.exit_code
 
 

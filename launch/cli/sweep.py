@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import click
 
-from launch import local, paths, report, slurm, snapshot, sweepdir, table
+from launch import local, report, site, slurm, snapshot, sweepdir, table
 from launch import status as run_status
 from launch import submit as submitting
 from launch import sweep as sweeping
@@ -305,7 +305,7 @@ def conclude(sweep: SweepDir, submit: Submit, job: str, stopped: bool, final: Co
     click.echo()
     states = [state for run_id, state in show(sweep) if run_id not in final]
     try:
-        click.echo(f"report: {paths.shown(report.write_sweep(sweep))}")
+        click.echo(f"report: {site.shown(report.write_sweep(sweep))}")
     except OSError as error:
         click.echo(f"the report could not be written: {error}", err=True)
     failed = any(s in ("failed", "dead") for s in states) or any(

@@ -1,0 +1,82 @@
+"""site.yaml: what differs between clusters and machines, as a person writes it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from launch import site, yaml_tree
+from launch.mistakes import validate
+from launch.site import BackendName
+from launch.yaml_tree import SpecError
+from trainer.config.strict import Strict
+
+
+class Paths(Strict):
+    """Folders; `~` is the home folder. null: data ./data (or $BATCHYARD_DATA), runs ./runs, cache ~/.cache/batchyard."""
+
+    data: str | None = None
+    cache: str | None = None
+    runs: str | None = None
+    local_scratch: str | None = Field(
+        None, description="Slurm: a folder of each node's own disk, as in $TMPDIR/data (expanded there): prepared data is copied "
+        "there once a node; null: read from the cache"
+    )  # fmt: skip
+
+
+class SlurmDefaults(Strict):
+    """What a job gets on this cluster where its own `resources` say nothing."""
+
+    cpus_per_task: int | None = Field(None, ge=1)
+    mem_gb: float | None = Field(None, gt=0)
+    timeout_min: int | None = Field(None, ge=1)
+
+
+class SlurmSite(Strict):
+    """The cluster's words for sbatch, and what its jobs need before they start."""
+
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    has_gpus: bool = Field(True, description="false: `fallback` applies to jobs that ask for GPUs")
+    resources: SlurmDefaults = SlurmDefaults()
+    environment: list[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]] | None = Field(
+        None, description="names of the variables that a job takes along from where it is submitted; null: all"
+    )
+    grace_s: int = Field(120, ge=10, description="seconds before the time limit at which the job is told to stop")
+    requeue: bool = Field(True, description="false: where jobs may not be requeued, another one follows a job that goes on")
+    setup: list[str] = Field([], description="shell lines before the job (module load ...); a failing one stops the job")
+    srun_args: list[str] = Field([], description="further arguments of srun")
+    additional_parameters: dict[str, str | int | float | bool] = Field({}, description="further sbatch options")
+
+
+class DockerSite(Strict):
+    """The container engine of this machine."""
+
+    client: str = Field("docker", description="the command; podman understands the same options")
+    image: str | None = Field(None, description="null: batchyard:cuda for GPU jobs, batchyard:cpu for others")
+    network: Literal["none", "host", "bridge"] = "none"
+    shm_size: str = Field("2g", description="shared memory; docker's own 64 MB breaks DataLoader workers")
+
+
+class Site(Strict):
+    """site.yaml."""
+
+    backend: BackendName = "local"
+    python: str | None = Field(None, description="the Python with torch, on every node; null: this one")
+    paths: Paths = Paths()
+    slurm: SlurmSite = SlurmSite()
+    docker: DockerSite = DockerSite()
+
+
+def load(path: Path | None, project: Path) -> tuple[Site, Path | None]:
+    """The site and its file, which is `path`, or where site.find finds it. Raises SpecError and NoSiteFile."""
+    if (found := site.find(path, project)) is None:
+        return Site(), None
+    read, problems = validate(Site, yaml_tree.read(found))
+    if read is None:
+        raise SpecError(problems)
+    return read, found
