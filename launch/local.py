@@ -15,7 +15,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from launch import site
+from launch import site, snapshot
 from launch.errors import Failed
 from launch.plan import Plan
 from launch.rundir import newest_attempt_number
@@ -39,11 +39,12 @@ def submit(run: RunDir, plan: Plan) -> tuple[Attempt, subprocess.Popen[bytes]]:
     attempt = run.attempt(f"{plan.backend}-{newest_attempt_number(run) + 1}")
     attempt.path.mkdir(parents=True)
     argv = [sys.executable, "-P", "-m", "launch.node", str(run.path), "--attempt", attempt.id]
-    by_hand = f"PYTHONPATH={shlex.quote(str(run.code))} {shlex.join(argv)}"
+    packages = str(snapshot.on_path(run.code))
+    by_hand = f"PYTHONPATH={shlex.quote(packages)} {shlex.join(argv)}"
     made_by = f"# made by `batchyard submit`; runs this command:\n# {_comment(plan)}"
     attempt.script.write_text(f"#!/bin/sh\n{made_by}\nexec env {by_hand}\n")
     process = subprocess.Popen(
-        [*argv, "--die-with-parent"], env=site.environment(PYTHONPATH=str(run.code)), cwd=run.path, stdin=subprocess.DEVNULL,
+        [*argv, "--die-with-parent"], env=site.environment(PYTHONPATH=packages), cwd=run.path, stdin=subprocess.DEVNULL,
         start_new_session=True,  # a Ctrl-C at the terminal is ours to handle
     )
     end = time.monotonic() + START_S
@@ -134,8 +135,9 @@ def image_id(client: str, image: str) -> str | None:
 def python_has(python: str, module: str) -> bool:
     """Whether that Python can import `module` (found, not imported)."""
     if python == sys.executable:
-        return importlib.util.find_spec(module) is not None
-    code = f"import importlib.util, sys; sys.exit(importlib.util.find_spec({module!r}) is None)"
+        spec = importlib.util.find_spec(module)
+        return spec is not None and spec.origin is not None  # a mere folder of that name is none
+    code = f"import importlib.util as i, sys; sys.exit(getattr(i.find_spec({module!r}), 'origin', None) is None)"
     if not Path(python).exists():
         return False
-    return subprocess.run([python, "-c", code], check=False).returncode == 0
+    return subprocess.run([python, "-P", "-c", code], check=False).returncode == 0

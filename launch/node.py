@@ -96,7 +96,8 @@ def main(arguments: list[str] | None = None) -> int:
     if options.die_with_parent and sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)
     node = place() if options.slurm else Node(0, options.attempt, "localhost", 0)
-    run = of_array(options.run, node) if options.run.is_file() else RunDir(options.run)
+    named = options.run.absolute()
+    run = of_array(named, node) if named.is_file() else RunDir(named)
     return attend(run, node, signals) if run else EXIT_DONE
 
 
@@ -116,7 +117,8 @@ def of_array(listing: Path, node: Node) -> RunDir | None:
 
 
 def attend(run: RunDir, node: Node, signals: Signals) -> int:
-    """Runs one attempt of that run on this node. Returns batchyard's exit code."""
+    """Runs one attempt of that run on this node, in the run's directory. Returns batchyard's exit code."""
+    os.chdir(run.path)  # on every backend: what is left in the working folder is with the run
     finished = Outcome.read(run.outcome)
     if finished and finished.status == "completed":
         print(f"{run.run_id} is completed already (attempt {finished.attempt})")
@@ -257,12 +259,12 @@ def execute(plan: dict[str, Any], run: RunDir, node: Node, signals: Signals, loc
         environment["BATCHYARD_DEADLINE"] = str(deadline)
     if plan.get("local_scratch") and (own := on_local_scratch(run, plan["local_scratch"])):
         environment["BATCHYARD_PREPARED"] = str(own)
-    argv = [sys.executable, "-S", "-c", DIE_WITH_PARENT, *(node.fill(a) for a in plan["argv"])]
+    argv = [sys.executable, "-S", "-P", "-c", DIE_WITH_PARENT, *(node.fill(a) for a in plan["argv"])]
     contained = plan["backend"] == "docker"
     killed_before = oom_kills(contained)
     with attempt.node_log(node.rank).open("ab") as out:
         process = subprocess.Popen(
-            argv, env=environment, cwd=run.code, stdin=subprocess.PIPE, stdout=out, stderr=subprocess.STDOUT,
+            argv, env=environment, cwd=run.path, stdin=subprocess.PIPE, stdout=out, stderr=subprocess.STDOUT,
             start_new_session=True,  # a Ctrl-C at the terminal reaches the launcher alone
         )
     signals.process = process

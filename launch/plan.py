@@ -149,7 +149,8 @@ def build(
     """The plan of one run. user: (uid, gid) that a container's files shall belong to."""
     env = {
         "OMP_NUM_THREADS": str(config.execution.threads_per_rank),
-        "PYTHONPATH": str(run.code),  # the frozen code, before Python starts
+        "PYTHONPATH": str(run.packages),  # the frozen code, before Python starts
+        "PYTHONSAFEPATH": "1",  # `-m` would put the working folder before Python's own modules
         "PYTHONUNBUFFERED": "1",
         "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(SHUTDOWN_S),
     }
@@ -169,6 +170,13 @@ def build(
         local_scratch=site.paths.local_scratch if backend == "slurm" else None,
         notes=[*placement.notes, *(_grace_note(job, site) if backend == "slurm" else ())],
     )  # fmt: skip
+
+
+def with_older_code(plan: Plan, run: RunDir) -> Plan:
+    """The plan of a run that keeps code which was frozen without `run.packages`: all of that code is on the path."""
+    before, now = str(run.packages), str(run.code)
+    env = {name: value.replace(before, now) for name, value in plan.env.items()}
+    return replace(plan, env=env, argv=[argument.replace(before, now) for argument in plan.argv])
 
 
 def _torchrun_argv(python: str, placement: Placement, run: RunDir) -> list[str]:
@@ -200,7 +208,7 @@ def _docker_argv(
         "--cap-drop=ALL", "--security-opt=no-new-privileges", *gpus,
         *(f"--env={name}={value}" for name, value in variables.items()),
         _mount(run.path), _mount(run.code, readonly=True), _mount(where.cache, readonly=True),
-        *([_mount(run.path.parent / before, readonly=True)] if before else []), f"--workdir={run.code}",
+        *([_mount(run.path.parent / before, readonly=True)] if before else []), f"--workdir={run.path}",
         image, *_torchrun_argv("python", placement, run),
     ]  # fmt: skip
 

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from launch import array, rundir
+from launch import array, rundir, snapshot
 from launch.array import Task
 from launch.errors import Failed
 from trainer.config.layout import Attempt, RunDir, SweepDir, read_json, write_json, write_text
@@ -72,10 +72,10 @@ def command(what: Path, code: Path, plan: Plan, module: str = "launch.node") -> 
     """What srun starts on each node, as a shell word list. what: a run's directory, or the file that lists an array's; for
     launch.trial a sweep's directory.
 
-    -P keeps the current folder from shadowing the frozen code.
+    -P keeps the current folder from shadowing the frozen code, and Python's own modules.
     """
     python = plan.python if Path(plan.python).is_absolute() else sys.executable
-    return shlex.join(["env", f"PYTHONPATH={code}", python, "-P", "-m", module, str(what), "--slurm"])
+    return shlex.join(["env", f"PYTHONPATH={snapshot.on_path(code)}", python, "-P", "-m", module, str(what), "--slurm"])
 
 
 def _executor(folder: Path, plan: Plan) -> SlurmExecutor:

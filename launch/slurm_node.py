@@ -81,6 +81,8 @@ def queue_behind(run: RunDir, attempt: Attempt, job: str, behind: str, environme
     inherited = {k: v for k, v in environment.items() if not k.startswith(("SLURM_", "SBATCH_", "SRUN_")) or k == "SLURM_CONF"}
     own = attempt.script if attempt.script.exists() else run.attempt(f"slurm-{job}.0").script
     argv = ["sbatch", "--parsable", f"--dependency=afterany:{behind}", str(own)]
+    if folder := environment.get("SLURM_SUBMIT_DIR"):  # where the lines of slurm.setup run, not where we are
+        argv.insert(1, f"--chdir={folder}")
     answer = subprocess.run(argv, env=inherited, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     if answer.returncode:
         print(f"launch.node: no job follows this one: {answer.stderr.strip()}", file=sys.stderr)

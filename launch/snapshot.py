@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from launch.errors import Wrong
-from trainer.config.layout import RunDir, write_json
+from trainer.config.layout import PACKAGES, RunDir, write_json
 
 MOST_MB = 200
-PACKAGES = ("torch", "torchvision", "numpy", "wandb", "submitit", "pydantic")
+ON_PATH = ("trainer", "launch")
+RECORDED = ("torch", "torchvision", "numpy", "wandb", "submitit", "pydantic")
 
 
 class SnapshotError(Wrong):
@@ -83,7 +84,9 @@ def record(code: Code, image: str | None = None) -> dict[str, Any]:
 
 def keep(code: Code, folder: Path) -> Code:
     """The same code from a copy in `folder`, which nobody edits while the points of a sweep are frozen from it."""
-    if not folder.exists():
+    if folder.exists():
+        link_packages(folder, Path(".."))  # an older version may have copied it
+    else:
         _copy(code, folder)
     return replace(code, root=folder)
 
@@ -91,6 +94,7 @@ def keep(code: Code, folder: Path) -> Code:
 def _copy(code: Code, folder: Path) -> None:
     fresh = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(fresh, ignore_errors=True)
+    link_packages(fresh, Path(".."))
     for file in code.files:
         target = fresh / file
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -98,6 +102,27 @@ def _copy(code: Code, folder: Path) -> None:
         target.chmod(0o555 if (code.root / file).stat().st_mode & stat.S_IXUSR else 0o444)
     _remove(folder)
     fresh.rename(folder)
+
+
+def link_packages(folder: Path, code: Path) -> None:
+    """Makes the folder in `folder` that goes on the path, with links to the two packages of `code`.
+
+    Raises OSError.
+    """
+    packages = folder / PACKAGES
+    packages.mkdir(parents=True, exist_ok=True)
+    for name in ON_PATH:
+        if not (packages / name).is_symlink():
+            (packages / name).symlink_to(code / name)
+
+
+def on_path(code: Path) -> Path:
+    """What goes on PYTHONPATH so that `code` runs.
+
+    That is its folder of packages; of code that older versions have frozen, which has none, itself.
+    """
+    packages = code / PACKAGES
+    return code if code.exists() and not packages.exists() else packages
 
 
 def _remove(folder: Path) -> None:
@@ -112,7 +137,7 @@ def _versions() -> dict[str, str]:
     from importlib import metadata  # takes longer than all the rest of this module
 
     found = {}
-    for package in PACKAGES:
+    for package in RECORDED:
         try:
             found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:

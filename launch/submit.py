@@ -167,16 +167,20 @@ def acquire(lock: Lock, name: str, held: Lock | None = None) -> bool:
         ) from None
 
 
-def prepare_run(ready: Ready, before: Standing, code: Code, image: str | None, say: Callable[[str], None]) -> None:
-    """Makes the run ready to start: its directory and its data. image: name and digest, for the record. Raises SubmitError."""
-    write_run(ready, before, code, image, say)
+def prepare_run(ready: Ready, before: Standing, code: Code, image: str | None, say: Callable[[str], None]) -> Ready:
+    """Makes the run ready to start: its directory and its data. image: name and digest, for the record.
+
+    Returns it as it is run: with a plan that fits code which it may have kept. Raises SubmitError.
+    """
+    ready = write_run(ready, before, code, image, say)
     prepare_data(ready, say)
+    return ready
 
 
 def write_run(
     ready: Ready, before: Standing, code: Code, image: str | None, say: Callable[[str], None], *, shared: bool = False
-) -> None:
-    """Writes the run directory: code, job, configuration and plan. Raises SubmitError.
+) -> Ready:
+    """Writes the run directory: code, job, configuration and plan. Returns what was written. Raises SubmitError.
 
     shared: `code` is a copy that many runs are linked to, for which the caller syncs the disk once.
     """
@@ -204,7 +208,10 @@ def write_run(
     if keep:
         config = json.dumps(known_to(read_json(run.config), json.loads(config)), indent=2)
     write_text(run.config, config + "\n", sync=not shared)
+    if snapshot.on_path(run.code) != run.packages:
+        ready = dataclasses.replace(ready, plan=planning.with_older_code(ready.plan, run))
     write_json(run.plan, vars(ready.plan), sync=not shared)
+    return ready
 
 
 def begins_in_array(ready: Ready) -> bool:
@@ -297,11 +304,12 @@ def tool(run: RunDir, python: str, name: str, *arguments: str, needs: str) -> su
 def tool_of(
     code: Path, python: str, name: str, config: Path, *arguments: str, needs: str
 ) -> subprocess.CompletedProcess[str]:
-    """Runs `python -m trainer.<name> config.json` with the code in a folder. needs: a module that it imports.
+    """Runs `python -m trainer.<name> config.json` with the code in a folder (snapshot.on_path). needs: a module that it imports.
 
     Raises SubmitError: what the tool says to a person, or its last lines.
     """
-    if not (code / "trainer" / f"{name}.py").exists():
+    packages = snapshot.on_path(code)
+    if not (packages / "trainer" / f"{name}.py").exists():
         raise SubmitError(f"the code that {config.parent.name} is frozen with ({code}) has no trainer.{name}: it is older, or gone")
     if not local.python_has(python, needs):
         raise SubmitError(
@@ -309,7 +317,8 @@ def tool_of(
             "in the site file"
         )
     argv = [python, "-P", "-m", f"trainer.{name}", str(config), *arguments]
-    result = subprocess.run(argv, env=site.environment(PYTHONPATH=str(code)), capture_output=True, text=True, check=False)
+    env = site.environment(PYTHONPATH=str(packages), PYTHONSAFEPATH="1")
+    result = subprocess.run(argv, env=env, capture_output=True, text=True, check=False)
     if result.returncode == EXIT_WRONG:  # a message for a person
         raise SubmitError(result.stderr.strip())
     if result.returncode:
@@ -329,7 +338,8 @@ def ask_of_job(
     with tempfile.TemporaryDirectory(prefix="batchyard-") as folder:
         path = Path(folder) / "config.json"
         write_json(path, config.model_dump(mode="json"))
-        return tool_of(request.project, site.python(request.site), name, path, *arguments, needs="torch")
+        snapshot.link_packages(Path(folder), request.project)
+        return tool_of(Path(folder), site.python(request.site), name, path, *arguments, needs="torch")
 
 
 def python_of(run: RunDir, used: Site) -> str:

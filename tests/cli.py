@@ -16,7 +16,7 @@ from trainer.config.outcome import Outcome
 
 T = TypeVar("T")
 PROJECT = Path(__file__).resolve().parents[1]
-BATCHYARD = [sys.executable, "-c", "from launch.cli import main; main()"]
+BATCHYARD = [sys.executable, "-P", "-c", "from launch.cli import main; main()"]
 # digits, cut short: 8 epochs of 23 steps, a row each 5 steps, so that a test can stop it at a step that it saw
 SHORT = ("--set", "train.epochs=8", "--set", "execution.log_every_steps=5", "--set", "tracking.mode=disabled")
 

@@ -111,13 +111,13 @@ def test_every_signal_becomes_one_term_and_a_stop(tmp_path: Path, number: signal
     run = run_dir(tmp_path, ["sh", "-c", script])
     process = start(run)
     deadline = time.monotonic() + 30
-    while not (run.code / "ready").exists():
+    while not (run.path / "ready").exists():
         assert time.monotonic() < deadline
         time.sleep(0.01)
     process.send_signal(number)
     process.send_signal(number)
     assert end(process) == 75
-    assert (run.code / "seen").read_text() == "TERM\n"
+    assert (run.path / "seen").read_text() == "TERM\n"
     found = conclude(run, run.attempt("local-1"))
     assert (found.status, found.verdict) == ("stopped", "preempted")
     assert not run.lock.exists()
@@ -176,7 +176,7 @@ def test_a_signal_to_the_whole_tree_does_not_kill_what_knows_nothing_of_it(tmp_p
     """proctrack/linuxproc: torchrun died of USR2, and each attempt ended without a checkpoint."""
     run = run_dir(tmp_path, ["sh", "-c", "kill -USR2 $$; kill -USR1 $$; echo alive > alive"])
     end(start(run))
-    assert (run.code / "alive").read_text() == "alive\n"
+    assert (run.path / "alive").read_text() == "alive\n"
 
 
 NEVER, NOW, BEFORE, LIMIT = "None", "2031-02-03T04:05:06", "2001-02-03T04:05:06", "2031-02-03T04:10:00"
@@ -211,7 +211,7 @@ def test_a_cluster_that_does_not_answer_gives_no_deadline(tmp_path: Path) -> Non
     fake(tmp_path / "bin", "squeue", "echo 'slurm_load_jobs error' >&2; exit 1")
     fake(tmp_path / "bin", "scontrol", "exit 1")
     slurm_attempt(run, tmp_path / "bin", 0)
-    assert (run.code / "deadline").read_text() == "xx\n"
+    assert (run.path / "deadline").read_text() == "xx\n"
 
 
 def test_done_already_is_the_first_act(tmp_path: Path) -> None:
@@ -225,12 +225,12 @@ def test_a_second_attempt_at_once_is_refused(tmp_path: Path) -> None:
     run = run_dir(tmp_path, ["sh", "-c", "echo > ready; while [ ! -e go ]; do sleep 0.02; done"])
     first = start(run)
     deadline = time.monotonic() + 30
-    while not (run.code / "ready").exists():
+    while not (run.path / "ready").exists():
         assert time.monotonic() < deadline
         time.sleep(0.01)
     assert end(start(run, "local-2")) == 1
     assert not run.attempt("local-2").record.exists()
-    (run.code / "go").touch()
+    (run.path / "go").touch()
     end(first)
 
 

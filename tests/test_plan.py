@@ -124,11 +124,12 @@ def test_the_docker_command(tmp_path: Path) -> None:
         "docker", "run", "--rm", "--interactive", "--init", "--name=x-00000000", "--label=batchyard.run=x-00000000",
         "--network=none", "--hostname=localhost", "--user=1000:1001", "--shm-size=2g", "--read-only", "--tmpfs=/tmp:exec",
         "--cap-drop=ALL", "--security-opt=no-new-privileges", "--gpus=2",
-        "--env=OMP_NUM_THREADS=8", "--env=PYTHONPATH=/runs/x-00000000/code", "--env=PYTHONUNBUFFERED=1",
-        "--env=TORCH_ELASTIC_SHUTDOWN_TIMEOUT=120", "--env=BATCHYARD_ATTEMPT={ATTEMPT}", "--env=HOME=/tmp",
+        "--env=OMP_NUM_THREADS=8", "--env=PYTHONPATH=/runs/x-00000000/code/.packages", "--env=PYTHONSAFEPATH=1",
+        "--env=PYTHONUNBUFFERED=1", "--env=TORCH_ELASTIC_SHUTDOWN_TIMEOUT=120",
+        "--env=BATCHYARD_ATTEMPT={ATTEMPT}", "--env=HOME=/tmp",
         "--mount=type=bind,source=/runs/x-00000000,target=/runs/x-00000000",
         "--mount=type=bind,source=/runs/x-00000000/code,target=/runs/x-00000000/code,readonly",
-        "--mount=type=bind,source=/cache,target=/cache,readonly", "--workdir=/runs/x-00000000/code", "batchyard:cuda",
+        "--mount=type=bind,source=/cache,target=/cache,readonly", "--workdir=/runs/x-00000000", "batchyard:cuda",
         "python", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=0",
         "-m", "trainer", "/runs/x-00000000/config.json",
     ]  # fmt: skip
@@ -170,8 +171,8 @@ export SRUN_CPUS_PER_TASK=16
 
 # command
 export SUBMITIT_EXECUTOR=slurm
-srun --unbuffered --output /runs/x-00000000/slurm/%j_%t_log.out --cpu-bind=none env PYTHONPATH=/runs/x-00000000/code \
-/venv/bin/python -P -m launch.node /runs/x-00000000 --slurm
+srun --unbuffered --output /runs/x-00000000/slurm/%j_%t_log.out --cpu-bind=none env \
+PYTHONPATH=/runs/x-00000000/code/.packages /venv/bin/python -P -m launch.node /runs/x-00000000 --slurm
 """
 
 

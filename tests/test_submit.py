@@ -72,6 +72,8 @@ def test_the_frozen_code_is_what_runs(shell: Shell, tmp_path: Path, undisturbed:
     project = copy_of_the_project(tmp_path)
     (project / ".gitignore").write_text("ignored.txt\n")
     (project / "ignored.txt").write_text("a secret")
+    for name in ("random", "types", "queue", "json", "torch", "yaml", "sitecustomize"):  # each hides what we or Python need
+        (project / f"{name}.py").write_text("raise SystemExit('a file of the project hides a module')\n")
     subprocess.run(["git", "init", "-q", str(project)], check=True)
     here = Shell(shell.runs, cwd=project, env=shell.env)
     process = here.start("submit", "digits", *SHORT)
@@ -85,8 +87,20 @@ def test_the_frozen_code_is_what_runs(shell: Shell, tmp_path: Path, undisturbed:
     assert read_json(run.all_attempts()[0].record)["code_sha256"] == record["sha256"]
     assert record["commit"] is None and record["dirty"] and record["versions"]["torch"]
     assert (run.code / "jobs/digits.yaml").exists() and not (run.code / "ignored.txt").exists()
+    assert sorted(path.name for path in run.packages.iterdir()) == ["launch", "trainer"]
     assert not (run.code / "trainer/train.py").stat().st_mode & 0o222
     assert "finished with other code than yours" in here.run("submit", "digits", *SHORT)
+    assert "tensors" in here.run("export", "digits")
+
+
+def test_what_is_asked_of_the_project_is_not_hidden_by_its_files(shell: Shell, tmp_path: Path) -> None:
+    project = copy_of_the_project(tmp_path)
+    for name in ("random", "queue", "json"):
+        (project / f"{name}.py").write_text("raise SystemExit('a file of the project hides a module')\n")
+    (project / "optuna").mkdir()  # a folder of results, of which Python would make a package
+    assert "digits: model: resnet" in Shell(shell.runs, cwd=project, env=shell.env).run("check", "digits", "--deep")
+    as_module = [sys.executable, "-m", "launch", "list"]
+    assert "digits" in subprocess.run(as_module, cwd=project, capture_output=True, text=True, check=True).stdout
 
 
 def test_ctrl_c_stops_after_a_checkpoint_and_the_next_submit_continues(shell: Shell, undisturbed: tuple[RunDir, str]) -> None:
@@ -104,7 +118,9 @@ def test_ctrl_c_stops_after_a_checkpoint_and_the_next_submit_continues(shell: Sh
     assert not processes_of(run)
     assert "cancelled" in shell.run("status")
 
+    shutil.rmtree(run.packages)  # as older versions have frozen it: all of the code is on the path
     printed = shell.run("submit", run.run_id)
+    assert read_json(run.plan)["env"]["PYTHONPATH"] == str(run.code)
     assert "continues; it was cancelled" in printed and f"continued from step-{stopped.global_step}.local-1" in printed
     assert not run.cancel.exists()
     same_as(run, undisturbed[0])

@@ -148,7 +148,7 @@ def _write(sweep: SweepDir, submit: Submit, to_run: list[Ready], code: Code, tog
                 submitting.write_waiting(ready, before)
                 written[ready.run.run_id] = Written(ready, together.ask(ready, code.root), True)
             else:
-                submitting.write_run(ready, before, code, None, say, shared=True)
+                ready = submitting.write_run(ready, before, code, None, say, shared=True)
                 written[ready.run.run_id] = Written(ready, together.ask(ready, ready.run.code.resolve()), False)
         except (SubmitError, OSError) as error:
             _tell(sweep, submit, ready, error)

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+PACKAGES = ".packages"
+
 
 @dataclass(frozen=True)
 class Attempt:
@@ -110,6 +112,15 @@ class RunDir:
     def code(self) -> Path:
         """The frozen code that runs. Writer: submit (launch.snapshot)."""
         return self.path / "code"
+
+    @property
+    def packages(self) -> Path:
+        """The one folder of the frozen code that is on the path.
+
+        It holds links to `trainer` and `launch`, and nothing that could hide a module of Python's own.
+        Code that older versions have frozen is without it. Writer: submit (launch.snapshot).
+        """
+        return self.code / PACKAGES
 
     @property
     def code_record(self) -> Path:
