@@ -128,7 +128,7 @@ class Together:
     def ask(self, ready: Ready, code: Path) -> Made:
         """A point's data, made by that code."""
         train, allowed = ready.config.train, ready.config.execution.allow_unverified_data
-        asked = f"{code} {train.data.model_dump_json()} {allowed} {_begins_with(train)!r}"
+        asked = f"{code} {train.data.prepared_by()} {allowed} {_begins_with(train)!r}"
         if asked not in self.made:
             self.made[asked] = self._one_by_one.submit(make_data, ready, code)
         return self.made[asked]
@@ -277,6 +277,15 @@ def prepare_data(ready: Ready, say: Callable[[str], None], made: dict[str, Any] 
     write_json(run.data_record, record, sync=made is None)
     if left_out := len(record.get("skipped", ())):
         say(f"{left_out} picture(s) cannot be used and are left out; {site.shown(run.data_record)} names them")
+
+
+def prepared_alike(one: RunConfig, other: RunConfig) -> bool:
+    """Whether prepare makes the same by both configurations, so that one's record is the other's."""
+    return (
+        one.train.data.prepared_by() == other.train.data.prepared_by()
+        and one.execution.allow_unverified_data == other.execution.allow_unverified_data
+        and _begins_with(one.train) == _begins_with(other.train)
+    )
 
 
 def _begins_with(train: TrainConfig) -> tuple[Any, ...]:

@@ -11,6 +11,7 @@ import time
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from launch import rundir, search, slurm, submit, sweepdir
 from launch.node import POLL_S, Node, Signals, attend, place
@@ -22,6 +23,7 @@ from launch.spec import Job
 from launch.submit import Ready, Request, SubmitError
 from trainer.config.layout import RunDir, SweepDir, read_json, write_json, write_text
 from trainer.config.outcome import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED
+from trainer.config.run import RunConfig
 
 CHOICE_WAIT_S = 300.0  # for the first node's choice
 
@@ -78,12 +80,24 @@ def prepare(sweep: SweepDir, ready: Ready, before: Standing, code: Code, job: st
     run.path.mkdir(exist_ok=True)  # without the submit's lock: a killed task would leave it, for its lease, to the next submit
     say = partial(print, flush=True)
     submit.write_run(ready, before, code, None, say, shared=True)
-    submit.prepare_data(ready, say)
+    submit.prepare_data(ready, say, prepared_before(ready.config, template))
     script = run.attempt(f"slurm-{job}.0").script
     text = str(read_json(sweep.request)["script"])
     named = text.replace(f"--job-name={template.run_id}", f"--job-name={run.run_id}")
     write_text(script, named.replace(str(template.path), str(run.path)))
     slurm.queued(run, job, sweep.slurm)
+
+
+def prepared_before(config: RunConfig, template: RunDir) -> dict[str, Any] | None:
+    """The record of the data that submit prepared for all trials, so that no node looks at the files once more.
+
+    None: the trial's data is prepared otherwise, as where the search varies the size of the pictures.
+    """
+    record: dict[str, Any] | None = read_json(template.data_record)
+    if record is None:
+        return None
+    of_template = RunConfig.model_validate_json(template.config.read_text())
+    return record if submit.prepared_alike(config, of_template) else None
 
 
 def main() -> int:

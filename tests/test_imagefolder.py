@@ -264,7 +264,7 @@ def refused_beside(folder: Path, **more: Any) -> str:
     return str(caught.value)
 
 
-def test_the_cache_knows_names_sizes_times_and_settings(tmp_path: Path) -> None:
+def test_the_cache_knows_names_contents_and_settings(tmp_path: Path) -> None:
     root = picture_set(tmp_path, {"ants": 3, "bees": 3})
     cache = tmp_path / "cache"
     first = prepare(config(), tmp_path, cache)
@@ -277,10 +277,11 @@ def test_the_cache_knows_names_sizes_times_and_settings(tmp_path: Path) -> None:
     content = file.read_bytes()
     os.utime(file, (1, 1))
     again = prepare(config(), tmp_path, cache)
-    assert again["path"] != first["path"] and again["sha256"] == first["sha256"]  # made anew, and the same
+    assert (again["path"], again["made"]) == (first["path"], False)  # the same contents
     file.write_bytes(content + b"\0")
-    os.utime(file, (1, 1))
-    assert prepare(config(), tmp_path, cache)["path"] not in (first["path"], again["path"])
+    assert prepare(config(), tmp_path, cache)["path"] != first["path"]
+    file.write_bytes(content)
+    assert prepare(config(), tmp_path, cache)["path"] == first["path"]
     file.rename(file.with_name("x.png"))
     assert prepare(config(), tmp_path, cache)["made"]
 

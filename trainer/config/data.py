@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -46,6 +46,10 @@ class ImageData(Strict):
         """Whether there is a split to choose by."""
         return self.validation is not None
 
+    def prepared_by(self) -> dict[str, Any]:
+        """The settings that decide what prepare makes of the same files; the others are of what happens to it later."""
+        return self.model_dump(mode="json", exclude=set(ImageData.model_fields))
+
 
 class SmallPictures(ImageData):
     """A set of pictures of one small size, whose number is known."""
@@ -70,6 +74,9 @@ class SmallPictures(ImageData):
 
     def wanted(self) -> tuple[int | None, int | None]:
         return self.train_samples, self.test_samples
+
+    def prepared_by(self) -> dict[str, Any]:
+        return self.model_dump(mode="json", exclude=set(SmallPictures.model_fields))
 
 
 class DigitsData(SmallPictures):
@@ -137,6 +144,11 @@ class ImageFolderData(ImageData):
 
     def has_validation(self) -> bool:
         return bool(self.validation is not None or self.validation_folder or len(self.fractions or []) == 3)
+
+    def prepared_by(self) -> dict[str, Any]:
+        settings = super().prepared_by()
+        crop = settings.pop("random_resized_crop")
+        return {**settings, "encoded": crop is not None}
 
 
 VOC_CLASSES = [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -30,6 +30,10 @@ class TableData(Strict):
     def has_validation(self) -> bool:
         """Whether there is a split to choose by."""
         return self.validation is not None
+
+    def prepared_by(self) -> dict[str, Any]:
+        """The settings that decide what prepare makes of the same files."""
+        return self.model_dump(mode="json", exclude={"validation"})
 
 
 class LinearData(TableData):

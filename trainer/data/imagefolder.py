@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import stat
 import sys
 import time
 from collections import deque
@@ -16,43 +14,38 @@ from typing import NamedTuple
 
 import numpy as np
 
-from trainer.config.data import ImageData, ImageFolderData
+from trainer.config.data import ImageFolderData
 from trainer.data import pictures
+from trainer.data.contents import Contents, Unreadable
 from trainer.data.pictures import BadPicture, Fit, shown
 from trainer.data.raw import ELSEWHERE, DataError, Piece, Skipped, Source
 
-VERSION = 1  # raised when the same files give other bytes
+VERSION = 2  # raised when the same files give other bytes, or are known by something else
 AT_ONCE, AT_ONCE_BYTES = 64, 2**22  # what a thread reads at a time, so that memory is bounded also where files are large
 MOST_SHOWN = 20
 PROGRESS_S = 3.0
 
 
 class File(NamedTuple):
-    """A picture of the set. name: below the set's folder, with slashes; label: the number of its class; size in bytes; mtime in ns.
-    A link to nothing has neither; reading it tells."""
+    """A picture of the set. name: below the set's folder, with slashes; label: the number of its class."""
 
     name: str
     label: int
-    size: int
-    mtime: int
 
 
 def source(config: ImageFolderData, data_dir: Path, allow_unverified: bool) -> Source:
-    """Lists the folders and looks at every file's size and time, but reads none: the result is known by them. Raises raw.DataError,
-    which tells everything that is wrong with the folders."""
+    """Lists the folders, and looks at no file. Raises raw.DataError, which tells everything that is wrong with the folders."""
     root = data_dir / config.folder
     if not root.is_dir():
         raise DataError(f"imagefolder: there is no folder {root}. Put it there, or name the folder that holds it {ELSEWHERE}")
     classes, splits, skipped = _find(root, config)
-    on_the_fly = {*ImageData.model_fields, "folder", "random_resized_crop"}
-    settings = {**config.model_dump(exclude=on_the_fly), "encoded": config.random_resized_crop is not None}
-    files = hashlib.sha256()
-    for split, listed in splits.items():
-        for file in listed:
-            files.update(f"{split} {file.size} {file.mtime} ".encode() + os.fsencode(file.name) + b"\0")
-    content = {"settings": json.dumps(settings, sort_keys=True).encode(), "files": files.digest()}
+    settings = config.prepared_by()
+    del settings["folder"]  # the same files elsewhere are the same set
+    content = {"settings": json.dumps(settings, sort_keys=True).encode()}
+    files = Contents(root, {split: [file.name for file in listed] for split, listed in splits.items()})
     names = [os.fsencode(name).decode(errors="replace") for name in classes]
-    return Source(names, content, _read(root, config, splits, skipped), {"fit": Fit.of(config)._asdict()})
+    pieces = _read(files, config, splits, skipped)
+    return Source(names, content, pieces, {"fit": Fit.of(config)._asdict()}, files=files)
 
 
 def _find(root: Path, config: ImageFolderData) -> tuple[list[str], dict[str, list[File]], list[Skipped]]:
@@ -77,7 +70,7 @@ def _find(root: Path, config: ImageFolderData) -> tuple[list[str], dict[str, lis
         splits[split] = []
         for label, name in enumerate(classes[split]):
             found, hollow = _pictures(root, Path(folder) / name)
-            splits[split] += [File(picture, label, *_size_and_mtime(root / picture)) for picture in found]
+            splits[split] += [File(picture, label) for picture in found]
             skipped += hollow
             if not found:
                 wrong.append(f"{shown(str(root / folder / name))} holds no picture ({' '.join(pictures.EXTENSIONS)}): "
@@ -166,22 +159,14 @@ def _by_fractions(files: list[File], fractions: list[float], seed: int) -> dict[
     return {name: [files[i] for i in part.indices] for name, part in zip(names, parts, strict=True)}
 
 
-def _size_and_mtime(path: Path) -> tuple[int, int]:
-    try:
-        found = path.stat()
-    except OSError:
-        return 0, 0
-    return found.st_size, found.st_mtime_ns
-
-
-def _read(root: Path, config: ImageFolderData, splits: dict[str, list[File]], skipped: list[Skipped]) -> Iterator[Piece]:
+def _read(contents: Contents, config: ImageFolderData, splits: dict[str, list[File]], skipped: list[Skipped]) -> Iterator[Piece]:
     """All pieces in the order of the splits. Raises raw.DataError, at the end, for all pictures that cannot be read."""
     fit, total, done = Fit.of(config), sum(map(len, splits.values())), 0
     began = told = time.monotonic()
-    parts = [(split, part) for split, files in splits.items() for part in _parts(files)]
+    parts = [(split, part) for split, files in splits.items() for part in _parts(files, contents)]
 
     def piece(part: tuple[str, list[File]]) -> Piece:
-        return _piece(root, *part, fit, encoded=config.random_resized_crop is not None and part[0] == "train")
+        return _piece(contents, *part, fit, encoded=config.random_resized_crop is not None and part[0] == "train")
 
     if skipped:
         yield Piece("train", *_nothing(fit), encoded=[] if config.random_resized_crop else None, skipped=skipped)
@@ -196,19 +181,20 @@ def _read(root: Path, config: ImageFolderData, splits: dict[str, list[File]], sk
             print(f"{config.folder}: {done:,} of {total:,} pictures, {left:.0f} s left", file=sys.stderr, flush=True)
         yield made
     if bad and not config.skip_bad:
-        raise DataError(_complaint(root, total, bad))
+        raise DataError(_complaint(contents.root, total, bad))
     if empty := [split for split, count in good.items() if not count]:
-        raise DataError(_complaint(root, total, bad) + f"\nnothing is left of: {', '.join(empty)}")
+        raise DataError(_complaint(contents.root, total, bad) + f"\nnothing is left of: {', '.join(empty)}")
 
 
-def _parts(files: list[File]) -> Iterator[list[File]]:
+def _parts(files: list[File], contents: Contents) -> Iterator[list[File]]:
     part, size = [], 0
     for file in files:
-        if part and (len(part) == AT_ONCE or size + file.size > AT_ONCE_BYTES):
+        own = contents.known[file.name].size
+        if part and (len(part) == AT_ONCE or size + own > AT_ONCE_BYTES):
             yield part
             part, size = [], 0
         part.append(file)
-        size += file.size
+        size += own
     if part:
         yield part
 
@@ -224,13 +210,13 @@ def _nothing(fit: Fit) -> tuple[np.ndarray, np.ndarray]:
     return np.zeros((0, fit.channels, fit.size, fit.size), np.uint8), np.zeros(0, np.int64)
 
 
-def _piece(root: Path, split: str, files: list[File], fit: Fit, *, encoded: bool) -> Piece:
+def _piece(contents: Contents, split: str, files: list[File], fit: Fit, *, encoded: bool) -> Piece:
     images, labels, kept, skipped = [], [], [], []
     for file in files:
         try:
-            data = _bytes(root / file.name)
+            data = contents.read(file.name)
             images.append(fit(pictures.read(data, fit.channels)))
-        except BadPicture as error:
+        except (BadPicture, Unreadable) as error:
             skipped.append(Skipped(shown(file.name), str(error)))
             continue
         labels.append(file.label)
@@ -239,16 +225,6 @@ def _piece(root: Path, split: str, files: list[File], fit: Fit, *, encoded: bool
     if not images:
         return Piece(split, *_nothing(fit), encoded=kept if encoded else None, skipped=skipped)
     return Piece(split, np.stack(images), np.array(labels, np.int64), encoded=kept if encoded else None, skipped=skipped)
-
-
-def _bytes(path: Path) -> bytes:
-    """A file's content. Raises BadPicture."""
-    try:
-        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for without end
-            raise BadPicture("not a file")
-        return path.read_bytes()
-    except OSError as error:
-        raise BadPicture("a link to nothing" if path.is_symlink() and not path.exists() else error.strerror or str(error)) from None
 
 
 def _in_order(function: Callable[[tuple[str, list[File]]], Piece], parts: list[tuple[str, list[File]]]) -> Iterator[Piece]:

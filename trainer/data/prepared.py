@@ -107,14 +107,20 @@ def prepare(config: DataConfig, data_dir: Path, cache_dir: Path, *, allow_unveri
     """Converts the data set where the cache lacks it; returns its manifest with `path`, `made` (whether it was made now) and
     `unverified` (the raw files that differ from the published checksums).
 
-    Appears by one rename, under a lock: an interrupted prepare leaves nothing that a later one would take for whole, and of
-    two at once the second waits for the first. Raises raw.DataError, and OSError where the disk is full.
+    A set is known by the contents of its files, and its folder is named by them. It appears by one rename, under a lock: an
+    interrupted prepare leaves nothing that a later one would take for whole, and of two at once the second waits for the first.
+
+    Raises raw.DataError, and OSError where the disk is full.
     """
     of = dataset(config.name)
     source = of.source(config, data_dir, allow_unverified)
+    content = dict(source.content)
+    if source.files:
+        source.files.learn(cache_dir / "contents")
+        content["files"] = source.files.digest()
     digest = hashlib.sha256(str(of.VERSION).encode())
-    for name in sorted(source.content):
-        digest.update(name.encode() + hashlib.sha256(source.content[name]).digest())
+    for name in sorted(content):
+        digest.update(name.encode() + hashlib.sha256(content[name]).digest())
     path = cache_dir / "prepared" / f"{config.name}-{digest.hexdigest()[:8]}"
     found = {"path": str(path), "unverified": list(source.unverified)}
     if manifest := read_json(path / "manifest.json"):

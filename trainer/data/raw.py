@@ -7,9 +7,12 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from trainer.data.contents import Contents
 
 ALL_THE_SAME = "all the same by `execution: {allow_unverified_data: true}`"
 ELSEWHERE = "by --data-dir, paths.data in the site file, or BATCHYARD_DATA; the job `digits` runs without any download"
@@ -46,6 +49,7 @@ class Source(NamedTuple):
     """A data set that was found. content: what decides the prepared bytes, by name. pieces: made as they are asked for.
 
     details: stands in the manifest beside what is in every one. unverified: files that differ from the published checksums.
+    files: those that decide the prepared bytes by their contents, too; they have been learnt before the first piece is asked for.
     """
 
     classes: list[str]
@@ -53,6 +57,7 @@ class Source(NamedTuple):
     pieces: Iterator[Piece]
     details: Mapping[str, Any] = MappingProxyType({})
     unverified: Sequence[str] = ()
+    files: Contents | None = None
 
 
 class Files(NamedTuple):

@@ -5,7 +5,7 @@ ImageSets/Segmentation/{train,val}.txt, JPEGImages/<name>.jpg, SegmentationClass
 
 from __future__ import annotations
 
-import hashlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -14,11 +14,12 @@ import numpy as np
 
 from trainer.config.data import VOCData
 from trainer.data import masks, pictures
+from trainer.data.contents import Contents, Unreadable
 from trainer.data.masks import Crop
 from trainer.data.pictures import BadPicture
 from trainer.data.raw import ALL_THE_SAME, ELSEWHERE, DataError, Piece, Skipped, Source, accept
 
-VERSION = 1  # raised when the same files give other bytes
+VERSION = 2  # raised when the same files give other bytes, or are known by something else
 LISTS = {"train": "train", "test": "val"}  # VOC keeps the masks of its own test list to itself
 PUBLISHED = {"train": 1464, "test": 1449}  # pictures of VOC2012's lists (host.robots.ox.ac.uk/pascal/VOC/voc2012, its statistics)
 AT_ONCE = 16  # pictures of a piece, so that memory is bounded
@@ -26,23 +27,24 @@ MOST_SHOWN = 20
 
 
 class Scene(NamedTuple):
-    """A picture that was found, and its mask. name: as the list has it."""
+    """A picture and its mask, by their names below the set's folder. name: as the list has it."""
 
     name: str
-    picture: Path
-    mask: Path
+    picture: str
+    mask: str
 
 
 def source(config: VOCData, data_dir: Path, allow_unverified: bool) -> Source:
-    """Reads the lists and looks at every file's size and time, but reads none: the result is known by them.
+    """Reads the lists, and looks at no picture or mask.
 
     Raises raw.DataError, which tells everything that is missing.
     """
     root = data_dir / config.folder
     if not root.is_dir():
         raise DataError(f"voc: there is no folder {root}. Put VOC2012's there, or name the folder that holds it {ELSEWHERE}")
-    splits, files = {split: _scenes(root, name) for split, name in LISTS.items()}, hashlib.sha256()
-    missing = [str(path) for scenes in splits.values() for s in scenes for path in s[1:] if not path.is_file()]
+    splits = {split: _scenes(root, name) for split, name in LISTS.items()}
+    there = {*_names_in(root, "JPEGImages"), *_names_in(root, "SegmentationClass")}
+    missing = [str(root / name) for scenes in splits.values() for s in scenes for name in s[1:] if name not in there]
     if missing:
         raise DataError(_complaint(f"{len(missing)} file(s) that the lists name are missing", missing))
     others = [] if config.classes else _not_vocs({split: len(scenes) for split, scenes in splits.items()})
@@ -53,14 +55,11 @@ def source(config: VOCData, data_dir: Path, allow_unverified: bool) -> Source:
             f"is another set, or train on it {ALL_THE_SAME}"
         )
         accept(allow_unverified, refusal, f"voc: {differ}: they differ from the published ones")
-    for split, scenes in splits.items():
-        for scene in scenes:
-            found = [path.stat() for path in scene[1:]]
-            files.update(f"{split} {scene.name} {[(f.st_size, f.st_mtime_ns) for f in found]}\0".encode())
-    settings = f"{config.classes} {config.crop}"
     crop = Crop(3, *config.crop)
-    content = {"settings": settings.encode(), "files": files.digest()}
-    return Source(config.names(), content, _read(root, splits, crop, len(config.names())), {"crop": crop._asdict()}, others)
+    content = {"settings": f"{config.classes} {config.crop}".encode()}
+    files = Contents(root, {split: [name for s in scenes for name in s[1:]] for split, scenes in splits.items()})
+    pieces = _read(files, splits, crop, len(config.names()))
+    return Source(config.names(), content, pieces, {"crop": crop._asdict()}, others, files)
 
 
 def _not_vocs(counts: dict[str, int]) -> list[str]:
@@ -79,25 +78,32 @@ def _scenes(root: Path, name: str) -> list[Scene]:
         raise DataError(f"voc: {listed} cannot be read: {error.strerror}") from None
     if not names:
         raise DataError(f"voc: {listed} names no picture")
-    return [Scene(n, root / "JPEGImages" / f"{n}.jpg", root / "SegmentationClass" / f"{n}.png") for n in names]
+    return [Scene(n, f"JPEGImages/{n}.jpg", f"SegmentationClass/{n}.png") for n in names]
 
 
-def _read(root: Path, splits: dict[str, list[Scene]], crop: Crop, classes: int) -> Iterator[Piece]:
+def _names_in(root: Path, folder: str) -> Iterator[str]:
+    """The files in a folder and below it, by their names below `root`: listed, which takes no stat of each."""
+    for place, _, names in os.walk(root / folder, followlinks=True):
+        below = os.path.relpath(place, root)
+        yield from (f"{below}/{name}" for name in names)
+
+
+def _read(contents: Contents, splits: dict[str, list[Scene]], crop: Crop, classes: int) -> Iterator[Piece]:
     """All pieces in the order of the splits; too small pictures are left out. Raises raw.DataError, at the end, for bad ones."""
     bad: list[str] = []
     for split, scenes in splits.items():
         kept = 0
         for start in range(0, len(scenes), AT_ONCE):
-            piece = _piece(split, scenes[start : start + AT_ONCE], crop, classes, bad)
+            piece = _piece(contents, split, scenes[start : start + AT_ONCE], crop, classes, bad)
             kept += len(piece.images)
             yield piece
         if not kept and not bad:
             raise DataError(
-                f"voc: no picture of {root}'s {LISTS[split]} list is as large as the crop, {crop.height}x{crop.width}: "
+                f"voc: no picture of {contents.root}'s {LISTS[split]} list is as large as the crop, {crop.height}x{crop.width}: "
                 "a smaller train.data.crop keeps more"
             )
     if bad:
-        raise DataError(_complaint(f"{len(bad)} picture(s) or mask(s) of {root} are wrong", bad))
+        raise DataError(_complaint(f"{len(bad)} picture(s) or mask(s) of {contents.root} are wrong", bad))
 
 
 def _complaint(what: str, lines: list[str]) -> str:
@@ -105,14 +111,14 @@ def _complaint(what: str, lines: list[str]) -> str:
     return "\n  ".join([f"voc: {what}:", *lines[:MOST_SHOWN], *more])
 
 
-def _piece(split: str, scenes: list[Scene], crop: Crop, classes: int, bad: list[str]) -> Piece:
+def _piece(contents: Contents, split: str, scenes: list[Scene], crop: Crop, classes: int, bad: list[str]) -> Piece:
     """Train pictures keep their size, for the random crops; of test pictures the middle is kept. bad: gains what is wrong."""
     whole, cut, skipped = [], [], []
     for scene in scenes:
         try:
-            data = scene.picture.read_bytes()
-            image, mask = pictures.read(data, crop.channels), masks.read(scene.mask.read_bytes(), classes)
-        except (BadPicture, OSError) as error:
+            data, mask_file = contents.read(scene.picture), contents.read(scene.mask)
+            image, mask = pictures.read(data, crop.channels), masks.read(mask_file, classes)
+        except (BadPicture, Unreadable) as error:
             bad.append(f"{scene.name}: {error}")
             continue
         size = f"{image.height}x{image.width}"
