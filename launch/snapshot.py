@@ -6,56 +6,111 @@ import functools
 import hashlib
 import shutil
 import stat
-import subprocess
 import sys
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from launch.errors import Wrong
+from launch import project_files, secret_files
+from launch.project_files import SnapshotError
 from trainer.config.layout import PACKAGES, RunDir, write_json
 
 MOST_MB = 200
-ON_PATH = ("trainer", "launch")
-RECORDED = ("torch", "torchvision", "numpy", "wandb", "submitit", "pydantic")
-
-
-class SnapshotError(Wrong):
-    """The code cannot be frozen; the message says what to do."""
+SHOWN = 8  # names in a note
+LIKE_A_SECRET = "looks like a secret"
+RECORDED = ("torch", "torchvision", "numpy", "wandb", "submitit", "pydantic")  # versions
 
 
 @dataclass(frozen=True)
 class Code:
-    """The code of a project as it is now. sha256: over the paths and contents of all files."""
+    """The code of a project as it is now. sha256: over the paths and contents of all files.
+
+    contents: each file's own sha256. left_out: what is in the project and not among the files, and
+    why. notes: what a user who freezes it should know.
+    """
 
     root: Path
     files: list[Path]  # relative
     sha256: str
     commit: str | None
-    dirty: bool
+    dirty: bool | None  # None: without git nobody knows
+    contents: dict[str, str] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 def look(project: Path) -> Code:
-    """Reads the project's code. Raises SnapshotError where it is too much to be code."""
-    listing = _git(project, "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--deduplicate")
-    if listing is not None and "trainer/__init__.py" in listing.split("\0"):
-        files = [Path(name) for name in listing.split("\0") if name and (project / name).is_file()]
-        commit = (_git(project, "rev-parse", "HEAD") or "").strip() or None
-        dirty = bool((_git(project, "status", "--porcelain") or "").strip())
-    else:
-        files = [p.relative_to(project) for top in ("trainer", "launch") for p in (project / top).rglob("*.py")]
-        commit, dirty = None, False
-    size_mb = sum((project / f).stat().st_size for f in files) / 2**20
+    """Reads the project's code, without untracked files that look like secrets.
+
+    Raises SnapshotError where it is too much to be code, or cannot be read.
+    """
+    listing = project_files.find(project)
+    by_name = {name for name in listing.files if secret_files.has_secret_name(name)}
+    candidates = listing.files - (by_name - listing.tracked)
+    _refuse_large(project, candidates)
+
+    contents, secret = dict[str, str](), set(by_name)
+    for name in candidates:
+        content = _read(project / name)
+        contents[name] = hashlib.sha256(content).hexdigest()
+        if secret_files.holds_key(content):
+            secret.add(name)
+    untracked_secrets = secret - listing.tracked
+    for name in untracked_secrets:
+        contents.pop(name, None)
+
+    left_out = {**listing.left_out, **dict.fromkeys(sorted(untracked_secrets), LIKE_A_SECRET)}
+    notes = _notes(listing.note, left_out, secret & listing.tracked)
+    files = sorted(Path(name) for name in contents)
+    ordered = {str(file): contents[str(file)] for file in files}
+    return Code(project, files, digest(ordered), listing.commit, listing.dirty, ordered, left_out, notes)
+
+
+def digest(contents: Mapping[str, str]) -> str:
+    """One sha256 over the paths and contents of files, in the order that they are given."""
+    whole = hashlib.sha256()
+    for name, sha256 in contents.items():
+        whole.update(f"{name}\0{sha256}\n".encode(errors="surrogateescape"))
+    return whole.hexdigest()
+
+
+def _refuse_large(project: Path, names: set[str]) -> None:
+    sizes = {name: (project / name).stat().st_size for name in names}
+    size_mb = sum(sizes.values()) / 2**20
     if size_mb > MOST_MB:
-        big = sorted(files, key=lambda f: -(project / f).stat().st_size)[:5]
+        big = sorted(sizes, key=lambda name: -sizes[name])[:5]
         raise SnapshotError(
             f"the code in {project} takes {size_mb:.0f} MB (at most {MOST_MB}): add what is no code to .gitignore; "
-            f"the largest: {', '.join(map(str, big))}"
+            f"the largest: {', '.join(big)}"
         )
-    digest = hashlib.sha256()
-    for file in sorted(files):
-        digest.update(f"{file}\0{hashlib.sha256((project / file).read_bytes()).hexdigest()}\n".encode())
-    return Code(project, sorted(files), digest.hexdigest(), commit, dirty)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise SnapshotError(
+            f"{path} belongs to the code and cannot be read ({error.strerror}): make it readable, or add it to .gitignore"
+        ) from None
+
+
+def _notes(of_listing: str | None, left_out: dict[str, str], tracked_secrets: set[str]) -> tuple[str, ...]:
+    """What a user should know of the code that is frozen, a line each."""
+    notes = [of_listing] if of_listing else []
+    for why in dict.fromkeys(left_out.values()):
+        names = [name for name, reason in left_out.items() if reason == why]
+        notes.append(f"left out of the frozen code: {_shown(names)} ({why})")
+    if tracked_secrets:
+        shown = _shown(tracked_secrets)
+        notes.append(f"tracked, and so copied into the frozen code, although it {LIKE_A_SECRET}: {shown}")
+    return tuple(notes)
+
+
+def _shown(names: Collection[str]) -> str:
+    first = sorted(names)[:SHOWN]
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(first) + more
 
 
 def freeze(code: Code, run: RunDir, image: str | None) -> None:
@@ -77,29 +132,41 @@ def freeze_shared(code: Code, run: RunDir) -> None:
 def record(code: Code, image: str | None = None) -> dict[str, Any]:
     """Where the code came from, for code.json."""
     return {
-        "commit": code.commit, "dirty": code.dirty, "files": len(code.files), "sha256": code.sha256,
-        "versions": {"python": sys.version.split()[0], **_versions()}, "image": image,
-    }  # fmt: skip
+        "commit": code.commit,
+        "dirty": code.dirty,
+        "files": len(code.files),
+        "sha256": code.sha256,
+        "versions": {"python": sys.version.split()[0], **_versions()},
+        "image": image,
+        "left_out": code.left_out,
+        "contents": code.contents,
+    }
 
 
 def keep(code: Code, folder: Path) -> Code:
-    """The same code from a copy in `folder`, which nobody edits while the points of a sweep are frozen from it."""
+    """The same code from a copy in `folder`, which nobody edits while the points of a sweep are frozen from it.
+
+    Its notes are the caller's to print: once, not for every point. Raises SnapshotError.
+    """
     if folder.exists():
         link_packages(folder, Path(".."))  # an older version may have copied it
     else:
         _copy(code, folder)
-    return replace(code, root=folder)
+    return replace(code, root=folder, notes=())
 
 
 def _copy(code: Code, folder: Path) -> None:
     fresh = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(fresh, ignore_errors=True)
     link_packages(fresh, Path(".."))
-    for file in code.files:
-        target = fresh / file
+    for name, sha256 in code.contents.items():
+        source, target = code.root / name, fresh / name
+        content = _read(source)
+        if hashlib.sha256(content).hexdigest() != sha256:
+            raise SnapshotError(f"{source} was changed while it was being frozen: submit again")
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(code.root / file, target)
-        target.chmod(0o555 if (code.root / file).stat().st_mode & stat.S_IXUSR else 0o444)
+        target.write_bytes(content)
+        target.chmod(stat.S_IMODE(source.stat().st_mode) & 0o555)  # as readable as it is, and no longer to be written
     _remove(folder)
     fresh.rename(folder)
 
@@ -111,7 +178,7 @@ def link_packages(folder: Path, code: Path) -> None:
     """
     packages = folder / PACKAGES
     packages.mkdir(parents=True, exist_ok=True)
-    for name in ON_PATH:
+    for name in project_files.PACKAGES:
         if not (packages / name).is_symlink():
             (packages / name).symlink_to(code / name)
 
@@ -143,12 +210,3 @@ def _versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
-
-
-def _git(project: Path, *arguments: str) -> str | None:
-    """git's output, or None where the project is no checkout of its own or there is no git."""
-    try:
-        result = subprocess.run(["git", "-C", str(project), *arguments], capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        return None
-    return result.stdout if result.returncode == 0 else None

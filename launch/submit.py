@@ -201,6 +201,8 @@ def write_run(
             snapshot.freeze_shared(code, run)
         else:
             snapshot.freeze(code, run, image)
+            for note in code.notes:
+                say(note)
     if before.state != "new":
         run.cancel.unlink(missing_ok=True)
     run.job.write_text(job_text(ready.spec))

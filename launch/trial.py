@@ -34,7 +34,10 @@ def leave_request(sweep: SweepDir, template: Ready, code: Code) -> None:
     write_json(sweep.request, {
         "job": asked.job.name, "site": asked.site.model_dump(mode="json"), "strict": asked.strict,
         "folders": {k: str(v) for k, v in asdict(asked.folders).items()}, "after": str(asked.after.path) if asked.after else None,
-        "code": {**asdict(code), "root": str(code.root), "files": [str(f) for f in code.files]},
+        # earlier versions, whose tasks may still be queued, know no further key of it
+        "code": {"root": str(code.root), "files": [str(f) for f in code.files], "sha256": code.sha256,
+                 "commit": code.commit, "dirty": code.dirty},
+        "contents": code.contents, "left_out": code.left_out,
         "script": slurm.script(template.run, template.plan),
     })  # fmt: skip
 
@@ -43,7 +46,8 @@ def read_request(sweep: SweepDir) -> tuple[Request, Code]:
     """The request and the code of the newest submit, as `leave_request` wrote them."""
     told = read_json(sweep.request)
     folders = Folders(**{k: Path(v) for k, v in told["folders"].items()})
-    code = Code(**{**told["code"], "root": Path(told["code"]["root"]), "files": [Path(f) for f in told["code"]["files"]]})
+    of_code = {**told["code"], "root": Path(told["code"]["root"]), "files": [Path(f) for f in told["code"]["files"]]}
+    code = Code(**of_code, contents=told.get("contents", {}), left_out=told.get("left_out", {}))
     return Request(
         Job(told["job"], sweep.job), code.root, Site.model_validate(told["site"]), folders, "slurm", strict=told["strict"],
         after=RunDir(Path(told["after"])) if told["after"] else None, sweep=sweep.sweep_id,

@@ -37,7 +37,10 @@ def submit_all(request: Request, loaded: Loaded, machine: Machine) -> int:
             slurm.adopt_sweep(of.sweep)
     to_continue = _to_continue(of)
     _show(of, to_continue)
-    code = sweepdir.keep_code(of.sweep, snapshot.look(request.project))
+    code = snapshot.look(request.project)
+    for note in code.notes:
+        sweeps.say(note)
+    code = sweepdir.keep_code(of.sweep, code)
     sweepdir.write_job(of.sweep, loaded.written)
     submit = sweepdir.begin(of.sweep, request.job.name, request.backend, request.settings, list(of.trials().values()))
     if request.backend == "slurm":

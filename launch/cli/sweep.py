@@ -81,7 +81,10 @@ def submit_all(request: Request, loaded: Loaded, machine: Machine, *, prune: boo
     to_run = [(wanted, r) for wanted, (_, r) in zip(plan.wanted, ready, strict=True) if wanted.to_run]
     if to_run and ready[0][1].plan.backend == "docker":
         cli.image_of(ready[0][1])  # without an image no point can start: said once, before the first
-    code = sweepdir.keep_code(sweep, snapshot.look(request.project))
+    code = snapshot.look(request.project)
+    for note in code.notes:
+        say(note)
+    code = sweepdir.keep_code(sweep, code)
     sweepdir.write_job(sweep, loaded.written)
     record = [{"axes": point.axes, "run_id": r.run.run_id} for point, r in ready]
     submit = sweepdir.begin(sweep, request.job.name, request.backend, request.settings, record)

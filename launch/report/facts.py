@@ -113,7 +113,7 @@ def read(run: RunDir) -> Facts:
         train=[row for row in rows if row.get("kind") == "train"],
         evals=[row for row in rows if row.get("kind") == "eval"],
         config=as_row(read_json(run.config)),
-        code=as_row(read_json(run.code_record)),
+        code={k: v for k, v in as_row(read_json(run.code_record)).items() if k != "contents"},
         job_text=run.job.read_text(errors="replace") if run.job.is_file() else "",
         figures={path.name: read_json(path) for path in _figures(run) if path.exists()},
         read_at=time.time(),
