@@ -140,8 +140,11 @@ def measure(run: Run, name: str, epoch: int | None, of_class: str | None = None)
 
 def _epoch_mean(run: Run, what: str, epoch: int | None) -> float | None:
     """The mean over the samples of an epoch, or of the last one."""
-    found = [(v, row["samples"]) for row in _train_rows(run, epoch) if (v := finite(row.get(what))) is not None]
-    return sum(v * n for v, n in found) / sum(n for _, n in found) if found else None
+    found = [(finite(row.get(what)), row["samples"]) for row in _train_rows(run, epoch)]
+    if not found or any(value is None for value, _ in found):  # a mean of what is finite would be of a part of the epoch
+        return None
+    total = sum(value * samples for value, samples in found if value is not None)
+    return float(total / sum(samples for _, samples in found))
 
 
 def _train_rows(run: Run, epoch: int | None) -> list[dict[str, Any]]:
@@ -169,7 +172,7 @@ def _loss_book(run: Run, epoch: int | None, *, running: bool) -> float | None:
 
 def _class_accuracy(run: Run, of_class: str | None) -> float | None:
     found = read_json(run.run.evaluation("test")) or {}
-    if of_class not in found.get("classes", []):
+    if of_class not in found.get("classes", []) or found["correct"] is None:  # null: its outputs were not finite
         return None
     i = found["classes"].index(of_class)
     return found["correct"][i] / found["samples"][i] if found["samples"][i] else None

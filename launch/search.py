@@ -75,7 +75,8 @@ class Searched:
         run = self.sweep.run(trial["run_id"])
         outcome = rundir.standing(run).outcome
         if outcome and outcome.status == "completed":
-            return "COMPLETE", float(outcome.extra["best"]["value"])
+            best = outcome.extra.get("best")
+            return ("COMPLETE", float(best["value"])) if best else ("FAIL", None)  # no validation of it was finite
         if outcome and outcome.verdict == "nan":  # it would come to the same again
             return "FAIL", None
         place = (read_json(run.config) or {}).get("trial") or {}

@@ -375,6 +375,9 @@ def result_line(outcome: Outcome) -> str:
         line += f": test accuracy {100 * outcome.test_accuracy:.2f} %"
         if (mean_iou := outcome.extra.get("test_mean_iou")) is not None:
             line += f", mean IoU {100 * mean_iou:.2f} %"
+    elif outcome.status == "completed" and "test_not_finite" in outcome.extra:
+        spoilt = words.plural(outcome.extra["test_not_finite"], "test sample")
+        line += f": no test figure, since the outputs of {spoilt} are not finite,"
     elif (loss := outcome.extra.get("test_loss")) is not None:
         line += f": test loss {words.number(loss, 4)}"
     if outcome.global_step is not None:

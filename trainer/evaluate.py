@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from trainer import distributed, tasks, watchdog
+from trainer.config.layout import finite_or_none
 from trainer.config.run import TrainConfig
 from trainer.data.batches import Batches
 from trainer.data.prepared import Split
@@ -28,7 +29,10 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager[Non
 def evaluate(
     model: nn.Module, split: Split, batches: Batches, world: World, config: TrainConfig, *, num_classes: int, batch_size: int
 ) -> Evaluation:
-    """Evaluates the unwrapped model on every sample of `split` once. Collective: every rank calls it."""
+    """Evaluates the unwrapped model on every sample of `split` once. Collective: every rank calls it.
+
+    Where an output is not finite, no figure of the evaluation is: an argmax of NaN would be an accuracy like any other.
+    """
     distributed.broadcast_buffers(model, world)
     bare = distributed.unwrap(model)
     training = bare.training
@@ -39,6 +43,7 @@ def evaluate(
     losses = torch.zeros(len(starts), 1, dtype=torch.float64, device=device)  # of each batch, the sum over its samples
     height, width = split.images.shape[2:]
     tally, seen = task.tally(num_classes, samples, (height, width), device), torch.zeros((), dtype=torch.int64)
+    not_finite = torch.zeros((), dtype=torch.int64, device=device)  # samples with such an output; read once, at the end
     for batch in range(begin, end):
         watchdog.alive()
         start = starts[batch]
@@ -49,12 +54,14 @@ def evaluate(
             outputs = bare(images).float()
         losses[batch, 0] = task.loss(outputs, labels, config)
         tally.add(outputs, labels, start)
+        not_finite += (~torch.isfinite(outputs)).flatten(1).any(1).sum()
         seen += len(labels)
     bare.train(training)
-    seen = distributed.total(seen, world)
+    seen, not_finite = distributed.total(torch.stack((seen, not_finite.cpu())), world)
     assert seen == samples, f"evaluated {int(seen)} of {samples} samples"
     (loss_sum,) = in_order(distributed.total(losses, world))
-    return Evaluation(loss_sum / samples, **tally.over_ranks(world))
+    result = Evaluation(finite_or_none(loss_sum / samples), **tally.over_ranks(world))
+    return result.without_figures(int(not_finite)) if not_finite else result
 
 
 def in_order(rows: Tensor) -> list[float]:

@@ -59,15 +59,14 @@ def write_augmentations(run: RunDir, data: Prepared, config: TrainConfig) -> Non
 
 
 def write_evaluation(run: RunDir, data: Prepared, split: str, result: Evaluation, global_step: int, epoch: int) -> None:
-    """Samples and correct ones of each class, the confusion matrix (rows are the truth) and, of the test split, predictions."""
-    if (confusion := result.confusion) is None:
+    """Samples and correct ones of each class, the confusion matrix (rows are the truth) and, of the test split, predictions.
+
+    Where outputs are not finite, null and no pictures take the place of an earlier evaluation's.
+    """
+    if not result.metrics:  # of numbers, which have no classes
         return
     place = {"split": split, "global_step": global_step, "epoch": epoch}
-    _write(run.evaluation(split), {
-        **place, "classes": data.classes, "samples": confusion.sum(1).tolist(), "correct": confusion.diagonal().tolist(),
-        "confusion": confusion.tolist() if len(data.classes) <= MOST_CLASSES else None,
-        **({"iou": iou(confusion)} if result.predicted is not None else {}),
-    })  # fmt: skip
+    _write(run.evaluation(split), {**place, "classes": data.classes, **counts(result, len(data.classes))})
     if split != "test":
         return
     if result.predicted is not None:
@@ -75,6 +74,19 @@ def write_evaluation(run: RunDir, data: Prepared, split: str, result: Evaluation
         return
     for path, predictions in ((run.predictions, result.predictions), (run.misclassified, result.mistakes)):
         _write(path, {**place, "pictures": [predicted(data, one) for one in predictions]})
+
+
+def counts(result: Evaluation, classes: int) -> dict[str, Any]:
+    """What was counted of each class; null where outputs are not finite, and of how many samples."""
+    confusion = result.confusion
+    if confusion is None:
+        return {"samples": None, "correct": None, "confusion": None, "not_finite": result.not_finite}
+    return {
+        "samples": confusion.sum(1).tolist(),
+        "correct": confusion.diagonal().tolist(),
+        "confusion": confusion.tolist() if classes <= MOST_CLASSES else None,
+        **({"iou": iou(confusion)} if result.predicted is not None else {}),
+    }
 
 
 def predicted(data: Prepared, one: Prediction) -> dict[str, Any]:

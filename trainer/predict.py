@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -22,7 +21,7 @@ from torch import Tensor
 from trainer import checkpoint, trained
 from trainer.captions import Line, captioned
 from trainer.checkpoint import NewerCheckpoint, NoCheckpoint
-from trainer.config.layout import RunDir
+from trainer.config.layout import RunDir, to_json
 from trainer.config.outcome import EXIT_WRONG
 from trainer.config.run import RunConfig
 from trainer.data import pictures
@@ -33,6 +32,7 @@ from trainer.trained import TakesNoPictures, Trained
 
 MOST_TOLD = 5  # classes of a picture
 LABELLED, MASK = ".predicted.png", ".mask.png"
+NOT_FINITE = "the model's outputs for it are not finite, so it is taken for nothing"
 
 
 class NoPictures(Exception):
@@ -81,7 +81,8 @@ def is_picture(file: Path) -> bool:
 
 def predict(model: Trained, asked: Sequence[Asked]) -> Iterator[dict[str, Any]]:
     """Of each picture {file, labelled, top: [{class, probability}]}, the most probable first; of a segmentation, instead of `top`,
-    {mask, classes: [{class, share}]}, shares of the pixels. {file, problem} where it cannot be read. Raises NoPlace."""
+    {mask, classes: [{class, share}]}, shares of the pixels. {file, problem} where it cannot be read, or the outputs for it are not
+    finite, which say nothing. Raises NoPlace."""
     segments = model.config.train.data.task == "segmentation"
     at_once = 1 if segments else model.config.micro_batch_size()  # whole pictures have sizes of their own; what a rank held
     for start in range(0, len(asked), at_once):
@@ -96,6 +97,9 @@ def predict(model: Trained, asked: Sequence[Asked]) -> Iterator[dict[str, Any]]:
         for (one, image, pixels), output in zip(kept, outputs, strict=True):
             if segments:  # without what was added for the model
                 pixels, output = (array[:, : image.height, : image.width] for array in (pixels, output))
+            if not torch.isfinite(output).all():
+                results[one] = {"problem": NOT_FINITE}
+                continue
             results[one] = mask(model, one, pixels, output) if segments else top(model, one, image, output)
         for one in some:
             yield {"file": str(one.file), **results[one]}
@@ -164,7 +168,7 @@ def main() -> None:
         print(error, file=sys.stderr)
         sys.exit(EXIT_WRONG)
     facts = {"run_id": run.run_id, "checkpoint": found.path.name, "which": which, "global_step": found.manifest["global_step"]}
-    print(json.dumps({**facts, "classes": model.classes, "pictures": told}))
+    print(to_json({**facts, "classes": model.classes, "pictures": told}))
 
 
 if __name__ == "__main__":

@@ -55,6 +55,8 @@ def write(program: Program, path: Path, form: str, description: dict[str, Any]) 
     name, inputs = program.name, program.inputs
     with torch.no_grad():
         own = program.module(inputs)
+        if not torch.isfinite(own).all():
+            raise CannotExport(f"{name} gives {program.output} of noise that are not finite: no program can be compared with it")
         try:
             batch = torch.export.Dim("batch", min=1)
             exported = torch.export.export(program.module, (inputs[:2],), dynamic_shapes=({0: batch},))

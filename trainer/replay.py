@@ -6,7 +6,6 @@ One JSON object on stdout. On one rank: a step's chunks are the same for every w
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import sys
 from collections.abc import Callable
@@ -19,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from trainer import distributed, tasks
-from trainer.config.layout import Attempt, RunDir
+from trainer.config.layout import Attempt, RunDir, to_json
 from trainer.config.outcome import EXIT_WRONG, Outcome
 from trainer.config.run import RunConfig
 from trainer.data.batches import MicroBatch
@@ -186,7 +185,7 @@ def main() -> None:
     parser.add_argument("config", type=Path)
     run = RunDir(parser.parse_args().config.absolute().parent)
     try:
-        print(json.dumps(replay(run, RunConfig.model_validate_json(run.config.read_text()))))
+        print(to_json(replay(run, RunConfig.model_validate_json(run.config.read_text()))))
     except (NothingToReplay, OSError, ValueError) as error:
         print(error, file=sys.stderr)
         sys.exit(EXIT_WRONG)

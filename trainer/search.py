@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from optuna import Study
 from optuna.trial import Trial, TrialState
 
@@ -19,13 +21,15 @@ class Judge:
         self.metric, self.place = config.train.best_metric, config.trial
         self._study: Study | None = None
 
-    def is_losing(self, epoch: int, value: float, *, over: bool) -> bool:
+    def is_losing(self, epoch: int, value: float | None, *, over: bool) -> bool:
         """Reports an evaluation, and returns optuna's decision. value: of the validation split. over: no epoch is left to save.
+
+        A value that is not finite (None) is NaN for optuna, which lets no such trial pass a rung.
 
         A continued run that comes to an epoch for the second time gets the first answer: the others have come further since.
         """
         try:
-            return self._ask(epoch, value, over)
+            return self._ask(epoch, math.nan if value is None else value, over)
         except (OSError, ValueError, LookupError, RuntimeError) as error:  # the disk; the journal; its lock
             say(f"the search's journal {self.journal} does not answer, so this trial goes on: {error}")
             return False

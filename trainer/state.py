@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import resource
 import sys
 import time
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from trainer import checkpoint, distributed, figures, freeze, models, optim, pretrained, randomness, tasks
 from trainer.checkpoint_writer import Writer
-from trainer.config.layout import write_json
+from trainer.config.layout import finite_or_none, write_json
 from trainer.config.outcome import Outcome
 from trainer.config.run import RunConfig
 from trainer.config.weights import Weights
@@ -70,7 +71,9 @@ class Trainer:
         self.total_steps = min(train.epochs * self.batches.steps_per_epoch, train.max_steps or sys.maxsize)
         self.step = 0
         self.test_accuracy: float | None = None
-        self.test_metrics: dict[str, float] = {}  # all figures of the newest evaluation on the test split
+        self.test_metrics: dict[str, float | None] = {}  # all figures of the newest evaluation on the test split
+        self.test_not_finite = 0  # samples of that evaluation whose outputs are not finite: then it has no figure
+        self.evaluated_not_finite = False  # the newest evaluation of some split; the same on every rank
         self.best: dict[str, Any] | None = None  # of the validation split: where and how good
         self.evaluations_since_best = 0
         self.pruned = False  # by the search that it is a trial of; the same on every rank
@@ -152,7 +155,10 @@ class Trainer:
         self.guard.load_state_dict(state["guard"])
         self.step, self.test_accuracy = state["global_step"], state["test_accuracy"]
         self.best, self.evaluations_since_best = state["best"], state["evaluations_since_best"]
+        if self.best and not math.isfinite(self.best["value"]):  # of a version that took NaN for a value
+            self.best = None
         self.test_metrics = state.get("test_metrics", {})  # checkpoints before it were of classifications, which need it not
+        self.test_not_finite = state.get("test_not_finite", 0)
         sums = state["sums"]  # one a rank, so that the next row adds them in the same order
         if len(sums) == self.world.size:
             self.sums.copy_(sums[self.world.rank])
@@ -195,6 +201,7 @@ class Trainer:
                     "global_step": self.step,
                     "test_accuracy": self.test_accuracy,
                     "test_metrics": self.test_metrics,
+                    "test_not_finite": self.test_not_finite,
                     "best": self.best,
                     "evaluations_since_best": self.evaluations_since_best,
                     "sums": sums,
@@ -216,8 +223,10 @@ class Trainer:
         self.sums.zero_()
         if self.world.rank == 0:
             place = {"global_step": self.step, "epoch": self.epoch}
-            right = {"accuracy": correct / samples} if tasks.of(self.config.train).right else {}
-            row = {"loss": loss / samples, **right, "lr": lr, "grad_norm": float(grad_norm)}
+            # outputs that are not finite make a loss that is not, and their argmax is no accuracy
+            accuracy = correct / samples if math.isfinite(loss) else None
+            right = {"accuracy": accuracy} if tasks.of(self.config.train).right else {}
+            row = finite_or_none({"loss": loss / samples, **right, "lr": lr, "grad_norm": float(grad_norm)})
             self.tracker.log({"kind": "train", **place, **row, "samples": int(samples)})
             timing = self._timing(samples)
             self.tracker.log_timing({**place, "total_steps": self.total_steps, **timing})
@@ -253,6 +262,8 @@ class Trainer:
         results = {split: self._evaluate(split) for split in splits if split in self.data.splits}
         self.test_metrics = {"loss": results["test"].loss, **results["test"].metrics}
         self.test_accuracy = self.test_metrics.get("accuracy")
+        self.test_not_finite = results["test"].not_finite
+        self.evaluated_not_finite = any(result.loss is None for result in results.values())
         if self.world.rank == 0:
             for split, result in results.items():
                 self._log_evaluation(split, result)
@@ -273,9 +284,13 @@ class Trainer:
 
     def _log_evaluation(self, split: str, result: Evaluation) -> None:
         place = {"split": split, "global_step": self.step, "epoch": self.epoch}
-        self.tracker.log({"kind": "eval", **place, "loss": result.loss, **result.metrics})
+        spoilt = {"not_finite": result.not_finite} if result.not_finite else {}
+        self.tracker.log({"kind": "eval", **place, "loss": result.loss, **result.metrics, **spoilt})
         figures.write_evaluation(self.world.run, self.data, split, result, self.step, self.epoch)
         say(f"epoch {self.epoch}/{self.config.train.epochs}  {split} {told(result.loss, result.metrics)}")
+        if result.not_finite:
+            samples = len(self.data.splits[split])
+            say(f"the outputs of {result.not_finite} of {samples} {split} samples are not finite: no figure is of this evaluation")
 
     def _is_losing(self, result: Evaluation) -> bool:
         """Whether the search stops this trial. Rank 0 alone calls it."""
@@ -285,8 +300,8 @@ class Trainer:
             self.judge = search.Judge(self.config, self.world.run)
         return self.judge.is_losing(self.epoch, self._value(result), over=self.is_over())
 
-    def _value(self, result: Evaluation) -> float:
-        """What the best checkpoint, early stopping and a search go by."""
+    def _value(self, result: Evaluation) -> float | None:
+        """What the best checkpoint, early stopping and a search go by; None where it is not finite."""
         metric = self.config.train.best_metric
         return result.loss if metric == "loss" else result.metrics[metric]
 
@@ -294,6 +309,9 @@ class Trainer:
         metric, stopping = self.config.train.best_metric, self.config.train.early_stopping
         value = self._value(result)
         margin = stopping.min_delta if stopping else 0.0
+        if value is None:  # never the best one, and one more that is no better
+            self.evaluations_since_best += 1
+            return False
         gain = 0.0 if self.best is None else (value - self.best["value"]) * (-1 if metric == "loss" else 1)
         if self.best is not None and not gain > margin:
             self.evaluations_since_best += 1
@@ -358,6 +376,8 @@ class Trainer:
             extra["skipped_pictures"] = self.data.skipped
         if self.stopped_early():
             extra["early_stopped"] = True
+        if self.test_not_finite:
+            extra["test_not_finite"] = self.test_not_finite
         if self.config.train.data.task != "classification":
             extra |= {f"test_{name}": value for name, value in self.test_metrics.items() if name != "accuracy"}
         if status == "completed" and (fit := tasks.linear_fit(self.result(), self.data, self.config.train)):
@@ -379,7 +399,11 @@ class Trainer:
             self.tracker.finish(outcome.exit_code)
 
 
-def told(loss: float, metrics: dict[str, float]) -> str:
+def told(loss: float | None, metrics: dict[str, float | None]) -> str:
     """A loss and what else was measured, for a line of the log."""
-    shown = f"{loss:.4f}" if loss == 0 or loss >= 1e-2 else f"{loss:.2e}"  # a regression's may be far below one
-    return "  ".join([f"loss {shown}", *(f"{name.replace('_', ' ')} {value:.4f}" for name, value in metrics.items())])
+    parts = {"loss": "not finite"}
+    if loss is not None:
+        parts["loss"] = f"{loss:.4f}" if loss == 0 or loss >= 1e-2 else f"{loss:.2e}"  # a regression's may be far below one
+    for name, value in metrics.items():
+        parts[name.replace("_", " ")] = "not finite" if value is None else f"{value:.4f}"
+    return "  ".join(f"{name} {value}" for name, value in parts.items())

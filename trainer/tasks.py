@@ -38,14 +38,23 @@ class Evaluation:
     """loss: mean over samples. metrics: by name, 0 to 1, in the order in which they are told: accuracy, and accuracy_top5 where
     there are more than ten classes; of masks the accuracy of pixels, and mean_iou. confusion: int64 [classes, classes], of pictures
     or of pixels, rows are the truth; None where there are no classes. predictions: of the first pictures, and of some from all
-    over; mistakes: the most confident first. predicted: some masks by the number of the sample, uint8 [H, W]."""
+    over; mistakes: the most confident first. predicted: some masks by the number of the sample, uint8 [H, W].
 
-    loss: float
-    metrics: dict[str, float] = field(default_factory=dict)
+    not_finite: how many samples had an output that is not finite. With one such sample loss and metrics are None, and nothing is
+    shown. The loss alone is None where finite outputs gave an infinite one."""
+
+    loss: float | None
+    metrics: dict[str, float | None] = field(default_factory=dict)
     confusion: Tensor | None = None
     predictions: list[Prediction] = field(default_factory=list)
     mistakes: list[Prediction] = field(default_factory=list)
     predicted: dict[int, Tensor] | None = None
+    not_finite: int = 0
+
+    def without_figures(self, not_finite: int) -> Evaluation:
+        """This evaluation, of which `not_finite` samples had outputs that are not finite: the same metrics, all of them None."""
+        shown = None if self.predicted is None else dict[int, Tensor]()
+        return Evaluation(None, dict.fromkeys(self.metrics), predicted=shown, not_finite=not_finite)
 
 
 class Tally:

@@ -6,7 +6,6 @@ The only module that imports wandb. Rank 0 alone uses it.
 from __future__ import annotations
 
 import contextlib
-import json
 import netrc
 import os
 import signal
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib import error, parse, request
 
-from trainer.config.layout import write_json
+from trainer.config.layout import finite_or_none, to_json, write_json
 from trainer.config.run import RunConfig
 from trainer.distributed import World
 
@@ -35,7 +34,8 @@ class Tracker:
         self.wandb = _start_wandb(config, world)
 
     def log(self, row: dict[str, Any]) -> None:
-        """A row of metrics.jsonl: only what the config decides, no times."""
+        """A row of metrics.jsonl: only what the config decides, no times. What is not finite is null there, and not sent."""
+        row = finite_or_none(row)
         self.metrics.append(row)
         prefix = row["kind"] if row["kind"] == "train" else row["split"]
         numbers = {f"{prefix}/{k}": v for k, v in row.items() if isinstance(v, float)}
@@ -75,7 +75,7 @@ class Rows:
 
     def append(self, row: dict[str, Any]) -> None:
         fell_behind = bool(self.waiting)
-        self.waiting += json.dumps(row).encode() + b"\n"
+        self.waiting += to_json(row).encode() + b"\n"
         if (fault := self._write()) and not fell_behind:
             _complain(f"{self.file.name} takes no more rows; they wait in memory", fault)
 

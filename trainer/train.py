@@ -77,6 +77,9 @@ def train(t: Trainer) -> Outcome:
             t.log_train(lr, grad_norm)
         if end_of_epoch and (t.epoch % config.evaluate_every_epochs == 0 or t.step == t.total_steps):
             is_best = t.log_evaluation()
+            outcome = t.found_not_finite() if t.evaluated_not_finite else None
+            if outcome:  # the weights are why, and further steps would not change them
+                return outcome
         stop, due = agreement()
         stop = stop or t.pruned or t.step == how.stop_after_step
         due = due or (how.checkpoint_every_steps is not None and t.step % how.checkpoint_every_steps == 0)

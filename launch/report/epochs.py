@@ -46,7 +46,7 @@ def read(rows: list[Row]) -> dict[int, list[Stretch]]:
     before = begin = 0
     for row in sorted(rows, key=lambda r: float(r["global_step"])):
         step, epoch, samples = (finite(row.get(key)) for key in ("global_step", "epoch", "samples"))
-        loss = row.get("loss")
+        loss = math.nan if row.get("loss", "") is None else row.get("loss")  # null: it was not finite
         if step is None or epoch is None or samples is None or isinstance(loss, bool) or not isinstance(loss, int | float):
             continue
         if not (before + 1 <= step < 1e12 and 0 < epoch < 1e9 and samples > 0):  # rows of no run of ours

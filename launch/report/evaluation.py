@@ -81,6 +81,10 @@ def by_class(run: Facts) -> str:
     for split, name in SPLITS.items():
         if (file := f"evaluation-{split}.json") not in run.figures:
             continue
+        if spoilt := finite(as_row(run.figures[file]).get("not_finite")):
+            said = f"{name}: the outputs of {spoilt:,.0f} samples were not finite, so none is right or wrong."
+            notes.append(f'<p class="note">{said}</p>')
+            continue
         if (found := read(split, run.figures[file])) is None:
             notes.append(f'<p class="note">figures/{file} is not an evaluation: left out.</p>')
             continue

@@ -59,10 +59,16 @@ class Facts:
         return as_row(self.config.get(key))
 
     def last_eval(self) -> Row:
-        """The newest row of the test set that has an accuracy; of numbers, which have none, that has a loss."""
-        tests = [r for r in self.evals if r.get("split") == "test"]
-        rows = [r for r in tests if finite(r.get("accuracy")) is not None]
-        return rows[-1] if rows else next((r for r in reversed(tests) if finite(r.get("loss")) is not None), {})
+        """The newest row of the test set that has an accuracy; of numbers, which have none, that has a loss.
+
+        A null counts: it says that the newest evaluation was not finite, and an older one is not its result.
+        """
+        tests = [r for r in reversed(self.evals) if r.get("split") == "test"]
+        for key in ("accuracy", "loss"):
+            for row in tests:
+                if key in row and (row[key] is None or finite(row[key]) is not None):
+                    return row
+        return {}
 
     @property
     def extra(self) -> Row:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shlex
 from html import escape
@@ -102,11 +103,18 @@ def _result(run: Facts) -> str:
     value = finite(run.outcome.get("test_accuracy"))
     value = finite(last.get("accuracy")) if value is None else value
     loss = finite(last.get("loss"))
-    if value is None and loss is None:
+    if value is None and not last:
         return ""
     done = run.outcome.get("status") == "completed"
     so_far = "" if done else f" so far, at step {last['global_step']:,}" if last else " so far"
-    figure, name = (percent(value), "test accuracy") if value is not None else (number(loss or 0.0, 4), "test loss")
+    if value is not None:
+        figure, name = percent(value), "test accuracy"
+    elif "accuracy" in last:
+        figure, name, so_far = NONE, "test accuracy", f"{so_far}: not finite"
+    elif loss is not None:
+        figure, name = number(loss, 4), "test loss"
+    else:
+        figure, name, so_far = NONE, "test loss", f"{so_far}: not finite"
     return f'<p class="result"><b>{figure}</b> <span class="soft">{name}{so_far}</span></p>'
 
 
@@ -181,8 +189,13 @@ def _skipped(run: Facts) -> str:
 
 
 def points(rows: list[Row], key: str) -> list[chart.Point]:
-    """(global_step, value) of the rows that have a number there, NaN and infinities too, by step."""
-    found = [(float(r["global_step"]), words.as_float(r[key])) for r in rows if isinstance(r.get(key), int | float)]
+    """(global_step, value) of the rows that have a number there, NaN and infinities too, by step. A null is NaN: it was not
+    finite when it was written."""
+    found = []
+    for row in rows:
+        value = row.get(key, "missing")
+        if value is None or isinstance(value, int | float):
+            found.append((float(row["global_step"]), math.nan if value is None else words.as_float(value)))
     return sorted(found, key=lambda point: point[0])
 
 
@@ -198,10 +211,11 @@ def _curves(run: Facts) -> str:
     top5 = [chart.Series(f"{s} top-5", evals(s, "accuracy_top5"), f"{s} top5") for s in splits]
     marks = [(step, f"{attempt} from about step {step:,.0f}") for step, attempt in run.continues()]
     ious = [chart.Series(f"{s} mean IoU", evals(s, "mean_iou"), f"{s} top5") for s in splits]
+    rates = [row for row in run.train if row.get("lr") is not None]  # not measured: a null would be no NaN
     plots = [
         chart.Chart("Loss", both("loss"), marks, may_log=True),
         chart.Chart("Accuracy", [*both("accuracy"), *top5, *ious], marks, percent=True),
-        chart.Chart("Learning rate", [chart.Series("learning rate", points(run.train, "lr"))], marks),
+        chart.Chart("Learning rate", [chart.Series("learning rate", points(rates, "lr"))], marks),
         chart.Chart("Gradient norm", [chart.Series("gradient norm", points(run.train, "grad_norm"))], marks, may_log=True),
     ]
     figures = "".join(chart.figure(plot) for plot in plots)

@@ -60,6 +60,11 @@ class Point:
         return found if finite(found.get("value")) is not None else {}
 
     @property
+    def was_validated(self) -> bool:
+        """Whether it has a validation split to choose by."""
+        return any(row.get("split") == "val" for row in self.run.evals)
+
+    @property
     def lasted_s(self) -> float | None:
         """Seconds over all attempts."""
         known = [s for s, _ in (a.lasted_s() for a in self.run.attempts) if s is not None]
@@ -179,8 +184,14 @@ class Best:
 
 
 def best(points: list[Point]) -> Best | None:
-    """By the validation split where every completed point has one, else by the last test accuracy. None: none is completed."""
-    done = [p for p in points if p.state == "completed"]
+    """By the validation split where every completed point has one, else by the last test accuracy. None: none is completed.
+
+    A point whose validations were all not finite is not the best one, and leads to no choice on the test set.
+    """
+    completed = [p for p in points if p.state == "completed"]
+    done = [p for p in completed if p.best or not p.was_validated]
+    if completed and not done:
+        return None
     metrics = {p.best.get("metric") for p in done}
     if len(metrics) == 1 and (metric := metrics.pop()) in ("accuracy", "mean_iou", "loss"):
         ranked = [(p.best["value"] * (-1 if metric == "loss" else 1), p) for p in done]

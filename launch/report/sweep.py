@@ -135,6 +135,8 @@ def _best_first(sweep: Sweep, best: Best | None) -> list[Point]:
     def rank(p: Point) -> tuple[int, float]:
         if p.state != "completed":
             return 1, 0.0
+        if best and best.by_validation and not p.best:  # its validations were not finite
+            return 1, 0.0
         if best and best.by_validation:
             return 0, p.best["value"] * (1 if p.best["metric"] == "loss" else -1)
         return 0, -(p.test_accuracy or 0.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -361,7 +362,26 @@ def read_json(path: Path | str) -> Any:
 
 def write_json(path: Path, value: Any, *, sync: bool = True) -> None:
     """Replaces `path` as `write_text` does."""
-    write_text(path, json.dumps(value, indent=2) + "\n", sync=sync)
+    write_text(path, to_json(value, indent=2) + "\n", sync=sync)
+
+
+def to_json(value: Any, *, indent: int | None = None) -> str:
+    """The value as JSON, with null for every number that is not finite: JSON has no word for it."""
+    try:
+        return json.dumps(value, indent=indent, allow_nan=False)
+    except ValueError:
+        return json.dumps(finite_or_none(value), indent=indent, allow_nan=False)
+
+
+def finite_or_none(value: Any) -> Any:
+    """The value, with None for every number in it that is not finite, at any depth."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: finite_or_none(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite_or_none(item) for item in value]
+    return value
 
 
 def write_text(path: Path, text: str, *, sync: bool = True) -> None:
