@@ -15,7 +15,7 @@ SOURCES = sorted(p.relative_to(PROJECT).as_posix() for top in ("trainer", "launc
 OWNERS = {  # what may be used only there
     "wandb": ("trainer/tracking.py",),
     "submitit": ("launch/slurm.py",),
-    "safetensors": ("trainer/export.py", "trainer/pretrained.py"),
+    "safetensors": ("trainer/export.py", "trainer/state_dict.py"),
     "onnxruntime": ("trainer/program.py",),
     "optuna": ("trainer/config/study.py", "trainer/search.py", "launch/search.py"),
     "os.environ": ("trainer/distributed.py", "trainer/tracking.py", "launch/site.py", "launch/node.py"),

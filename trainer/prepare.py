@@ -40,11 +40,11 @@ def first_weights(config: RunConfig, classes: list[str], arguments: argparse.Nam
     given, found, record = config.train.weights, None, {}
     if given is None and not config.train.freeze:
         return record
-    from trainer import pretrained, weights  # and with it torch: 2 s, for those alone who need it
+    from trainer import pretrained, state_dict, weights  # and with it torch: 2 s, for those alone who need it
 
     if given is not None and given.run is None:
         record = {"weights": weights.bring(given, arguments.data_dir, arguments.cache_dir)}
-        found = pretrained.read(Path(record["weights"]["path"]))
+        found = state_dict.read(Path(record["weights"]["path"]))
     elif given is not None and (other := RunDir(arguments.config.absolute().parent.parent / str(given.run))).checkpoints.exists():
         _, found = pretrained.of_run(other)  # one that is still in the queue is looked at when this one begins
     pretrained.check(config.train, len(classes), found)

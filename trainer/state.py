@@ -129,11 +129,12 @@ class Trainer:
         """Lays the weights of another training over the initial ones."""
         source, found = pretrained.load_for(self.world.run, weights)
         new = optim.head(distributed.unwrap(self.model)) if weights.head == "new" else []
-        unused = pretrained.lay_over(self.initial, found, new)
+        laid = pretrained.lay_over(self.initial, found, new)
         if self.world.rank == 0:
             say(
                 f"begins with the weights of {source}" + (f", but for a new {' and '.join(new)}" if new else "")
-                + (f"; the model has no use for {', '.join(unused)}" if unused else "")
+                + (f"; without '{laid.prefix}' before the names" if laid.prefix else "")
+                + (f"; the model has no use for {', '.join(laid.unused)}" if laid.unused else "")
             )
 
     def _warm_up(self) -> None:
