@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from launch import slurm
+from launch import slurm, slurm_commands
 from launch.drill import REACH_S, Drill, DrillError, Kill, Killed, Result, compare, last_step, step_of_others
 from trainer.config.layout import Attempt, RunDir, read_json
 from trainer.config.outcome import EXIT_DONE, Outcome
@@ -111,18 +111,18 @@ def plan(strikes: int, seed: int, steps: int, kinds: list[str]) -> list[Kill]:
 
 def signal(job: str) -> None:
     """What a time limit's --signal and, where the site has it so, a preemption send."""
-    _run(["scancel", "--signal=USR2", job])
+    slurm_commands.ask("scancel", "--signal=USR2", job, order=True)
 
 
 def requeue(job: str) -> None:
     """An operator's requeue: TERM, and after KillWait the end."""
-    _run(["scontrol", "requeue", job])
+    slurm_commands.ask("scontrol", "requeue", job, order=True)
 
 
 def preempt(options: str, job: str) -> None:
     """A job with other options that wants the whole node; it does nothing, once it has it."""
     argv = ["sbatch", "--parsable", "--output=/dev/null", "--job-name=batchyard-drill", "--exclusive", "--time=1"]
-    _run([*argv, f"--nodelist={_nodes(job)}", *shlex.split(options), "--wrap=true"])
+    slurm_commands.ask(*argv, f"--nodelist={_nodes(job)}", *shlex.split(options), "--wrap=true", order=True)
 
 
 def cut(command: str, job: str) -> None:
@@ -130,17 +130,17 @@ def cut(command: str, job: str) -> None:
 
 
 def _nodes(job: str) -> str:
-    nodes = _run(["squeue", "-h", "-r", "-j", job, "-o", "%N"])
+    nodes = slurm_commands.ask("squeue", "-h", "-r", "-j", job, "-o", "%N").strip()
     if not nodes:
         raise DrillError(f"Slurm job {job} is on no node any more")
     return nodes
 
 
-def _run(argv: list[str]) -> str:
+def _run(argv: list[str]) -> None:
+    """The site's own command, in our environment; Slurm's have one of their own (launch.slurm_commands)."""
     done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     if done.returncode:
         raise DrillError(f"`{shlex.join(argv)}` failed ({done.returncode}): {done.stderr.strip()}")
-    return done.stdout.strip()
 
 
 def _job(run: RunDir) -> str:

@@ -18,7 +18,7 @@ from trainer.config.outcome import Outcome
 if TYPE_CHECKING:
     from trainer.config.run import RunConfig
 
-State = Literal["new", "queued", "running", "completed", "stopped", "pruned", "failed", "cancelled", "dead"]
+State = Literal["new", "queued", "running", "completed", "stopped", "pruned", "failed", "cancelled", "dead", "unknown"]
 
 
 # by name, for a Path takes as long to make as its file to look for, and there are thousands of runs
@@ -109,8 +109,8 @@ def read_config(run: RunDir) -> RunConfig | None:
 
 
 def standing(run: RunDir, slurm_states: dict[str, str] | None = None, jobs: dict[str, str] | None = None) -> Standing:
-    """Where the run stands. slurm_states: by job id, where Slurm was asked: RUNNING, PENDING (Priority). It alone knows what is
-    still queued. jobs: as `slurm_jobs` tells, where that was asked."""
+    """Where the run stands. slurm_states: by job id, where Slurm was asked and answered: RUNNING, PENDING (Priority). It alone
+    knows what is still queued. jobs: as `slurm_jobs` tells, where that was asked."""
     try:
         there = os.listdir(run.path)  # most of a thousand runs have hardly begun: what is not there is not asked for
     except (FileNotFoundError, NotADirectoryError):
@@ -141,6 +141,8 @@ def standing(run: RunDir, slurm_states: dict[str, str] | None = None, jobs: dict
         return Standing("cancelled", None, newest)
     if newest and (newest.record.exists() or not job):
         return Standing("dead", None, newest, newest.id)
+    if job and slurm_states is None:
+        return Standing("unknown", None, None, f"Slurm job {job}", None, job)
     if job:  # what was queued has a script at most
         return Standing("dead", None, None, f"Slurm job {job} is gone")
     return Standing("new")

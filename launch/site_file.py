@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from launch import site, yaml_tree
+from launch import site, slurm_commands, yaml_tree
 from launch.mistakes import validate
 from launch.site import BackendName
 from launch.yaml_tree import SpecError
@@ -80,3 +80,35 @@ def load(path: Path | None, project: Path) -> tuple[Site, Path | None]:
     if read is None:
         raise SpecError(problems)
     return read, found
+
+
+def with_variables(given: Site) -> tuple[Site, tuple[str, ...]]:
+    """The site with what a cluster's own variables say of sbatch's options where the file is silent.
+
+    Also returns a sentence for each of sbatch's variables, whether it counts or not.
+    """
+    used, notes = given.slurm, []
+    for variable, value in slurm_commands.site_variables().items():
+        option = slurm_commands.SITE_VARIABLES[variable]
+        known = getattr(used, option, None) or used.additional_parameters.get(option)
+        if known is None:
+            used = _with_option(used, option, value)
+            notes.append(f"{option} {value} comes from {variable} in the environment")
+        elif str(known) != value:
+            notes.append(
+                f"{variable}={value} in the environment is not used: the site file says {known}"
+            )
+    if unused := slurm_commands.unused_variables():
+        notes.append(
+            f"{', '.join(unused)} in the environment: not used, for what a job gets is in its file "
+            "and in the site file"
+        )
+    return given.model_copy(update={"slurm": used}), tuple(notes)
+
+
+def _with_option(used: SlurmSite, option: str, value: str) -> SlurmSite:
+    if option in SlurmSite.model_fields:
+        return used.model_copy(update={option: value})
+    return used.model_copy(
+        update={"additional_parameters": {**used.additional_parameters, option: value}}
+    )

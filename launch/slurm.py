@@ -5,7 +5,7 @@ they reach nothing but a step's direct child), the frozen code runs, a compute n
 runs by hand. For this two underscored methods of SlurmExecutor are used, and held by tests against the real cluster.
 
 A job is submitted once: an intent is written first, its token is the job's comment, and after any error of sbatch, or of this
-process, the queue is searched for the token before anything is submitted again.
+process, the queue is searched for the token before anything is submitted again. launch.slurm_commands runs Slurm's commands.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import os
 import re
 import shlex
 import shutil
-import subprocess
 import sys
 import time
 import uuid
@@ -24,8 +23,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from launch import array, rundir, snapshot
+from launch import slurm_commands as commands
 from launch.array import Task
-from launch.errors import Failed
+from launch.slurm_commands import SlurmError
 from trainer.config.layout import Attempt, RunDir, SweepDir, read_json, write_json, write_text
 
 if TYPE_CHECKING:
@@ -33,14 +33,7 @@ if TYPE_CHECKING:
 
     from launch.plan import Plan  # which may hold all that a job does: `status` asks only for states
 
-# sbatch gave up waiting although the controller may have taken the job, which then shows a moment later
-UNCERTAIN = re.compile(r"timed out|[Uu]nable to contact|[Cc]onnection|Transport|Zero Bytes", re.I)
-LOOKS, LOOK_EVERY_S = 5, 1.0
 FIRST_ARRAY_LIMIT = 1001  # Slurm's own default of MaxArraySize
-
-
-class SlurmError(Failed):
-    """A Slurm command failed; the message shows it and what it said."""
 
 
 @dataclass(frozen=True)
@@ -198,7 +191,11 @@ def queued(run: RunDir, job: str, logs: Path, *, sync: bool = True) -> None:
 
 
 def _sbatch(text: str, folder: Path, plan: Plan, listing: Path | None = None) -> str:
-    """Submits a script; returns the job's id. The intent stays until the caller has recorded the job. Raises SlurmError."""
+    """Submits a script; returns the job's id. The intent stays until the caller has recorded the job, or Slurm has refused it.
+
+    Raises SlurmError, and OtherCluster.
+    """
+    commands.refuse_other_cluster(submitting=True)
     if shutil.which("sbatch") is None:
         raise SlurmError("there is no sbatch here: submit from a login node, or use --backend local")
     token = f"batchyard:{uuid.uuid4().hex}"
@@ -206,17 +203,12 @@ def _sbatch(text: str, folder: Path, plan: Plan, listing: Path | None = None) ->
     file.write_text(text)
     write_json(_intent(folder), {"token": token, "time": time.time(), "listing": str(listing) if listing else None})
     theirs = plan.slurm.get("additional_parameters", {}).get("comment")
-    argv = ["sbatch", "--parsable", f"--comment={f'{theirs} ' if theirs else ''}{token}", str(file)]
-    result = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
-    if result.returncode == 0:
-        return result.stdout.strip().split(";")[0]
-    looks = LOOKS if UNCERTAIN.search(result.stderr) else 1
-    for look in range(looks):
-        if found := find(token):  # it was accepted all the same
-            return found
-        time.sleep(LOOK_EVERY_S if look + 1 < looks else 0)
-    _intent(folder).unlink()
-    raise SlurmError(f"sbatch refused the job:\n{result.stderr.strip() or result.stdout.strip()}")
+    comment = f"{theirs} {token}" if theirs else token
+    try:
+        return commands.submit(token, f"--comment={comment}", str(file))
+    except commands.Refused:
+        _intent(folder).unlink()
+        raise
 
 
 def _intent(folder: Path) -> Path:
@@ -226,14 +218,14 @@ def _intent(folder: Path) -> Path:
 
 def adopt(run: RunDir) -> None:
     """Where a submit was interrupted between sbatch and its record: records the job that it queued. Raises SlurmError."""
-    if (intent := read_json(_intent(run.slurm))) and (job := find(intent["token"])):
+    if (intent := read_json(_intent(run.slurm))) and (job := commands.find(intent["token"])):
         queued(run, job, run.slurm)
     _intent(run.slurm).unlink(missing_ok=True)
 
 
 def adopt_sweep(sweep: SweepDir) -> None:
     """Likewise for the array that was being queued."""
-    if (intent := read_json(_intent(sweep.slurm))) and (job := find(intent["token"])):
+    if (intent := read_json(_intent(sweep.slurm))) and (job := commands.find(intent["token"])):
         listing = Path(intent["listing"])
         listed = read_json(listing) or {}
         if "tasks" in listed:  # which choose their trials
@@ -243,48 +235,56 @@ def adopt_sweep(sweep: SweepDir) -> None:
     _intent(sweep.slurm).unlink(missing_ok=True)
 
 
-def find(token: str) -> str | None:
-    """The job (of an array, its id) whose comment holds the token; also one that ended a moment ago. Raises SlurmError."""
-    for line in _squeue("-t", "all", "-o", "%i|%k").splitlines():
-        job, _, comment = line.partition("|")
-        if token in comment:
-            return job.split("_")[0]
-    return None
-
-
 def _largest_array() -> int:
-    """How many tasks an array of this cluster may have: MaxArraySize caps the index."""
-    shown = subprocess.run(["scontrol", "show", "config"], capture_output=True, text=True, check=False).stdout
-    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", shown, re.M)
+    """How many tasks an array of this cluster may have: MaxArraySize caps the index. Raises SlurmError."""
+    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", commands.run("scontrol", "show", "config").stdout, re.M)
     return max(1, int(found[1]) if found else FIRST_ARRAY_LIMIT)
-
-
-def _squeue(*options: str) -> str:
-    argv = ["squeue", "-h", *options]
-    listing = subprocess.run(argv, capture_output=True, text=True, check=False)
-    if listing.returncode:  # an empty answer would mean that the jobs are gone, and a submit would start them again
-        raise SlurmError(f"`{shlex.join(argv)}` failed ({listing.returncode}): {listing.stderr.strip()}")
-    return listing.stdout
 
 
 def states(job_ids: list[str]) -> dict[str, str]:
     """Slurm's state of each job that is in its queue, from squeue: RUNNING, or, with the reason, PENDING (Priority).
 
-    Raises SlurmError where squeue does not answer.
+    Raises SlurmError where squeue does not answer, and OtherCluster.
     """
-    if not job_ids or shutil.which("squeue") is None:
+    if not job_ids:
         return {}
+    commands.refuse_other_cluster()
     found = {}
-    for line in _squeue("-r", "-o", "%i|%T|%r").splitlines():
+    for line in commands.ask("squeue", "-h", "-r", "-o", "%i|%T|%r").splitlines():
         job, state, reason = (line + "||").split("|")[:3]
         found[job] = f"{state} ({reason})" if state == "PENDING" and reason not in ("", "None") else state
     return {job: found[job] for job in job_ids if job in found}
 
 
+def fate(job_id: str) -> str | None:
+    """How a job that has left the queue ended, in Slurm's words: FAILED (BadConstraints); None where Slurm no longer tells.
+
+    Slurm itself forgets a job after minutes (MinJobAge); its accounting does not, where a cluster has one.
+    """
+    shown = commands.look("scontrol", "show", "job", "-o", job_id)
+    found = re.search(r"\bJobState=(\S+) Reason=(\S+)", shown)
+    if not found:
+        shown = commands.look("sacct", "-X", "-n", "-P", "-j", job_id, "-o", "state,reason")
+        found = re.match(r"([A-Z_]+)[^|]*\|(\S*)", shown)
+    if not found:
+        return None
+    state, reason = found.groups()
+    return state if reason in ("", "None") else f"{state} ({reason})"
+
+
+def log_of(job_id: str, folder: Path) -> Path:
+    """What the job's script printed, and Slurm of it, by submitit's naming. folder: the `logs` of its record."""
+    return folder / f"{job_id}_0_log.out"
+
+
 def queue_entry(job_id: str) -> tuple[str, str, str, str]:
-    """A waiting job: (state, reason, when it may start, when it was submitted), in Slurm's words. Raises SlurmError."""
-    lines = _squeue("-r", "-j", job_id, "-o", "%T|%r|%S|%V").splitlines()
-    state, reason, start, since = ((lines or ["gone"])[0] + "|||").split("|")[:4]
+    """A waiting job: (state, reason, when it may start, when it was submitted), in Slurm's words; "gone" where Slurm knows it no
+    longer. Raises SlurmError."""
+    done = commands.run("squeue", "-h", "-r", "-j", job_id, "-o", "%T|%r|%S|%V")
+    if done.returncode and "Invalid job id" not in done.stderr:
+        raise SlurmError(f"squeue failed ({done.returncode}): {done.stderr.strip()}")
+    lines = done.stdout.splitlines() or ["gone"]
+    state, reason, start, since = (lines[0] + "|||").split("|")[:4]
     return state, reason, start, since
 
 
@@ -293,7 +293,5 @@ def cancel(job_id: str, state: str, *, now: bool = False) -> None:
 
     Raises SlurmError.
     """
-    argv = ["scancel", "--signal=USR2", job_id] if state == "RUNNING" and not now else ["scancel", job_id]
-    result = subprocess.run(argv, capture_output=True, text=True, check=False)
-    if result.returncode:
-        raise SlurmError(f"`{shlex.join(argv)}` failed ({result.returncode}): {result.stderr.strip()}")
+    gently = state == "RUNNING" and not now
+    commands.ask("scancel", *(["--signal=USR2"] if gently else []), job_id, order=True)

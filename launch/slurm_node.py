@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 import shutil
-import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from launch import slurm_commands
+from launch.slurm_commands import SlurmError
 from trainer.config.layout import Attempt, RunDir, read_json, write_json
 from trainer.config.outcome import Outcome, retries
 
@@ -70,24 +71,25 @@ def start_again(run: RunDir, plan: dict[str, Any], attempt: Attempt, job: str, e
     Explicitly: a job that exits in its grace time has ended for Slurm. job: <array>_<task>, for the array's id would take all.
     """
     if "no-requeue" not in plan.get("slurm", {}).get("additional_parameters", {}):
-        subprocess.run(["scontrol", "requeue", job], check=False)
+        done = slurm_commands.run("scontrol", "requeue", job, order=True)
+        print(done.stderr, end="", file=sys.stderr)
         return
     queue_behind(run, attempt, job, job, environment)
 
 
 def queue_behind(run: RunDir, attempt: Attempt, job: str, behind: str, environment: Mapping[str, str]) -> bool:
     """Queues the attempt's script again, behind another job, in the place of `job`; whether that went well. environment: of this
-    process, of which the new job inherits what is not this job's own."""
-    inherited = {k: v for k, v in environment.items() if not k.startswith(("SLURM_", "SBATCH_", "SRUN_")) or k == "SLURM_CONF"}
+    process."""
     own = attempt.script if attempt.script.exists() else run.attempt(f"slurm-{job}.0").script
-    argv = ["sbatch", "--parsable", f"--dependency=afterany:{behind}", str(own)]
+    token = f"batchyard:{uuid.uuid4().hex}"
+    argv = [f"--comment={token}", f"--dependency=afterany:{behind}", str(own)]
     if folder := environment.get("SLURM_SUBMIT_DIR"):  # where the lines of slurm.setup run, not where we are
-        argv.insert(1, f"--chdir={folder}")
-    answer = subprocess.run(argv, env=inherited, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
-    if answer.returncode:
-        print(f"launch.node: no job follows this one: {answer.stderr.strip()}", file=sys.stderr)
+        argv.insert(0, f"--chdir={folder}")
+    try:
+        follower = slurm_commands.submit(token, *argv)
+    except SlurmError as error:
+        print(f"launch.node: no job follows this one: {error}", file=sys.stderr)
         return False
-    follower = answer.stdout.strip().split(";")[0]
     record = read_json(run.slurm_job) or {}
     script = run.attempt(f"slurm-{follower}.0").script
     script.parent.mkdir(parents=True, exist_ok=True)
@@ -99,9 +101,7 @@ def queue_behind(run: RunDir, attempt: Attempt, job: str, behind: str, environme
 
 def ask(*argv: str) -> str:
     """What the command prints; nothing where Slurm does not answer."""
-    with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-        return subprocess.run(argv, capture_output=True, text=True, timeout=ANSWER_S, check=False).stdout
-    return ""
+    return slurm_commands.look(*argv, limit_s=ANSWER_S)
 
 
 def keep(write: Callable[[], None]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 from launch import rundir, table
 from launch.report import words
 from launch.rundir import Standing
+from launch.slurm_commands import NotHere, OtherCluster, SlurmError
 from trainer.config.layout import RunDir, read_json
 from trainer.config.outcome import Outcome
 
@@ -17,24 +19,54 @@ if TYPE_CHECKING:
 
 COLOURS = {
     "completed": "green", "failed": "red", "dead": "red", "running": "cyan", "queued": "yellow", "stopped": "yellow",
-    "pruned": "blue",
+    "pruned": "blue", "unknown": "magenta",
 }  # fmt: skip
 
 
-def standings(runs: list[RunDir]) -> dict[str, Standing]:
-    """Where each run stands, by run_id. Slurm is asked once, and only where a run was submitted to it."""
+Silence = SlurmError | OtherCluster
+
+
+def look(runs: list[RunDir]) -> tuple[dict[str, Standing], Silence | None]:
+    """Where each run stands, by run_id, as far as that is known; and why Slurm did not tell what is in its queue.
+
+    Slurm is asked once, and only where a run was submitted to it.
+    """
     jobs = rundir.slurm_jobs(runs)
-    states = None
+    states, silence = None, None
     if jobs:
         from launch import slurm
 
-        states = slurm.states(list(jobs.values()))
-    return {run.run_id: rundir.standing(run, states, jobs) for run in runs}
+        try:
+            states = slurm.states(list(jobs.values()))
+        except (SlurmError, OtherCluster) as error:
+            silence = error
+    return {run.run_id: rundir.standing(run, states, jobs) for run in runs}, silence
+
+
+def standings(runs: list[RunDir]) -> dict[str, Standing]:
+    """Where each run stands, by run_id, for those who start or stop runs by it.
+
+    A machine without squeue is none of the cluster's: what the directories tell counts there. Raises SlurmError, and OtherCluster,
+    where a run may be in the queue and Slurm does not answer.
+    """
+    found, silence = look(runs)
+    if silence and not isinstance(silence, NotHere):
+        submitted = rundir.slurm_jobs(runs)
+        if any(found[run_id].state not in ("completed", "running") for run_id in submitted):
+            raise silence
+    return found
+
+
+def tell(silence: Silence | None) -> None:
+    """Prints, beside what is known, that Slurm did not answer."""
+    if silence:
+        print(f"what Slurm has in its queue is not known: {silence}", file=sys.stderr)
 
 
 def show(runs: list[RunDir]) -> None:
     """Prints the table of all runs, the newest last."""
-    found, states = [], standings(runs)
+    found = []
+    states, silence = look(runs)
     for run in runs:
         where = states[run.run_id]
         row = Row.of(run, where)
@@ -42,6 +74,7 @@ def show(runs: list[RunDir]) -> None:
                       where.where or "-", row.started, row.took))  # fmt: skip
     header = ("run", "state", "step", "loss", "test accuracy", "left", "where", "started", "took")
     table.show(header, found, left=("run", "state", "where", "started"))
+    tell(silence)
 
 
 @dataclass(frozen=True)
@@ -76,7 +109,8 @@ class Row:
 
 def show_one(run: RunDir, console: Console) -> None:
     """Prints all that there is to say about one run."""
-    where = standings([run])[run.run_id]
+    states, silence = look([run])
+    where = states[run.run_id]
     row = Row.of(run, where)
     console.print(f"[bold]{run.run_id}[/]  [{COLOURS.get(where.state, 'white')}]{where.state}[/]")
     for label, value in (("step", row.step), ("loss", row.loss), ("test accuracy", row.accuracy), ("left", row.left),
@@ -92,3 +126,4 @@ def show_one(run: RunDir, console: Console) -> None:
         if where.state == "running" and where.attempt == attempt:
             said = "running"
         console.print(f"  {attempt.id:14} {said}", highlight=False, markup=False, soft_wrap=True)
+    tell(silence)

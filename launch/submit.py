@@ -61,6 +61,7 @@ class Request:
     run_id: str | None = None  # the run's id where it is known: an existing run to go on with, a point of a sweep
     after: RunDir | None = None  # the run that must be completed first
     sweep: str | None = None  # the id of an existing sweep to go on with, or of the one that the run is a point of
+    notes: tuple[str, ...] = ()  # what decides beside the job and the site file
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,7 @@ def resolve(request: Request, job: JobSpec, machine: Machine) -> Ready:
     )
     if after:
         plan = dataclasses.replace(plan, after=str(after.path))
+    plan = dataclasses.replace(plan, notes=[*request.notes, *plan.notes])
     return Ready(request, job, placement, run, config, plan)
 
 

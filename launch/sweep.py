@@ -321,7 +321,7 @@ Progress = Literal["done", "missing", "failed", "stopped", "running"]
 # a run's state (launch.rundir) -> what it means for a sweep. A dead run left no word: it is tried again as a failed one is.
 PROGRESS: dict[str, Progress] = {
     "completed": "done", "new": "missing", "failed": "failed", "dead": "failed", "stopped": "stopped", "cancelled": "stopped",
-    "pruned": "stopped", "running": "running", "queued": "running",
+    "pruned": "stopped", "running": "running", "queued": "running", "unknown": "missing",
 }  # fmt: skip
 
 

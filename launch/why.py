@@ -11,6 +11,7 @@ from typing import Any
 from launch import array, rundir, site
 from launch.report.words import seconds
 from launch.rundir import Standing
+from launch.slurm_commands import SlurmError
 from launch.verdict import checkpoint_step, judge, standing_still, waited_for
 from trainer.config.layout import Attempt, RunDir, read_json, read_jsonl
 from trainer.config.outcome import Outcome
@@ -38,12 +39,27 @@ REASONS = {
     "BadConstraints": "no node is as it asks, so that it never starts: cancel it and ask for less",
 }
 
+# Likewise of a job that ended before launch.node began.
+ENDS = {
+    "BadConstraints": "no node is as it asks; change resources or the site file's slurm section before you submit it",
+    "JobLaunchFailure": "its node could not start it, often for want of the folder of its log",
+    "DependencyNeverSatisfied": "the job before it failed",
+    "NonZeroExitCode": "its script failed, as a line of the site file's slurm.setup may",
+    "NodeFail": "its node failed",
+    "NodeDown": "its node failed",
+    "InvalidAccount": "Slurm does not take its account any more",
+    "InvalidQOS": "Slurm does not take its QOS any more",
+    "TimeLimit": "its time was over",
+    "Prolog": "the cluster's prolog failed on its node",
+}
+LAST_CHARACTERS = 10_000  # of a log, in which its last line is looked for
+
 
 def answer(run: RunDir, where: Standing) -> list[str]:
     """At most five lines."""
     tell: dict[str, Callable[[RunDir, Standing], list[str]]] = {
         "queued": _queued, "running": _running, "completed": _completed, "stopped": _stopped, "cancelled": _stopped,
-        "pruned": _stopped, "failed": _failed, "dead": _failed,
+        "pruned": _stopped, "failed": _failed, "dead": _failed, "unknown": _unknown,
     }  # fmt: skip
     if where.state not in tell:
         whose = run.run_id if run.job.exists() or array.job_text(run) else (read_json(run.config) or {}).get("sweep") or run.run_id
@@ -55,7 +71,10 @@ def _queued(run: RunDir, where: Standing) -> list[str]:
     from launch import slurm
 
     job = str(where.slurm_job)
-    state, reason, start, since = slurm.queue_entry(job)
+    try:
+        state, reason, start, since = slurm.queue_entry(job)
+    except SlurmError as error:  # it answered a moment ago
+        return [f"{run.run_id} is queued: {where.where}", f"Slurm tells no more: {error}".splitlines()[0]]
     if state in ("RUNNING", "COMPLETING"):
         lines = [f"{run.run_id} is between the queue and its first word: Slurm job {job} is {state}"]
     else:
@@ -67,6 +86,13 @@ def _queued(run: RunDir, where: Standing) -> list[str]:
     if attempt and (before := Outcome.read(attempt.outcome)):
         lines.append(f"before, it {_end(before, attempt)}")
     return [*lines, f"`batchyard cancel {run.run_id}` takes it out of the queue"]
+
+
+def _unknown(run: RunDir, where: Standing) -> list[str]:
+    return [
+        f"{run.run_id} was queued as {where.where}, and no attempt of it has begun; whether it still waits Slurm alone knows",
+        f"`batchyard why {run.run_id}` tells once Slurm answers",
+    ]
 
 
 def _running(run: RunDir, where: Standing) -> list[str]:
@@ -124,14 +150,12 @@ def _stopped(run: RunDir, where: Standing) -> list[str]:
 def _failed(run: RunDir, where: Standing) -> list[str]:
     attempt = where.attempt
     if attempt is None:
-        logs = (array.job_of(run) or {}).get("logs") or run.slurm  # an array's lie with its sweep
         parent = RunDir(Path(before)) if (before := (read_json(run.plan) or {}).get("after")) else None
         if parent and ((end := Outcome.read(parent.outcome)) is None or end.status != "completed"):
             how = f"{end.status} ({end.verdict})" if end else "without a result"
             return [f"{run.run_id} was never begun: {parent.run_id}, which comes before it, is {how}",
                     f"`batchyard why {parent.run_id}` tells; submitting again goes on with both"]  # fmt: skip
-        return [f"{run.run_id} is dead: {where.where}, and no attempt of it has begun", f"see {logs}",
-                f"`batchyard submit {run.run_id}` starts it again"]  # fmt: skip
+        return _gone(run, where)
     outcome = where.outcome or judge(run, attempt)
     last = outcome.global_step
     if last is not None and outcome.verdict == "nan":
@@ -140,6 +164,35 @@ def _failed(run: RunDir, where: Standing) -> list[str]:
     place = f"at {outcome.extra['where']}; " if outcome.extra.get("where") else ""
     lines = [f"{run.run_id} {_end(outcome, attempt)}", f"{place}{good}; {_again(run)}"]
     return [*lines, f"to try: {outcome.hint}"] if outcome.hint else lines
+
+
+def _gone(run: RunDir, where: Standing) -> list[str]:
+    """A job that left the queue before launch.node wrote anything: Slurm's reason, and what its log says."""
+    from launch import slurm
+
+    record = array.job_of(run) or {}
+    job, logs = str(record.get("job_id")), Path(record.get("logs") or run.slurm)  # an array's lie with its sweep
+    ended = slurm.fate(job)
+    how = where.where
+    if ended:
+        reason = (re.findall(r"\((\S+)\)", ended) or [""])[0]
+        meaning = next((f": {text}" for word, text in ENDS.items() if reason.startswith(word)), "")
+        how = f"Slurm job {job} is {ended}{meaning}"
+    log = slurm.log_of(job, logs)
+    last = _last_line(log)
+    return [
+        f"{run.run_id} is dead: {how}, and no attempt of it has begun",
+        f"its log ends with {last!r}: {site.shown(log)}" if last else f"it left no log in {site.shown(logs)}",
+        f"`batchyard submit {run.run_id}` starts it again",
+    ]
+
+
+def _last_line(log: Path) -> str | None:
+    try:
+        lines = log.read_text(errors="replace")[-LAST_CHARACTERS:].split("\n")
+    except OSError:
+        return None
+    return next((line.strip()[:300] for line in reversed(lines) if line.strip()), None)
 
 
 def _completed(run: RunDir, where: Standing) -> list[str]:

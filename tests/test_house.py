@@ -18,10 +18,11 @@ OWNERS = {  # what may be used only there
     "safetensors": ("trainer/export.py", "trainer/state_dict.py"),
     "onnxruntime": ("trainer/program.py",),
     "optuna": ("trainer/config/study.py", "trainer/search.py", "launch/search.py"),
-    "os.environ": ("trainer/distributed.py", "trainer/tracking.py", "launch/site.py", "launch/node.py"),
+    # launch/slurm_commands.py: what of it Slurm's commands may see
+    "os.environ": ("trainer/distributed.py", "trainer/tracking.py", "launch/site.py", "launch/node.py", "launch/slurm_commands.py"),
 }
-STANDARD_LIBRARY_ONLY = ("launch/node.py", "launch/slurm_node.py", "launch/verdict.py", "trainer/config/lock.py",
-                         "trainer/config/layout.py", "trainer/config/outcome.py")  # fmt: skip
+STANDARD_LIBRARY_ONLY = ("launch/node.py", "launch/slurm_node.py", "launch/slurm_commands.py", "launch/verdict.py",
+                         "trainer/config/lock.py", "trainer/config/layout.py", "trainer/config/outcome.py")  # fmt: skip
 
 
 def complaints(name: str, text: str) -> list[str]:

@@ -39,7 +39,7 @@ def clean_(
     """
     folder = options.runs_folder(site_file, runs_dir)
     found = [run for name in runs for run in _named(name, folder)] if runs else rundir.all_runs(folder)
-    where = status.standings(found)
+    where, _ = status.look(found)  # what is completed is so whatever Slurm says
     goes = [r for run in found if (r := clean.removals(run, where[run.run_id], time.time(), older_than))]
     if not goes:
         click.echo("nothing to remove: completed runs that are old enough keep no more than their best and last checkpoint")

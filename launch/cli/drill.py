@@ -11,7 +11,7 @@ import click
 from launch import drill, site, spec
 from launch.cli import options
 from launch.drill_slurm import SlurmDrill
-from launch.slurm import SlurmError
+from launch.slurm_commands import SlurmError
 from trainer.config.outcome import EXIT_DONE, EXIT_FAILED, EXIT_WRONG
 
 

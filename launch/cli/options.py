@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from launch import array, site, sweepdir
+from launch import array, site, slurm_commands, sweepdir
 from launch.rundir import NoSuchRun
 from trainer.config.layout import RunDir, SweepDir, read_json
 
@@ -83,6 +83,11 @@ def request(
 
     project = site.project()
     found, used = site_files.load(site_file, project)
+    to = backend or found.backend
+    notes: tuple[str, ...] = ()
+    if to == "slurm":
+        slurm_commands.refuse_other_cluster(submitting=True)
+        found, notes = site_files.with_variables(found)
     where = site.folders(found, data_dir)
     if runs_dir:
         where = site.Folders(where.data, where.cache, runs_dir.absolute())
@@ -92,16 +97,18 @@ def request(
         if text is None and not run.job.exists():
             raise NoSuchRun(f"{job} was never queued: `batchyard submit {config.get('sweep') or config['job']}` goes on")
         return Request(
-            Job(config["job"], run.job, text), project, found, where, backend or found.backend, settings,
-            strict=strict_resources, run_id=run.run_id, after=_before([run]),
+            Job(config["job"], run.job, text), project, found, where, to, settings,
+            strict=strict_resources, run_id=run.run_id, after=_before([run]), notes=notes,
         ), used  # fmt: skip
     sweep = SweepDir(where.runs / job)
     if "/" not in job and sweep.record.exists() and not new:  # a sweep's id: that one goes on, likewise
         return Request(
-            Job(read_json(sweep.record)["job"], sweep.job), project, found, where, backend or found.backend, settings,
-            strict=strict_resources, sweep=sweep.sweep_id, after=_before(sweepdir.runs(sweep)),
+            Job(read_json(sweep.record)["job"], sweep.job), project, found, where, to, settings,
+            strict=strict_resources, sweep=sweep.sweep_id, after=_before(sweepdir.runs(sweep)), notes=notes,
         ), used  # fmt: skip
-    return Request(spec.find(job, project), project, found, where, backend or found.backend, settings, new, strict_resources), used
+    return Request(
+        spec.find(job, project), project, found, where, to, settings, new, strict_resources, notes=notes
+    ), used
 
 
 def _before(runs: list[RunDir]) -> RunDir | None:

@@ -44,8 +44,10 @@ def why_(run: str, site_file: Path | None, runs_dir: Path | None) -> None:
 
     runs = options.runs_folder(site_file, runs_dir)
     found = rundir.find(run, runs)
-    for line in why.answer(found, status.standings([found])[found.run_id]):
+    standings, silence = status.look([found])
+    for line in why.answer(found, standings[found.run_id]):
         click.echo(line)
+    status.tell(silence)
 
 
 @click.command("logs")
@@ -61,18 +63,20 @@ def logs_(run: str, follow: bool, rank: int, site_file: Path | None, runs_dir: P
     found = sweepdir.run_of(run, runs)
     tail, shown = None, None
     while True:
-        standing = status.standings([found])[found.run_id]
+        standings, silence = status.look([found])
+        standing = standings[found.run_id]
         attempt = standing.attempt
         if attempt is not None and attempt != shown:
             shown, tail = attempt, Tail(attempt.rank_log(rank))
             click.echo(f"# {found.run_id} {attempt.id}, rank {rank}", err=True)
         for line in tail.lines() if tail else []:
             click.echo(line)
-        if not follow or not standing.is_active:
+        if not follow or not (standing.is_active or silence):
             break
         time.sleep(0.3)
     if shown is None:
         click.echo(f"{found.run_id} has not started: {standing.where or standing.state}", err=True)
+        status.tell(silence)
     elif not shown.rank_log(rank).exists():
         log = shown.node_log(0)
         click.echo(f"# rank {rank} left no log; {site.shown(log)}:", err=True)
@@ -134,17 +138,25 @@ def cancel_run(found: RunDir, standing: Standing, *, now: bool = False) -> None:
         raise NoSuchRun(f"{found.run_id} does not run, nothing to cancel: it is {standing.state}")
     from launch import local
 
-    local.write_cancel(found, standing.attempt.id if standing.attempt else None)
-    if standing.slurm_job and (standing.state == "queued" or (standing.attempt and standing.attempt.id.startswith("slurm-"))):
+    in_slurm = standing.state == "queued" or (standing.attempt and standing.attempt.id.startswith("slurm-"))
+    if standing.slurm_job and in_slurm:
         from launch import slurm
 
-        state = slurm.states([standing.slurm_job]).get(standing.slurm_job, "gone")
+        state = slurm.states([standing.slurm_job]).get(standing.slurm_job, "gone")  # raises before anything is written
+        local.write_cancel(found, standing.attempt.id if standing.attempt else None)
         slurm.cancel(standing.slurm_job, state, now=now)
-    elif pid := rundir.owner_pid(standing):
+        _say_cancelled(found, standing, now=now)
+        return
+    local.write_cancel(found, standing.attempt.id if standing.attempt else None)
+    if pid := rundir.owner_pid(standing):
         local.cancel(pid, now=now)
     else:
         found.cancel.unlink()
         raise NoSuchRun(f"{found.run_id} runs as {standing.where}: cancel it there")
+    _say_cancelled(found, standing, now=now)
+
+
+def _say_cancelled(found: RunDir, standing: Standing, *, now: bool) -> None:
     how = "is ended" if now else "stops after a checkpoint"
     click.echo(f"{found.run_id} ({standing.where}) {how}; batchyard status {found.run_id} tells when it has")
 

@@ -23,7 +23,7 @@ from launch.plan import Plan
 from launch.report import points, words
 from launch.rundir import NoSuchRun, Standing
 from launch.site import Machine
-from launch.slurm import SlurmError
+from launch.slurm_commands import SlurmError
 from launch.snapshot import Code
 from launch.spec import Loaded
 from launch.submit import Made, Ready, Request, SubmitError, Together
@@ -74,7 +74,7 @@ def submit_all(request: Request, loaded: Loaded, machine: Machine, *, prune: boo
         slurm.adopt_sweep(sweep)
         lock.release()
     ready = resolve(request, loaded, machine, sweep)
-    plan = reconcile(sweep, ready)
+    plan = reconcile(sweep, ready, run_status.standings([r.run for _, r in ready]))
     show_plan(sweep, plan)
     if prune:
         _prune(sweep, plan)
@@ -205,9 +205,8 @@ def _task(ready: Ready, text: str | None, made: dict[str, Any], data: list[dict[
     return Task(ready.run, {"job": text, "plan": vars(ready.plan), "data": data.index(made)})
 
 
-def reconcile(sweep: SweepDir, ready: list[tuple[Point, Ready]]) -> Reconciled:
+def reconcile(sweep: SweepDir, ready: list[tuple[Point, Ready]], standings: dict[str, Standing]) -> Reconciled:
     """The points as wanted against the runs that there are."""
-    standings = run_status.standings([r.run for _, r in ready])
     runs = [(point, r.run.run_id) for point, r in ready]
     return sweeping.reconcile(runs, {run_id: s.state for run_id, s in standings.items()}, sweepdir.recorded(sweep))
 
@@ -335,7 +334,7 @@ def show(sweep: SweepDir) -> list[tuple[str, str]]:
     state."""
     found = points.read(sweep)
     runs = [sweep.run(p.run.run_id) for p in found.points]
-    standings = run_status.standings(runs)
+    standings, silence = run_status.look(runs)
     names, rows = found.names(), list[list[table.Cell]]()
     with_validation = any(p.best for p in found.points)
     for point, run in zip(found.points, runs, strict=True):
@@ -350,6 +349,7 @@ def show(sweep: SweepDir) -> list[tuple[str, str]]:
     measured = ["train loss", "test loss"] if found.of_numbers() else ["test accuracy"]
     header = (*names.values(), "state", "step", *measured, *(["validation"] if with_validation else []), "time", "run")
     table.show(header, rows, left=("state", "run"))
+    run_status.tell(silence)
     for line in _told(found):
         click.echo(line)
     return [(run.run_id, standings[run.run_id].state) for run in runs]
@@ -388,8 +388,10 @@ def show_plan_of(request: Request, loaded: Loaded, machine: Machine) -> Ready:
     """`batchyard show` of a sweep: its points, and the run of the first, of which the rest is shown."""
     sweep = sweep_of(request)
     ready = resolve(request, loaded, machine, sweep)
-    plan = reconcile(sweep, ready)
+    standings, silence = run_status.look([r.run for _, r in ready])
+    plan = reconcile(sweep, ready, standings)
     show_plan(sweep, plan)
+    run_status.tell(silence)
     names = points.short_names(ready[0][0].axes)
     rows = [(*(points.axis_value(v) for v in w.point.axes.values()), w.progress, w.run_id) for w in plan.wanted]
     table.show((*names.values(), "now", "run"), rows, left=("now", "run"))

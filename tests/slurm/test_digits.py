@@ -287,8 +287,10 @@ def test_a_queue_that_does_not_answer_never_looks_empty(shell: Shell, cluster: S
         broken.chmod(0o755)
         path = f"{broken.parent}:{dict(shell.env)['PATH']}"
         deaf = Shell(shell.runs, env=(*shell.env, ("PATH", path)))
-        for words in (("submit", "digits", *SHORT, "--backend", "slurm"), ("cancel", "digits"), ("status",)):
+        for words in (("submit", "digits", *SHORT, "--backend", "slurm"), ("cancel", "digits")):
             assert "Unable to contact slurm controller" in deaf.run(*words, code=1)
+        known = deaf.run("status")
+        assert "unknown" in known and "Unable to contact slurm controller" in known
         shell.run("cancel", "digits")
     finally:
         cluster.run("scontrol", "update", "partition=main", "state=up")
