@@ -95,9 +95,10 @@ def main(arguments: list[str] | None = None) -> int:
     signals = Signals()
     if options.die_with_parent and sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)
-    node = place() if options.slurm else Node(0, options.attempt, "localhost", 0)
     named = options.run.absolute()
-    run = of_array(named, node) if named.is_file() else RunDir(named)
+    is_listing = named.is_file()
+    node = place(of_array=is_listing) if options.slurm else Node(0, options.attempt, "localhost", 0)
+    run = of_array(named, node) if is_listing else RunDir(named)
     return attend(run, node, signals) if run else EXIT_DONE
 
 
@@ -334,12 +335,18 @@ def deadline_s() -> float | None:
     return unix_s(answer, "EndTime") or None
 
 
-def place() -> Node:
-    """This node from Slurm's variables: no scontrol, which an image may lack, and never localhost for a second node."""
+def place(*, of_array: bool = False) -> Node:
+    """This node from Slurm's variables: no scontrol, which an image may lack, and never localhost for a second node.
+
+    of_array: the job is a task of an array. Slurm sets the variables of arrays for tasks alone, and counts restarts from the first
+    one on: another job has those of the task that it was submitted from, if it was submitted with its whole environment.
+    """
     env = os.environ
-    task = env.get("SLURM_ARRAY_TASK_ID")
-    job = f"{env['SLURM_ARRAY_JOB_ID']}_{task}" if task else env["SLURM_JOB_ID"]
-    restart = int(env.get("SLURM_RESTART_COUNT") or 0)  # unset at first
+    job = f"{env['SLURM_ARRAY_JOB_ID']}_{env['SLURM_ARRAY_TASK_ID']}" if of_array else env["SLURM_JOB_ID"]
+    restart = int(env.get("SLURM_RESTART_COUNT") or 0)
+    if restart:
+        counted = ask("squeue", "-h", "-j", env["SLURM_JOB_ID"], "-O", "RestartCnt").strip()
+        restart = int(counted) if counted.isdecimal() else restart
     hosts = expand_hosts(env.get("SLURM_JOB_NODELIST", "localhost"))
     return Node(int(env.get("SLURM_NODEID", 0)), f"slurm-{job}.{restart}", hosts[0], 0, job)
 

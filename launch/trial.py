@@ -110,7 +110,7 @@ def main() -> int:
     parser.add_argument("sweep", type=Path)
     parser.add_argument("--slurm", action="store_true", required=True)
     sweep, signals = SweepDir(parser.parse_args().sweep), Signals()
-    here = place()
+    here = place(of_array=True)
     assert here.slurm_job is not None
     chosen = sweep.chosen(here.slurm_job)
     if here.rank == 0 and not chosen.exists():

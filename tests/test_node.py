@@ -172,6 +172,19 @@ def test_slurm_starts_a_failed_machine_again_within_its_budget_and_an_error_neve
     assert float((other.attempt("slurm-7.0").path / "deadline").read_text()) == 1800000000
 
 
+def test_a_run_submitted_from_within_an_array_task_is_not_that_task(tmp_path: Path) -> None:
+    """It inherited the task's variables, asked Slurm to requeue the outer job, and lost its own."""
+    words = '{"rank": 0, "time": 1.0, "type": "OSError", "message": "[Errno 5] Input/output error"}'
+    script = f"mkdir -p $0/ranks; echo '{words}' > $0/ranks/0.json; exit 1"
+    run = run_dir(tmp_path, ["sh", "-c", script, f"{tmp_path}/x-00000000/attempts/{{ATTEMPT}}"])
+    fake(tmp_path / "bin", "scontrol", f'echo "$@" >> {tmp_path}/requeued')
+    fake(tmp_path / "bin", "squeue", 'case "$*" in *"-j 7 -O RestartCnt"*) echo "0   ";; esac')
+    outer = {"SLURM_ARRAY_JOB_ID": "3", "SLURM_ARRAY_TASK_ID": "5", "SLURM_ARRAY_TASK_COUNT": "1"}
+    assert slurm_attempt(run, tmp_path / "bin", 2, **outer) == 1
+    assert [a.id for a in run.all_attempts()] == ["slurm-7.0"]
+    assert (tmp_path / "requeued").read_text() == "requeue 7\n"
+
+
 def test_a_signal_to_the_whole_tree_does_not_kill_what_knows_nothing_of_it(tmp_path: Path) -> None:
     """proctrack/linuxproc: torchrun died of USR2, and each attempt ended without a checkpoint."""
     run = run_dir(tmp_path, ["sh", "-c", "kill -USR2 $$; kill -USR1 $$; echo alive > alive"])
