@@ -129,7 +129,8 @@ def data_lines(found: Found, at: str = "") -> list[str]:
     if found.problem is not None:
         return [f"{at}data: {data['name']} is not there or not right:", *(f"  {line}" for line in found.problem.splitlines())]
     said = [f"  a stand-in: {line}" for line in found.said.splitlines() if "differ from the published" in line]
-    return [f"{at}data: {data['name']}, {len(data['classes'])} classes", *said]
+    notes = [f"  {note}" for note in data.get("notes", ())]
+    return [f"{at}data: {data['name']}, {len(data['classes'])} classes", *said, *notes]
 
 
 def amount(number: float) -> str:

@@ -279,6 +279,8 @@ def prepare_data(ready: Ready, say: Callable[[str], None], made: dict[str, Any] 
             f"(sha256 {record['sha256'][:12]}, was {known['sha256'][:12]}); --new starts another run"
         )
     write_json(run.data_record, record, sync=made is None)
+    for note in record.get("notes", ()):
+        say(note)
     if left_out := len(record.get("skipped", ())):
         say(f"{left_out} picture(s) cannot be used and are left out; {site.shown(run.data_record)} names them")
 

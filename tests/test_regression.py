@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from tests import ranks
+from tests.cli import Shell
 from trainer import tasks
 from trainer.config.layout import RunDir, read_jsonl
-from trainer.data.airfoil import convert
+from trainer.data import airfoil
 from trainer.data.prepared import load, prepare
 from trainer.data.raw import DataError
 
@@ -126,20 +127,50 @@ def test_weight_decay_shrinks_the_weights_and_not_the_bias(tmp_path: Path) -> No
 def test_the_airfoil_table_is_standardised_over_all_rows() -> None:
     table = np.random.RandomState(0).normal(3.0, [1, 2, 3, 4, 5, 6], (1503, 6))
     text = "\n".join("\t".join(f"{v:.6f}" for v in row) for row in table).encode()
-    pieces = {piece.split: piece for piece in convert({"airfoil_self_noise.dat": text})}
-    assert pieces["train"].images.shape == (1500, 5, 1, 1) and pieces["test"].labels.shape == (3, 1)
+    rows, notes = airfoil.read(text)
+    pieces = {piece.split: piece for piece in airfoil.convert(rows)}
+    assert pieces["train"].images.shape == (1500, 5, 1, 1) and pieces["test"].labels.shape == (3, 1) and notes == []
     x, y = (np.concatenate([getattr(p, name).reshape(len(p.labels), -1) for p in pieces.values()]) for name in ("images", "labels"))
     whole = np.concatenate((x, y), axis=1)
     assert np.abs(whole.mean(0)).max() < 1e-5 and np.abs(whole.std(0) - 1).max() < 1e-5
     assert np.corrcoef(whole[:, 2], table[:, 2])[0, 1] > 0.999999
 
 
+def test_a_table_that_cannot_be_used_is_refused_before_anything_is_queued(tmp_path: Path) -> None:
+    (tmp_path / "airfoil").mkdir()
+    file = tmp_path / "airfoil" / "airfoil_self_noise.dat"
+    rows = [["1", "2", "3", "4", "5", str(i)] for i in range(1503)]
+    rows[4][2], rows[8][0] = "nan", "n/a"
+    file.write_text("\n".join("\t".join(row) for row in rows))
+    shell = Shell(tmp_path / "runs")
+    given = ("--data-dir", str(tmp_path), "--set", "sweep=null", "--set", "execution.allow_unverified_data=true")
+    told = "airfoil: airfoil_self_noise.dat has 2 field(s) that are no finite number: " \
+        "line 5, column 3: 'nan'; line 9, column 1: 'n/a'; remove or complete these lines"
+    assert told in shell.run("check", "--deep", "optimizers_airfoil", *given, code=1)
+    assert told in shell.run("submit", "optimizers_airfoil", *given, code=2)
+    rows[4][2], rows[8][0] = "3", "1"
+    file.write_text("\n".join("\t".join(row) for row in rows))
+    note = "airfoil: airfoil_self_noise.dat: column 1 never changes (it is 1 in every row): it is left at zero"
+    short = ("--set", "train.max_steps=4", "--set", "tracking.mode=disabled")
+    printed = shell.run("submit", "optimizers_airfoil", *given, *short)
+    assert note in printed and "completed: test loss" in printed
+    assert note in shell.run("check", "--deep", "optimizers_airfoil", *given)
+    assert note in shell.run("data", "optimizers_airfoil", *given)
+
+
 @pytest.mark.parametrize(("text", "told"), [
-    (b"1 2\n3 4\n", "is a table of 2 x 2 numbers; expected 1503 x 6"), (b"<html>", "is no table of numbers"),
+    (b"1 2\n3 4\n", "is no table of numbers with 6 columns, .*: line 1 is '1 2'"),
+    (b"1 2 3 4 5 6\n", "is a table of 1 x 6 numbers; expected 1503 x 6"), (b"<html>", "is no table of numbers but a web page"),
 ])  # fmt: skip
 def test_another_file_is_told(text: bytes, told: str) -> None:
     with pytest.raises(DataError, match=told):
-        list(convert({"airfoil_self_noise.dat": text}))
+        airfoil.read(text)
+
+
+def test_made_targets_that_float32_does_not_hold_are_refused(tmp_path: Path) -> None:
+    config = ranks.config(**{**SETTINGS, "data": {**LINEAR, "w": [1e300, 1.0]}}).train.data
+    with pytest.raises(DataError, match="w, b and noise make targets that float32 does not hold"):
+        prepare(config, tmp_path, tmp_path)
 
 
 def test_a_table_that_is_not_there_names_the_job_that_needs_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

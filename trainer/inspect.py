@@ -38,20 +38,21 @@ def inspect(config: RunConfig, data_dir: Path) -> dict[str, Any]:
 
 
 def look_for_data(config: RunConfig, data_dir: Path) -> dict[str, Any]:
-    """{"name", "classes": their names} or {"name", "problem": what is wrong, and where to put it}.
+    """{"name", "classes": their names, "notes": what else a user should know of them} or {"name", "problem": what is wrong, and
+    where to put it}.
 
     Finds the files, or fetches them, and holds them against their checksums; converts nothing.
     """
     data = config.train.data
     name = " ".join([data.name, *([data.folder] if isinstance(data, ImageFolderData) else [])])
     try:
-        classes = dataset(data.name).source(data, data_dir, config.execution.allow_unverified_data).classes
+        source = dataset(data.name).source(data, data_dir, config.execution.allow_unverified_data)
     except (DataError, OSError) as error:
         return {"name": name, "problem": str(error)}
-    wanted = data.pictures().classes
+    classes, wanted = source.classes, data.pictures().classes
     if wanted is not None and wanted != len(classes):
         return {"name": name, "problem": f"{data.name} has {len(classes)} classes, the job takes it for {wanted}"}
-    return {"name": name, "classes": classes}
+    return {"name": name, "classes": classes, "notes": source.details.get("notes", [])}
 
 
 def look_at_model(config: RunConfig, given: Pictures, *, classes_known: bool = True) -> dict[str, Any]:

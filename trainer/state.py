@@ -118,7 +118,8 @@ class Trainer:
                 f"{self.config.run_id} {self.world.attempt.id}: {self.world.size} rank(s) on {hardware['name']}, "
                 f"step {self.step} of {self.total_steps}" + (f", continued from {found.path.name}" if found else "")
             )
-            say(f"the train pictures {self.batches.where}")
+            samples = "rows" if self.config.train.data.task == "regression" else "pictures"
+            say(f"the train {samples} {self.batches.where}")
             if self.data.skipped:
                 say(f"{self.data.skipped} picture(s) cannot be used and are left out; {self.world.run.data_record} names them")
             if not found:

@@ -49,6 +49,7 @@ def lines(told: dict[str, Any]) -> list[str]:
     found.append("mean " + " ".join(f"{m:.4f}" for m in told["mean"]) + ", std " + " ".join(f"{s:.4f}" for s in told["std"]))
     if told["skipped"]:
         found.append(f"{told['skipped']} picture(s) cannot be used and are left out")
+    found += told.get("notes", [])
     found.append(f"prepared {'now' if told['made'] else 'before'} in {site.shown(told['path'])}")
     return [*found, *([f"train pictures as the model is given them: {site.shown(told['grid'])}"] if told["grid"] else [])]
 

@@ -200,6 +200,8 @@ def _task(ready: Ready, text: str | None, made: dict[str, Any], data: list[dict[
         return Task(ready.run, None)
     if made not in data:
         data.append(made)
+        for note in made.get("notes", ()):
+            say(note)
         if left_out := len(made.get("skipped", ())):
             say(f"{words.plural(left_out, 'picture')} cannot be used and are left out; the data.json of each point names them")
     return Task(ready.run, {"job": text, "plan": vars(ready.plan), "data": data.index(made)})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.request import urlopen
@@ -10,14 +9,15 @@ from urllib.request import urlopen
 import numpy as np
 
 from trainer.config.data import AirfoilData
-from trainer.data import raw
+from trainer.data import delimited, raw
 from trainer.data.raw import DataError, Piece, Source
 
-VERSION = 1  # raised when `convert` gives other bytes
+VERSION = 2  # raised when `convert` gives other bytes; 2: a column that never changes is zero, where it was NaN
 NAME = "airfoil_self_noise.dat"
 PUBLISHED = {NAME: ("sha1", "76e5be1548fd8222e5074cf0faae75edff8cf93f")}  # as Dive into Deep Learning holds it
 URL = f"http://d2l-data.s3-accelerate.amazonaws.com/{NAME}"
 TRAIN_SAMPLES = 1500
+COLUMNS = 6
 
 
 def source(config: AirfoilData, data_dir: Path, allow_unverified: bool) -> Source:
@@ -33,17 +33,24 @@ def source(config: AirfoilData, data_dir: Path, allow_unverified: bool) -> Sourc
         content, unverified = raw.read(folder, PUBLISHED, what="airfoil", allow_unverified=allow_unverified, fetch=fetch)
     except DataError as error:
         raise DataError(f"{error}; the job `optimizers_airfoil_made` makes a table of its shape") from None
-    return Source(["sound level"], content, convert(content), unverified=unverified)
+    table, notes = read(content[NAME])
+    details = {"notes": notes} if notes else {}
+    return Source(["sound level"], content, convert(table), details, unverified)
 
 
-def convert(content: dict[str, bytes]) -> Iterator[Piece]:
-    """Rows float32 [N, 5, 1, 1], targets float32 [N, 1]: every column less its mean over all rows, over its deviation."""
+def read(content: bytes) -> tuple[np.ndarray, list[str]]:
+    """(float32 [1503, 6], notes): the rows, every column less its mean over all rows, over its deviation. Raises DataError."""
     try:
-        table = np.loadtxt(io.BytesIO(content[NAME]))
-    except ValueError as error:
-        raise DataError(f"airfoil: {NAME} is no table of numbers: {error}") from None
-    if table.ndim != 2 or table.shape[1] != 6 or len(table) <= TRAIN_SAMPLES:
-        raise DataError(f"airfoil: {NAME} is a table of {' x '.join(map(str, table.shape))} numbers; expected 1503 x 6")
-    table = ((table - table.mean(0)) / table.std(0)).astype(np.float32)
+        table = delimited.read(content, COLUMNS)
+        if len(table.values) <= TRAIN_SAMPLES:
+            raise DataError(f"is a table of {len(table.values)} x {COLUMNS} numbers; expected 1503 x {COLUMNS}")
+        rows, notes = delimited.standardised(table)
+    except DataError as error:
+        raise DataError(f"airfoil: {NAME} {error}") from None
+    return rows, [f"airfoil: {NAME}: {note}" for note in notes]
+
+
+def convert(table: np.ndarray) -> Iterator[Piece]:
+    """Rows float32 [N, 5, 1, 1], targets float32 [N, 1]."""
     for split, rows in (("train", table[:TRAIN_SAMPLES]), ("test", table[TRAIN_SAMPLES:])):
         yield Piece(split, rows[:, :5, None, None], rows[:, 5:])

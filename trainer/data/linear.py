@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from trainer.config.data import LinearData
-from trainer.data.raw import Piece, Source
+from trainer.data.raw import DataError, Piece, Source
 
 VERSION = 1  # raised when `convert` gives other bytes
 
@@ -20,9 +20,11 @@ def source(config: LinearData, data_dir: Path, allow_unverified: bool) -> Source
 
 
 def convert(config: LinearData) -> Iterator[Piece]:
-    """Rows float32 [N, features, 1, 1], targets float32 [N, 1]; worked out in float64."""
+    """Rows float32 [N, features, 1, 1], targets float32 [N, 1]; worked out in float64. Raises DataError."""
     rng = np.random.RandomState(config.data_seed)  # its stream is frozen by numpy's policy
     for split, samples in (("train", config.train_samples), ("test", config.test_samples)):
         x = rng.standard_normal((samples, config.features))
         y = (x * np.asarray(config.w)).sum(1) + config.b + config.noise * rng.standard_normal(samples)
+        if not np.abs(y).max() <= np.finfo(np.float32).max:
+            raise DataError("linear: w, b and noise make targets that float32 does not hold: choose smaller ones")
         yield Piece(split, x.astype(np.float32)[:, :, None, None], y.astype(np.float32)[:, None])
