@@ -41,12 +41,13 @@ class Scene:
     """A run that ended at step STEP + 1 with the weights that a test makes."""
 
     def __init__(self, folder: Path, prepared: dict[str, Any], **train: Any) -> None:
-        self.config = ranks.config(model=MLP, micro_batch_size=40, data={"name": "digits"}, **train)
+        self.config = ranks.config(**{"model": MLP, "micro_batch_size": 40, "data": {"name": "digits"}, **train})
         self.run = ranks.make_run(folder, self.config, prepared)
         self.run.code.symlink_to(PROJECT)
         write_json(self.run.plan, {"python": sys.executable})
         torch.manual_seed(0)
-        self.model = models.build(self.config.train.model, 10, 1, (8, 8))
+        given = self.config.train.data.pictures()
+        self.model = models.build(self.config.train.model, len(prepared["classes"]), given.channels, (given.height, given.width))
 
     def pictures(self) -> tuple[list[int], torch.Tensor]:
         """The numbers of the step's samples, and its pictures [n, C, H, W] as the model is given them."""
@@ -130,6 +131,38 @@ def test_gradients_whose_norm_overflows(scene: Scene) -> None:
     told = scene.told()
     assert (told["first"]["what"], told["first"]["layer"]) == ("norm of all gradients", "3.weight")
     assert "each is finite; the largest, " in scene.printed()
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Scene:
+    """A run on the rows of a table, 200 of them, by one linear layer."""
+    data = {"name": "linear", "features": 2, "w": [2.0, -3.4], "b": 4.2, "train_samples": 200, "test_samples": 90}
+    prepared = prepare(ranks.config(data=data).train.data, tmp_path, tmp_path)
+    return Scene(tmp_path, prepared, data=data, model={"name": "mlp", "hidden": []}, epochs=8)
+
+
+def test_a_row_of_a_table_at_which_the_layer_overflows(table: Scene) -> None:
+    numbers, rows = table.pictures()
+    with torch.no_grad():
+        table.model[1].weight.copy_(torch.tensor([[0.0, 2e38]]))
+    expected = sorted(n for n, row in zip(numbers, rows.flatten(1), strict=True) if abs(row[1] * 2e38) == torch.inf)
+    assert 2 < len(expected) < 20
+    told = table.told()
+    assert (told["first"]["what"], told["first"]["layer"]) == ("output", "1 (Linear)")
+    assert [s["sample"] for s in told["samples"]] == expected
+    printed = table.printed()
+    assert "not finite first: the output of 1 (Linear), in the forward pass of chunk 0; its input is finite, " in printed
+    shown = ", ".join(map(str, expected[:8]))
+    assert f"in {len(expected)} of 100 rows, by their numbers in the train split: {shown}" in printed
+
+
+def test_rows_of_a_table_whose_loss_overflows(table: Scene) -> None:
+    with torch.no_grad():
+        table.model[1].weight.zero_()
+        table.model[1].bias.fill_(3e37)
+    told = table.told()
+    assert (told["first"]["what"], told["samples_not_finite"]) == ("loss", 100)
+    assert "the loss of chunk 0: all outputs are finite, and too far from the targets to be squared" in table.printed()
 
 
 def test_nothing_this_time(scene: Scene) -> None:

@@ -21,6 +21,7 @@ from trainer import distributed, tasks
 from trainer.config.layout import Attempt, RunDir, to_json
 from trainer.config.outcome import EXIT_WRONG, Outcome
 from trainer.config.run import RunConfig
+from trainer.config.tables import TableData
 from trainer.data.batches import MicroBatch
 from trainer.data.prepared import Encoded, Prepared, load
 from trainer.distributed import World
@@ -92,6 +93,7 @@ def replay(run: RunDir, config: RunConfig) -> dict[str, Any]:
         "device": how.device, "trained_on": trained_on, "precision": train.precision, "first": first,
         "samples": [sample(data, number) for number in samples[:MOST_SAMPLES]], "samples_not_finite": len(samples),
         "samples_of_step": trainer.batches.at(step)[0].global_samples,
+        "unit": "row" if isinstance(train.data, TableData) else "sample",
     }  # fmt: skip
 
 
@@ -173,7 +175,7 @@ def look_at_chunk(t: Trainer, step: int, batch: MicroBatch, chunk: Chunk) -> Non
 
 
 def sample(data: Prepared, number: int) -> dict[str, Any]:
-    """A train picture by its number, with its class, and its file where it came from one."""
+    """A train sample by its number, with its class where it has one, and its file where it came from one."""
     split = data.splits["train"]
     named = {"file": split.images.name(number)} if isinstance(split.images, Encoded) else {}
     known = {"class": data.classes[int(split.labels[number])]} if split.labels.dtype == np.int64 else {}

@@ -45,23 +45,44 @@ def lines(told: dict[str, Any]) -> list[str]:
     if first is None:
         return [begin, "every number is finite this time: the weights and the samples are not the cause. A GPU or a memory that is "
                 "not sound, or another number of ranks, would be"]
-    found = [begin, f"not finite first: {_place(first)}"]
+    found = [begin, f"not finite first: {_place(told)}"]
     if told["samples"]:
-        more = told["samples_not_finite"] - SHOWN
-        named = ", ".join(f"{s['sample']} ({s['class']}{', ' + s['file'] if 'file' in s else ''})" for s in told["samples"][:SHOWN])
-        found.append(f"in {told['samples_not_finite']} of {told['samples_of_step']} samples, by their numbers in the train split: "
-                     f"{named}{f' and {more} more' if more > 0 else ''}")
+        found.append(_samples(told))
     return [*found, f"to try: {_advice(first, told)}"]
 
 
-def _place(first: dict[str, Any]) -> str:
+def _samples(told: dict[str, Any]) -> str:
+    """Which samples are not finite: pictures by number and class, masks and rows of a table by number."""
+    named = ", ".join(_sample(sample) for sample in told["samples"][:SHOWN])
+    if (more := told["samples_not_finite"] - SHOWN) > 0:
+        named += f" and {more} more"
+    of_all = f"in {told['samples_not_finite']} of {told['samples_of_step']} {_unit(told)}s"
+    return f"{of_all}, by their numbers in the train split: {named}"
+
+
+def _sample(sample: dict[str, Any]) -> str:
+    known = [sample[key] for key in ("class", "file") if key in sample]
+    return f"{sample['sample']} ({', '.join(known)})" if known else str(sample["sample"])
+
+
+def _unit(told: dict[str, Any]) -> str:
+    """What one sample is; runs with older code do not say it."""
+    unit: str = told.get("unit", "sample")
+    return unit
+
+
+def _place(told: dict[str, Any]) -> str:
+    first = told["first"]
     what, layer, largest = first["what"], first["layer"], first["largest_input"]
     if what == "weights":
         return f"{layer}, before the step begins"
     if what == "pictures":
-        return "the pictures themselves, before any layer"
+        kind = "rows" if _unit(told) == "row" else "pictures"
+        return f"the {kind} themselves, before any layer"
     if what == "norm of all gradients":
         return f"the norm of all gradients: each is finite; the largest, {largest:.2g} in {layer}, is too large to square"
+    if what == "loss" and _unit(told) == "row":
+        return f"the loss of chunk {first['chunk']}: all outputs are finite, and too far from the targets to be squared"
     if what == "loss":
         return f"the loss of chunk {first['chunk']}: all logits are finite, and too far apart"
     if what != "output":
@@ -75,6 +96,8 @@ def _place(first: dict[str, Any]) -> str:
 def _advice(first: dict[str, Any], told: dict[str, Any]) -> str:
     if first["what"] == "weights":
         return f"the update of step {told['global_step'] - 1} made them so: {CALMER}"
+    if first["what"] == "pictures" and _unit(told) == "row":
+        return "look at these rows: a value in them is not finite or too large for float32"
     if first["what"] == "pictures":
         return "look at these samples, and at train.data.mean and std"
     if told["precision"] == "fp16":
