@@ -130,7 +130,8 @@ class Together:
     def ask(self, ready: Ready, code: Path) -> Made:
         """A point's data, made by that code."""
         train, allowed = ready.config.train, ready.config.execution.allow_unverified_data
-        asked = f"{code} {train.data.prepared_by()} {allowed} {_begins_with(train)!r}"
+        started = (read_json(ready.run.data_record) or {}).get("path")  # a run that has started keeps its prepared set
+        asked = f"{code} {train.data.prepared_by()} {allowed} {started} {_begins_with(train)!r}"
         if asked not in self.made:
             self.made[asked] = self._one_by_one.submit(make_data, ready, code)
         return self.made[asked]

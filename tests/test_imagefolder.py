@@ -58,7 +58,7 @@ def test_listed_as_torchvision_lists_it(tmp_path: Path) -> None:
     names = ["角度正", "a b", "it's \"quoted\"", "Zebra", "zebra", "new\nline", "ünï"]
     root = picture_set(tmp_path, dict.fromkeys(names, 3))
     odd = root / "train" / "zebra"
-    for name in ("10.PNG", "9.png", "B.jPeG", "a.tiff", "角.webp", "sp ace.bmp", "n\nl.pgm", ".hidden.png", "deep/er/1.png",
+    for name in ("10.PNG", "9.png", "B.jPeG", "a.tiff", "角.webp", "sp ace.bmp", "n\nl.pgm", "deep/er/1.png",
                  "deep.png/2.png"):  # fmt: skip
         (odd / name).parent.mkdir(parents=True, exist_ok=True)
         (odd / name).write_bytes(encoded(noise(8, 8)))
@@ -66,7 +66,7 @@ def test_listed_as_torchvision_lists_it(tmp_path: Path) -> None:
         (odd / name).write_text("no picture by its name")
     manifest, data = prepared(tmp_path, config(size=4))
     theirs = datasets.ImageFolder(str(root / "train"))
-    assert manifest["classes"] == theirs.classes and manifest["samples"] == {"train": 31, "test": 21} and manifest["skipped"] == []
+    assert manifest["classes"] == theirs.classes and manifest["samples"] == {"train": 30, "test": 21} and manifest["skipped"] == []
     assert data.splits["train"].labels.tolist() == theirs.targets
     fit = Fit.of(config(size=4))
     for ours, (theirs_path, _) in zip(data.splits["train"].images, theirs.samples, strict=True):
@@ -135,7 +135,7 @@ def test_everything_wrong_with_the_folders_at_once(tmp_path: Path) -> None:
     root = picture_set(tmp_path, {"ants": 2, "bees": 2}, ("train", "val", "more"))
     (root / "train/wasps").mkdir()
     (root / "train/loose.JPG").touch()
-    (root / "val/bees").rename(root / "val/.bees")
+    (root / "val/bees").rename(root / "val/wesps")
     said = refused(tmp_path, validation_folder="extra")
     assert said.splitlines() == [
         f"imagefolder: 1 picture(s) lie beside the class folders of {root}/train (loose.JPG, ...): "
@@ -143,7 +143,7 @@ def test_everything_wrong_with_the_folders_at_once(tmp_path: Path) -> None:
         f"  {root}/train/wasps holds no picture (.jpg .jpeg .png .ppm .bmp .pgm .tif .tiff .webp): "
         "put its pictures there, or remove the folder",
         f"  {root} has no folder 'extra' (train.data.validation_folder); it has more, train, val",
-        f"  {root}/train has no class folder '.bees', which {root}/val has: every split needs the same classes",
+        f"  {root}/train has no class folder 'wesps', which {root}/val has: every split needs the same classes",
         f"  {root}/val has no class folder 'bees', which {root}/train has: every split needs the same classes",
         f"  {root}/val has no class folder 'wasps', which {root}/train has: every split needs the same classes",
     ]

@@ -23,6 +23,7 @@ from trainer import trained as loading
 from trainer.captions import Line, captioned, grid
 from trainer.config.layout import RunDir, read_json, write_json
 from trainer.config.run import RunConfig
+from trainer.data.listing import Listing
 from trainer.data.prepared import load, prepare
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -246,6 +247,6 @@ def test_a_captioned_picture_shows_the_picture_and_its_lines() -> None:
 
 def test_a_picture_named_twice_is_one(tmp_path: Path) -> None:
     Image.new("L", (8, 8)).save(tmp_path / "1.png")
-    assert predict.find([tmp_path / "1.png", tmp_path, tmp_path / "1.png"], tmp_path / "out") == [
+    assert predict.find([tmp_path / "1.png", tmp_path, tmp_path / "1.png"], tmp_path / "out", Listing()) == [
         predict.Asked(tmp_path / "1.png", tmp_path / "out" / "1.png")
     ]

@@ -50,7 +50,7 @@ def look(config: RunConfig, data_dir: Path, cache_dir: Path, out: Path, workers:
         "name": train.data.name, "path": record["path"], "made": record["made"], "classes": [] if table else data.classes,
         "prepared": list(record["shape"]), "given": [given.channels, given.height, given.width], "skipped": data.skipped,
         "mean": data.mean, "std": data.std, "counted": "pixels" if train.data.task == "segmentation" else "samples",
-        "notes": record.get("notes", []),
+        "notes": record["notes"],
         "splits": {name: {"samples": len(split), "counts": None if table else count(split, len(data.classes))}
                    for name, split in data.splits.items()},
         "grid": None if table else show(data, config, out), "reads": reads,

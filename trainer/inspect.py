@@ -52,7 +52,7 @@ def look_for_data(config: RunConfig, data_dir: Path) -> dict[str, Any]:
     classes, wanted = source.classes, data.pictures().classes
     if wanted is not None and wanted != len(classes):
         return {"name": name, "problem": f"{data.name} has {len(classes)} classes, the job takes it for {wanted}"}
-    return {"name": name, "classes": classes, "notes": source.details.get("notes", [])}
+    return {"name": name, "classes": classes, "notes": list(source.notes)}
 
 
 def look_at_model(config: RunConfig, given: Pictures, *, classes_known: bool = True) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from trainer.config.layout import RunDir, to_json
 from trainer.config.outcome import EXIT_WRONG
 from trainer.config.run import RunConfig
 from trainer.data import pictures
+from trainer.data.listing import Listing
 from trainer.data.masks import colour_map
 from trainer.data.pictures import BadPicture
 from trainer.figures import laid_over
@@ -50,15 +51,15 @@ class Asked(NamedTuple):
     result: Path
 
 
-def find(places: Sequence[Path], out: Path) -> list[Asked]:
+def find(places: Sequence[Path], out: Path, listing: Listing) -> list[Asked]:
     """The pictures, in the order of `places`; of a folder all below it, by name. Raises NoPictures, which tells all that is wrong.
 
-    Under `out` they lie as they lie in their folder.
+    listing: gains what is left out of the folders. Under `out` they lie as they lie in their folder.
     """
     asked, wrong = [], []
     for place in places:
         if place.is_dir():
-            inside = sorted(file for file in place.rglob("*") if is_picture(file))
+            inside = sorted(file for file in files_in(place, listing) if is_picture(file, listing))
             asked += [Asked(file, out / file.relative_to(place)) for file in inside]
             wrong += [] if inside else [f"{place} holds no picture ({' '.join(pictures.EXTENSIONS)})"]
         elif place.exists():
@@ -74,9 +75,16 @@ def find(places: Sequence[Path], out: Path) -> list[Asked]:
     return list(dict.fromkeys(asked))
 
 
-def is_picture(file: Path) -> bool:
+def files_in(folder: Path, listing: Listing) -> Iterator[Path]:
+    """The files in a folder and below it that can be data."""
+    for place, folders, names in os.walk(folder):
+        folders[:] = listing.data(folders)
+        yield from (Path(place, name) for name in listing.data(names))
+
+
+def is_picture(file: Path, listing: Listing) -> bool:
     """By its name; what an earlier call wrote is none."""
-    return file.suffix.lower() in pictures.EXTENSIONS and not file.name.endswith((LABELLED, MASK)) and file.is_file()
+    return not file.name.endswith((LABELLED, MASK)) and listing.is_picture(file.name) and file.is_file()
 
 
 def predict(model: Trained, asked: Sequence[Asked]) -> Iterator[dict[str, Any]]:
@@ -157,7 +165,10 @@ def main() -> None:
     torch.set_num_threads(config.execution.threads_per_rank)
     kind = config.execution.device if torch.cuda.is_available() else "cpu"
     try:
-        asked = find(arguments.places, arguments.out)
+        listing = Listing()
+        asked = find(arguments.places, arguments.out, listing)
+        for note in listing.notes():
+            print(note, file=sys.stderr)
         which = "best" if (run.checkpoints / "best").is_symlink() else "latest"
         found, complaints = checkpoint.find(run, which)
         for complaint in complaints:

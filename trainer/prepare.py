@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from trainer.config.layout import RunDir
+from trainer.config.layout import RunDir, read_json
 from trainer.config.outcome import EXIT_WRONG
 from trainer.config.run import RunConfig
 from trainer.data.prepared import prepare
@@ -25,7 +25,8 @@ def main() -> None:
     config = RunConfig.model_validate_json(arguments.config.read_text())
     allow = config.execution.allow_unverified_data
     try:
-        record = prepare(config.train.data, arguments.data_dir, arguments.cache_dir, allow_unverified=allow)
+        started = read_json(RunDir(arguments.config.absolute().parent).data_record)
+        record = prepare(config.train.data, arguments.data_dir, arguments.cache_dir, allow_unverified=allow, started=started)
         print(json.dumps({**record, **first_weights(config, record["classes"], arguments)}))
     except DataError as error:
         print(error, file=sys.stderr)

@@ -34,8 +34,7 @@ def source(config: AirfoilData, data_dir: Path, allow_unverified: bool) -> Sourc
     except DataError as error:
         raise DataError(f"{error}; the job `optimizers_airfoil_made` makes a table of its shape") from None
     table, notes = read(content[NAME])
-    details = {"notes": notes} if notes else {}
-    return Source(["sound level"], content, convert(table), details, unverified)
+    return Source(["sound level"], content, convert(table), unverified=unverified, notes=notes)
 
 
 def read(content: bytes) -> tuple[np.ndarray, list[str]]:

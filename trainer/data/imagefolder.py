@@ -17,6 +17,7 @@ import numpy as np
 from trainer.config.data import ImageFolderData
 from trainer.data import pictures
 from trainer.data.contents import Contents, Unreadable
+from trainer.data.listing import Listing, is_data
 from trainer.data.pictures import BadPicture, Fit, shown
 from trainer.data.raw import ELSEWHERE, DataError, Piece, Skipped, Source
 
@@ -38,18 +39,28 @@ def source(config: ImageFolderData, data_dir: Path, allow_unverified: bool) -> S
     root = data_dir / config.folder
     if not root.is_dir():
         raise DataError(f"imagefolder: there is no folder {root}. Put it there, or name the folder that holds it {ELSEWHERE}")
-    classes, splits, skipped = _find(root, config)
+    listing = Listing()
+    classes, splits, skipped = find(root, config, listing)
     settings = config.prepared_by()
     del settings["folder"]  # the same files elsewhere are the same set
     content = {"settings": json.dumps(settings, sort_keys=True).encode()}
     files = Contents(root, {split: [file.name for file in listed] for split, listed in splits.items()})
     names = [os.fsencode(name).decode(errors="replace") for name in classes]
     pieces = _read(files, config, splits, skipped)
-    return Source(names, content, pieces, {"fit": Fit.of(config)._asdict()}, files=files)
+    return Source(names, content, pieces, {"fit": Fit.of(config)._asdict()}, files=files, notes=listing.notes())
 
 
-def _find(root: Path, config: ImageFolderData) -> tuple[list[str], dict[str, list[File]], list[Skipped]]:
-    """(classes, {split: files in torchvision's order}, what has a picture's name and is a folder without pictures)."""
+class Found(NamedTuple):
+    """What the folders hold. splits: the files of each in torchvision's order; skipped: what has a picture's name and is a folder
+    without pictures."""
+
+    classes: list[str]
+    splits: dict[str, list[File]]
+    skipped: list[Skipped]
+
+
+def find(root: Path, config: ImageFolderData, listing: Listing) -> Found:
+    """Lists the class folders. Raises raw.DataError, which tells everything that is wrong with them."""
     if config.fractions is not None:
         folders = {"all": ""}
     else:
@@ -61,15 +72,15 @@ def _find(root: Path, config: ImageFolderData) -> tuple[list[str], dict[str, lis
     skipped: list[Skipped] = []
     for split, folder in folders.items():
         if not (root / folder).is_dir():
-            there = ", ".join(sorted(shown(e.name) for e in os.scandir(root) if e.is_dir())) or "no folder"
+            there = ", ".join(sorted(shown(e.name) for e in os.scandir(root) if e.is_dir() and is_data(e.name))) or "no folder"
             setting = "validation_folder" if split == "val" else f"{split}_folder"
             wrong.append(f"{root} has no folder '{folder}' (train.data.{setting}); it has {there}")
             continue
-        classes[split], complaints = _classes(root / folder)
+        classes[split], complaints = _classes(root / folder, listing)
         wrong += complaints
         splits[split] = []
         for label, name in enumerate(classes[split]):
-            found, hollow = _pictures(root, Path(folder) / name)
+            found, hollow = _pictures(root, Path(folder) / name, listing)
             splits[split] += [File(picture, label) for picture in found]
             skipped += hollow
             if not found:
@@ -82,15 +93,16 @@ def _find(root: Path, config: ImageFolderData) -> tuple[list[str], dict[str, lis
         more = [f"and {len(wrong) - MOST_SHOWN} more"] if len(wrong) > MOST_SHOWN else []
         raise DataError("imagefolder: " + "\n  ".join(wrong[:MOST_SHOWN] + more))
     if config.fractions is not None:
-        return classes["all"], _by_fractions(splits["all"], config.fractions, config.split_seed), skipped
-    return classes["train"], splits, skipped
+        return Found(classes["all"], _by_fractions(splits["all"], config.fractions, config.split_seed), skipped)
+    return Found(classes["train"], splits, skipped)
 
 
-def _classes(folder: Path) -> tuple[list[str], list[str]]:
+def _classes(folder: Path, listing: Listing) -> tuple[list[str], list[str]]:
     """(names of the class folders, sorted; what is wrong)."""
-    entries = list(os.scandir(folder))
-    classes = sorted(e.name for e in entries if e.is_dir())
-    loose = sorted(e.name for e in entries if not e.is_dir() and e.name.lower().endswith(pictures.EXTENSIONS))
+    entries = {e.name: e for e in os.scandir(folder)}
+    names = listing.data(list(entries))
+    classes = [name for name in names if entries[name].is_dir()]
+    loose = [name for name in names if not entries[name].is_dir() and listing.is_picture(name)]
     wrong = []
     if loose:
         wrong.append(f"{len(loose)} picture(s) lie beside the class folders of {folder} ({shown(loose[0])}, ...): "
@@ -100,7 +112,7 @@ def _classes(folder: Path) -> tuple[list[str], list[str]]:
     return classes, wrong
 
 
-def _pictures(root: Path, folder: Path) -> tuple[list[str], list[Skipped]]:
+def _pictures(root: Path, folder: Path, listing: Listing) -> tuple[list[str], list[Skipped]]:
     """(the pictures' names in a class folder and below, as torchvision lists them; folders that are named like a picture)."""
     found: list[str] = []
     hollow: list[Skipped] = []
@@ -110,15 +122,16 @@ def _pictures(root: Path, folder: Path) -> tuple[list[str], list[Skipped]]:
 
     walked = []
     for place, folders, names in os.walk(root / folder, followlinks=True, onerror=tell):
+        folders[:] = listing.data(folders)
         for name in folders:
             link = os.path.join(place, name)
             if os.path.islink(link) and f"{os.path.realpath(place)}/".startswith(f"{os.path.realpath(link)}/"):
                 raise DataError(f"imagefolder: {shown(link)} leads back to a folder above it: remove the link")
         walked.append((os.path.relpath(place, root), not folders, names))
     for place, is_last, names in sorted(walked):
-        here = [f"{place}/{name}" for name in sorted(names) if name.lower().endswith(pictures.EXTENSIONS)]
+        here = [f"{place}/{name}" for name in listing.data(names) if listing.is_picture(name)]
         found += here
-        if not here and is_last and place.lower().endswith(pictures.EXTENSIONS):
+        if not here and is_last and listing.is_picture(place):
             hollow.append(Skipped(shown(place), "a folder, not a picture"))
     return found, hollow
 
@@ -137,7 +150,7 @@ def _differences(root: Path, folders: dict[str, str], classes: dict[str, list[st
 
 def _is_split_already(root: Path, folder: str, names: list[str]) -> list[str]:
     """train/ and val/ taken for two classes would train, to a good accuracy, on nonsense."""
-    inner = [{e.name for e in os.scandir(root / name) if e.is_dir()} for name in names]
+    inner = [{e.name for e in os.scandir(root / name) if e.is_dir() and is_data(e.name)} for name in names]
     if not inner[0] or any(other != inner[0] for other in inner):
         return []
     return [f"the folders {', '.join(map(shown, names))} of {root} hold class folders themselves: leave out train.data.fractions, "

@@ -103,9 +103,14 @@ class Prepared:
         return mapped, (self.path, self.validation, self.wanted)
 
 
-def prepare(config: DataConfig, data_dir: Path, cache_dir: Path, *, allow_unverified: bool = False) -> dict[str, Any]:
-    """Converts the data set where the cache lacks it; returns its manifest with `path`, `made` (whether it was made now) and
-    `unverified` (the raw files that differ from the published checksums).
+def prepare(
+    config: DataConfig, data_dir: Path, cache_dir: Path, *, allow_unverified: bool = False, started: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """Converts the data set where the cache lacks it; returns its manifest with `path`, `made` (whether it was made now),
+    `unverified` (the raw files that differ from the published checksums), `sources` (the sha256 of all that it is made from) and
+    `notes` (what a user should know of it).
+
+    started: what this returned when the run was started, which keeps its set where the same sources are prepared otherwise now.
 
     A set is known by the contents of its files, and its folder is named by them. It appears by one rename, under a lock: an
     interrupted prepare leaves nothing that a later one would take for whole, and of two at once the second waits for the first.
@@ -118,11 +123,11 @@ def prepare(config: DataConfig, data_dir: Path, cache_dir: Path, *, allow_unveri
     if source.files:
         source.files.learn(cache_dir / "contents")
         content["files"] = source.files.digest()
-    digest = hashlib.sha256(str(of.VERSION).encode())
-    for name in sorted(content):
-        digest.update(name.encode() + hashlib.sha256(content[name]).digest())
-    path = cache_dir / "prepared" / f"{config.name}-{digest.hexdigest()[:8]}"
-    found = {"path": str(path), "unverified": list(source.unverified)}
+    sources = _digest(b"", content)
+    path = cache_dir / "prepared" / f"{config.name}-{_digest(str(of.VERSION).encode(), content)[:8]}"
+    found = {"path": str(path), "unverified": list(source.unverified), "sources": sources, "notes": list(source.notes)}
+    if started and started["path"] != str(path) and (manifest := _kept(started, sources, config, data_dir)):
+        return {**manifest, **found, "path": started["path"], "made": False}
     if manifest := read_json(path / "manifest.json"):
         return {**manifest, **found, "made": False}
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -144,6 +149,26 @@ def prepare(config: DataConfig, data_dir: Path, cache_dir: Path, *, allow_unveri
         shutil.rmtree(temporary, ignore_errors=True)
         lock.release()
     return {**manifest, **found, "made": True}
+
+
+def _digest(version: bytes, content: dict[str, bytes]) -> str:
+    digest = hashlib.sha256(version)
+    for name in sorted(content):
+        digest.update(name.encode() + hashlib.sha256(content[name]).digest())
+    return digest.hexdigest()
+
+
+def _kept(started: dict[str, Any], sources: str, config: DataConfig, data_dir: Path) -> dict[str, Any] | None:
+    """The manifest of the set that a run was started with; None where it is gone, or was made from other sources."""
+    path = Path(started["path"])
+    manifest: dict[str, Any] | None = read_json(path / "manifest.json")
+    if manifest is None or manifest["sha256"] != started["sha256"]:
+        return None
+    if "sources" in started:
+        return manifest if started["sources"] == sources else None
+    from trainer.data import earlier  # for runs of the first version alone
+
+    return manifest if earlier.first_name(config, data_dir) == path.name else None
 
 
 def load(

@@ -50,6 +50,7 @@ class Source(NamedTuple):
 
     details: stands in the manifest beside what is in every one. unverified: files that differ from the published checksums.
     files: those that decide the prepared bytes by their contents, too; they have been learnt before the first piece is asked for.
+    notes: what a user should know of what was found, a line each.
     """
 
     classes: list[str]
@@ -58,6 +59,7 @@ class Source(NamedTuple):
     details: Mapping[str, Any] = MappingProxyType({})
     unverified: Sequence[str] = ()
     files: Contents | None = None
+    notes: Sequence[str] = ()
 
 
 class Files(NamedTuple):

@@ -22,6 +22,7 @@ from trainer.data.raw import ALL_THE_SAME, ELSEWHERE, DataError, Piece, Skipped,
 VERSION = 2  # raised when the same files give other bytes, or are known by something else
 LISTS = {"train": "train", "test": "val"}  # VOC keeps the masks of its own test list to itself
 PUBLISHED = {"train": 1464, "test": 1449}  # pictures of VOC2012's lists (host.robots.ox.ac.uk/pascal/VOC/voc2012, its statistics)
+LIST_FOLDER = "ImageSets/Segmentation"
 AT_ONCE = 16  # pictures of a piece, so that memory is bounded
 MOST_SHOWN = 20
 
@@ -71,7 +72,7 @@ def _not_vocs(counts: dict[str, int]) -> list[str]:
 
 
 def _scenes(root: Path, name: str) -> list[Scene]:
-    listed = root / "ImageSets" / "Segmentation" / f"{name}.txt"
+    listed = root / LIST_FOLDER / f"{name}.txt"
     try:
         names = listed.read_text().split()
     except OSError as error:

@@ -1,0 +1,135 @@
+"""What below a folder is data: names that never are, endings, and the sets that an earlier version has prepared."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests import old_version, ranks
+from tests.test_contents import replaced
+from tests.test_data import call
+from tests.test_imagefolder import picture_set, prepared, refused, settings
+from tests.test_pictures import config, encoded, noise
+from tests.test_segmentation import SETTINGS, write_scenes
+from trainer import predict
+from trainer.config.layout import read_json, write_json
+from trainer.data.listing import NEVER_DATA, Listing
+
+LEFT = "left out, for such names are never data: "
+
+
+def test_what_systems_leave_behind_is_never_data(tmp_path: Path) -> None:
+    root = picture_set(tmp_path, {"ants": 2, "bees": 2})
+    plain, _ = prepared(tmp_path, config())
+    assert plain["notes"] == []
+    (root / "train/.ipynb_checkpoints").mkdir()
+    (root / "train/.ipynb_checkpoints/0-checkpoint.png").write_bytes(encoded(noise()))
+    (root / "val/.Trash-1000").mkdir()  # in one split alone, and empty
+    for name in sorted(NEVER_DATA):
+        (root / "train/ants" / name).mkdir()
+        (root / "train/ants" / name / "1.png").write_bytes(encoded(noise()))
+    for name in ("._0.png", "._1.png", ".DS_Store", ".loose.png"):
+        (root / "val/bees" / name).touch()
+        (root / "val" / name).touch()
+    again, _ = prepared(tmp_path, config())
+    assert (again["path"], again["classes"]) == (plain["path"], ["ants", "bees"])
+    assert again["notes"] == [f"{LEFT}._* (4), .DS_Store (2), .loose.png (2), #recycle (1), $RECYCLE.BIN (1), and 7 more"]
+    said = refused_in(tmp_path, train_folder="training")
+    assert "it has train, val" in said
+
+
+def refused_in(folder: Path, **more: Any) -> str:
+    (folder / "elsewhere").mkdir()
+    (folder / "elsewhere/set").symlink_to(folder / "set")
+    return refused(folder / "elsewhere", **more)
+
+
+def test_of_one_folder_that_is_split_by_fractions_too(tmp_path: Path) -> None:
+    root = picture_set(tmp_path, {"x": 6, "y": 6}, ("",))
+    plain, _ = prepared(tmp_path, config(fractions=[0.5, 0.5]))
+    for name in ("@eaDir", "lost+found", ".git"):
+        (root / name).mkdir()
+        (root / name / "1.png").write_bytes(encoded(noise()))
+    again, _ = prepared(tmp_path, config(fractions=[0.5, 0.5]))
+    assert again["path"] == plain["path"] and again["notes"] == [f"{LEFT}.git (1), @eaDir (1), lost+found (1)"]
+
+
+def test_of_a_folder_that_a_model_is_asked_about_too(tmp_path: Path) -> None:
+    for name in ("1.png", "._1.png", "a/2.png", ".git/3.png", "a/@eaDir/4.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    listing = Listing()
+    asked = predict.find([tmp_path, tmp_path / "._1.png"], tmp_path / "out", listing)
+    assert [one.file.name for one in asked] == ["1.png", "2.png", "._1.png"]  # who names it means it
+    assert listing.notes() == [f"{LEFT}._* (1), .git (1), @eaDir (1)"]
+
+
+# --- what an earlier version has prepared
+
+
+@pytest.fixture(scope="module")
+def old(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return old_version.extract(tmp_path_factory.mktemp("old") / "project")
+
+
+def started_by(old: Path, folder: Path, data: dict[str, Any], **train: Any) -> list[str]:
+    """A run whose data the earlier version has prepared. Returns the command line that prepares it again."""
+    run = ranks.make_run(folder / "runs", ranks.config("t", data=data, **train), {})
+    argv = [sys.executable, "-m", "trainer.prepare", str(run.config), "--data-dir", str(folder)]
+    argv += ["--cache-dir", str(folder / "cache")]
+    known = {"PYTHONPATH": str(old), "PATH": os.environ["PATH"]}
+    write_json(run.config, without_younger_settings(read_json(run.config)))
+    done = subprocess.run(argv, cwd=old, env=known, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    run.data_record.write_text(done.stdout)
+    return argv
+
+
+def without_younger_settings(written: dict[str, Any]) -> dict[str, Any]:
+    written["execution"].pop("max_image_pixels", None)
+    return written
+
+
+def again(argv: list[str]) -> dict[str, Any]:
+    done = call(argv)
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def test_a_started_run_keeps_the_images_that_it_was_started_with(old: Path, tmp_path: Path) -> None:
+    root = picture_set(tmp_path, {"ants": 3, "bees": 3})
+    (root / "train/ants/.hidden.png").write_bytes(encoded(noise()))
+    (root / "train/ants/x.gif").write_bytes(encoded(noise(), "GIF"))
+    argv = started_by(old, tmp_path, settings())
+    before = read_json(tmp_path / "runs/t/data.json")
+    assert before["samples"] == {"train": 7, "test": 6}
+    found = again(argv)
+    assert (found["path"], found["sha256"], found["made"]) == (before["path"], before["sha256"], False)
+    write_json(tmp_path / "runs/t/data.json", found)
+    assert again(argv)["path"] == before["path"]  # and so does every later start
+    image = root / "train/ants/1.png"
+    replaced(image, image.read_bytes()[:-1] + b"\1")
+    assert again(argv)["sha256"] != before["sha256"]  # other files: the run refuses them
+    new = ranks.make_run(tmp_path / "runs", ranks.config("n", data=settings()), {})
+    argv = [new.config.as_posix() if part.endswith("config.json") else part for part in argv]
+    assert again(argv)["sha256"] != before["sha256"]
+
+
+def test_a_started_run_keeps_the_masks_that_it_was_started_with(old: Path, tmp_path: Path) -> None:
+    write_scenes(tmp_path / "scenes", rgb=False)
+    argv = started_by(old, tmp_path, **SETTINGS)
+    before = read_json(tmp_path / "runs/t/data.json")
+    assert again(argv)["path"] == before["path"] and before["path"].startswith(str(tmp_path / "cache/prepared/voc-"))
+
+
+def test_the_names_are_told_from_others_by_the_whole_name() -> None:
+    listing = Listing()
+    assert listing.data(["a.", "lost+found2", "eaDir", "__MACOSX "]) == ["__MACOSX ", "a.", "eaDir", "lost+found2"]
+    assert listing.notes() == []

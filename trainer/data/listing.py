@@ -1,0 +1,57 @@
+"""Which names below a folder are data: images by their endings, and never what systems and programs leave there."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from trainer.data import pictures
+
+# Beside all names with a dot before, as .ipynb_checkpoints, .Trash-1000 and macOS's ._* are.
+NEVER_DATA = frozenset({
+    "@eaDir", "@Recycle", "#recycle",  # Synology, QNAP
+    "lost+found", "__MACOSX", "$RECYCLE.BIN", "System Volume Information",
+})  # fmt: skip
+MOST_NAMED = 5
+
+
+def is_data(name: str) -> bool:
+    """Whether a file or folder of this name can be data."""
+    return not name.startswith(".") and name not in NEVER_DATA
+
+
+class Listing:
+    """Tells images from the other names of a folder, and counts what it leaves out."""
+
+    def __init__(self) -> None:
+        self.never: Counter[str] = Counter()
+
+    def data(self, names: list[str]) -> list[str]:
+        """Those that can be data, sorted."""
+        kept = []
+        for name in sorted(names):
+            if self.is_data(name):
+                kept.append(name)
+            else:
+                self.never["._*" if name.startswith("._") else name] += 1
+        return kept
+
+    def is_data(self, name: str) -> bool:
+        return is_data(name)
+
+    def is_picture(self, name: str) -> bool:
+        """By its ending."""
+        return name.lower().endswith(pictures.EXTENSIONS)
+
+    def notes(self) -> list[str]:
+        """What was left out, a line each kind."""
+        if not self.never:
+            return []
+        return [f"left out, for such names are never data: {counted(self.never)}"]
+
+
+def counted(found: Counter[str]) -> str:
+    """The most frequent ones with their numbers, as in `.txt (12), .npy (3), and 2 more`."""
+    most = sorted(found.items(), key=lambda item: (-item[1], item[0]))[:MOST_NAMED]
+    named = [f"{pictures.shown(name)} ({count:,})" for name, count in most]
+    rest = found.total() - sum(count for _, count in most)
+    return ", ".join(named) + (f", and {rest:,} more" if rest else "")
