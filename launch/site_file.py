@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from launch import site, slurm_commands, yaml_tree
 from launch.mistakes import validate
@@ -34,6 +34,16 @@ class SlurmDefaults(Strict):
     timeout_min: int | None = Field(None, ge=1)
 
 
+# options of sbatch with which a submit would not be one job that can be found again
+NOT_ADDITIONAL = {
+    "array": "would make several jobs of one run",
+    "clusters": "would send jobs to clusters where they are not looked for",
+    "wait": "would keep sbatch until the job has ended",
+    "test-only": "would submit nothing",
+    "wrap": "would take the place of the job's script",
+}
+
+
 class SlurmSite(Strict):
     """The cluster's words for sbatch, and what its jobs need before they start."""
 
@@ -51,6 +61,14 @@ class SlurmSite(Strict):
     setup: list[str] = Field([], description="shell lines before the job (module load ...); a failing one stops the job")
     srun_args: list[str] = Field([], description="further arguments of srun")
     additional_parameters: dict[str, str | int | float | bool] = Field({}, description="further sbatch options")
+
+    @field_validator("additional_parameters")
+    @classmethod
+    def _one_job_here(cls, given: dict[str, str | int | float | bool]) -> dict[str, str | int | float | bool]:
+        for name in given:
+            if why := NOT_ADDITIONAL.get(name.replace("_", "-")):
+                raise ValueError(f"{name} {why}: leave it out")
+        return given
 
 
 class DockerSite(Strict):

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from launch import array, rundir, snapshot
+from launch import array, rundir, site, snapshot
 from launch import slurm_commands as commands
 from launch.array import Task
 from launch.slurm_commands import SlurmError
@@ -97,7 +97,11 @@ def _behind(plan: Plan, *others: str) -> dict[str, Any]:
     `others`. Where nothing may be requeued the parent's job ends whenever it stops: launch.node then looks for its follower."""
     conditions, more = list(others), dict(plan.slurm["additional_parameters"])
     job = rundir.slurm_job(RunDir(Path(plan.after))) if plan.after else None
-    if job and job in states([job]):
+    try:
+        waits = job is not None and job in states([job])
+    except commands.NotHere:  # `show` on a machine of no cluster
+        waits = False
+    if waits:
         conditions.append(f"{'afterany' if 'no-requeue' in more else 'afterok'}:{job}")
         more["kill-on-invalid-dep"] = "yes"  # a job behind one that failed would wait for ever
     return {"dependency": ",".join(conditions), "additional_parameters": more} if conditions else {}
@@ -201,7 +205,8 @@ def _sbatch(text: str, folder: Path, plan: Plan, listing: Path | None = None) ->
     token = f"batchyard:{uuid.uuid4().hex}"
     file = listing.with_suffix(".sh") if listing else folder / "submission.sh"
     file.write_text(text)
-    write_json(_intent(folder), {"token": token, "time": time.time(), "listing": str(listing) if listing else None})
+    intent = {"token": token, "time": time.time(), "listing": str(listing) if listing else None}
+    write_json(_intent(folder), intent)
     theirs = plan.slurm.get("additional_parameters", {}).get("comment")
     comment = f"{theirs} {token}" if theirs else token
     try:
@@ -209,6 +214,9 @@ def _sbatch(text: str, folder: Path, plan: Plan, listing: Path | None = None) ->
     except commands.Refused:
         _intent(folder).unlink()
         raise
+    except commands.Lost as lost:
+        write_json(_intent(folder), {**intent, "lost": str(lost)})
+        raise SlurmError(_way_out(lost, folder)) from None
 
 
 def _intent(folder: Path) -> Path:
@@ -218,14 +226,29 @@ def _intent(folder: Path) -> Path:
 
 def adopt(run: RunDir) -> None:
     """Where a submit was interrupted between sbatch and its record: records the job that it queued. Raises SlurmError."""
-    if (intent := read_json(_intent(run.slurm))) and (job := commands.find(intent["token"])):
+    intent = read_json(_intent(run.slurm)) or {}
+    if job := _intended(intent, run.slurm):
         queued(run, job, run.slurm)
     _intent(run.slurm).unlink(missing_ok=True)
 
 
+def _intended(intent: dict[str, Any], folder: Path) -> str | None:
+    """The job that an earlier submit has queued. Raises SlurmError, also where Slurm took one that is not here: a second one would
+    do the same work."""
+    job = commands.find(intent["token"]) if intent else None
+    if job is None and "lost" in intent:
+        raise SlurmError(_way_out(intent["lost"], folder))
+    return job
+
+
+def _way_out(lost: object, folder: Path) -> str:
+    return f"{lost}. If there is none, remove {site.shown(_intent(folder))}: until then nothing is submitted again"
+
+
 def adopt_sweep(sweep: SweepDir) -> None:
     """Likewise for the array that was being queued."""
-    if (intent := read_json(_intent(sweep.slurm))) and (job := commands.find(intent["token"])):
+    intent = read_json(_intent(sweep.slurm)) or {}
+    if job := _intended(intent, sweep.slurm):
         listing = Path(intent["listing"])
         listed = read_json(listing) or {}
         if "tasks" in listed:  # which choose their trials

@@ -77,6 +77,10 @@ class Refused(SlurmError):
     """Slurm took no job; the message says why, in its words."""
 
 
+class Lost(SlurmError):
+    """Slurm took a job that cannot be found; the message has what sbatch printed instead of its id."""
+
+
 def environment() -> dict[str, str]:
     """The environment of every Slurm command, which is that of the job, too, that sbatch submits.
 
@@ -198,7 +202,8 @@ def find(token: str) -> str | None:
 def submit(token: str, *argv: str) -> str:
     """Submits a job, whose comment holds the token, and returns its id. argv: sbatch's arguments.
 
-    Raises Refused where Slurm took no job, and SlurmError where that is not certain.
+    Raises Refused where Slurm took no job, Lost where it took one, and SlurmError where that is not
+    certain.
     """
     try:
         done = run("sbatch", "--parsable", *argv, order=True)
@@ -219,10 +224,10 @@ def submit(token: str, *argv: str) -> str:
         time.sleep(LOOK_EVERY_S if look + 1 < looks else 0)
 
     if accepted:
-        raise SlurmError(
+        raise Lost(
             f"expected the job's id from `sbatch --parsable`, found {printed[:500]!r}; squeue shows "
-            "no job of this submit, so it may be on another cluster: before you submit again, look "
-            f"there for a job with the comment {token}"
+            "no job of this submit: it may be on another cluster; look there for a job with the "
+            f"comment {token}"
         )
     if uncertain:
         raise SlurmError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import shutil
 import sys
 import time
@@ -10,6 +11,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from launch import slurm_commands
@@ -82,7 +84,7 @@ def queue_behind(run: RunDir, attempt: Attempt, job: str, behind: str, environme
     process."""
     own = attempt.script if attempt.script.exists() else run.attempt(f"slurm-{job}.0").script
     token = f"batchyard:{uuid.uuid4().hex}"
-    argv = [f"--comment={token}", f"--dependency=afterany:{behind}", str(own)]
+    argv = [f"--comment={_comment(own)}{token}", f"--dependency=afterany:{behind}", str(own)]
     if folder := environment.get("SLURM_SUBMIT_DIR"):  # where the lines of slurm.setup run, not where we are
         argv.insert(0, f"--chdir={folder}")
     try:
@@ -97,6 +99,12 @@ def queue_behind(run: RunDir, attempt: Attempt, job: str, behind: str, environme
     write_json(run.slurm_job, {"job_id": follower, "logs": str(run.slurm), "follows": [*record.get("follows", ()), job]})
     print(f"Slurm job {follower} goes on with {run.run_id}", flush=True)
     return True
+
+
+def _comment(script: Path) -> str:
+    """What the site has in each job's comment, for the one of the command line takes its place."""
+    found = re.search(r"^#SBATCH --comment=(.*)$", script.read_text(), re.M)
+    return f"{' '.join(shlex.split(found[1]))} " if found else ""
 
 
 def ask(*argv: str) -> str:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from launch import slurm_commands, status
-from tests.cli import Shell
+from launch import plan as planning
+from launch import rundir, slurm, slurm_commands, slurm_node, status
+from tests.cli import PROJECT, Shell, wait_for
 from trainer.config.layout import RunDir, write_json
 from trainer.config.outcome import Outcome
 
@@ -163,6 +168,79 @@ def test_an_sbatch_that_hangs_and_was_heard_is_found(
     fake(tools, "sbatch", "exec sleep 600")
     fake(tools, "squeue", f"echo '12|{TOKEN}'")
     assert slurm_commands.submit(TOKEN, "script.sh") == "12"
+
+
+def test_a_job_that_was_lost_is_not_submitted_again(
+    tools: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Slurm took it, perhaps on another cluster: a second one would do its work once more."""
+    monkeypatch.chdir(tmp_path)
+    run = RunDir(tmp_path / "runs" / "a-01234567")
+    run.slurm.mkdir(parents=True)
+    plan = planning.Plan(
+        "slurm", run.run_id, 1, 1, "cpu", [], {}, "python", slurm={"additional_parameters": {}}
+    )
+    fake(
+        tools,
+        "sbatch",
+        f"echo x >> {tmp_path}/submitted; echo 'Submitted batch job 5 on cluster two'",
+    )
+    fake(tools, "squeue", "exit 0")
+    way_out = "remove runs/a-01234567/slurm/intent.json: until then nothing is submitted again"
+    with pytest.raises(slurm_commands.SlurmError, match=way_out):
+        slurm.submit(run, plan)
+    for _ in range(2):
+        with pytest.raises(slurm_commands.SlurmError, match=way_out):
+            slurm.adopt(run)
+    assert (tmp_path / "submitted").read_text() == "x\n"
+    token = json.loads((run.slurm / "intent.json").read_text())["token"]
+    fake(tools, "squeue", f"echo '5|{token}'")
+    slurm.adopt(run)
+    assert rundir.slurm_job(run) == "5" and not (run.slurm / "intent.json").exists()
+
+
+@pytest.mark.parametrize("option", ["array: 0-2", "clusters: two", "wait: true", "test_only: true"])
+def test_an_option_that_makes_no_job_or_several_is_refused(tmp_path: Path, option: str) -> None:
+    site = tmp_path / "site.yaml"
+    site.write_text(f"backend: slurm\nslurm: {{additional_parameters: {{{option}}}}}\n")
+    printed = Shell(tmp_path / "runs").run("show", "digits", "--site", str(site), code=2)
+    assert f"{option.split(':')[0]} would" in printed and "site.yaml:2" in printed
+
+
+def test_a_follower_is_found_and_inherits_nothing_of_its_job(
+    tools: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where nothing may be requeued; its sbatch prints more than the id, as a site's may."""
+    for name, value in DECIDING.items():
+        monkeypatch.setenv(name, value)
+    run = RunDir(tmp_path / "runs" / "a-01234567")
+    attempt = run.attempt("slurm-7.0")
+    attempt.path.mkdir(parents=True)
+    attempt.script.write_text("#!/bin/bash\n#SBATCH --comment='group a'\nsrun x\n")
+    said = f"{tmp_path}/sbatch"
+    fake(
+        tools,
+        "sbatch",
+        f"env > {said}.env; printf '%s\\n' \"$@\" > {said}; echo charged to a; echo 9",
+    )
+    fake(tools, "squeue", f"echo \"9|$(sed -n 's/^--comment=//p' {said})\"")
+    assert slurm_node.queue_behind(run, attempt, "7", "7", {})
+    assert rundir.slurm_job(run) == "9" and run.attempt("slurm-9.0").script.exists()
+    options = Path(said).read_text()
+    assert "--comment=group a batchyard:" in options and "--dependency=afterany:7" in options
+    seen = [line.partition("=")[0] for line in Path(f"{said}.env").read_text().splitlines()]
+    assert not set(DECIDING) & set(seen)
+
+
+def test_a_command_is_ended_with_its_asker(tools: Path, tmp_path: Path) -> None:
+    """Ctrl-C does not reach a command that has a session of its own."""
+    fake(tools, "squeue", f"echo $$ > {tmp_path}/pid; exec sleep 600")
+    code = "from launch import slurm_commands; slurm_commands.ask('squeue')"
+    asker = subprocess.Popen([sys.executable, "-c", code], cwd=PROJECT, stderr=subprocess.DEVNULL)
+    wait_for("the command", lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text())
+    asker.send_signal(signal.SIGINT)
+    asker.wait(timeout=30)
+    assert not Path(f"/proc/{(tmp_path / 'pid').read_text().strip()}").exists()
 
 
 SILENT = {

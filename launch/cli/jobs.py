@@ -12,6 +12,7 @@ import yaml
 
 from launch import site, spec
 from launch.cli import options
+from launch.slurm_commands import SlurmError
 from launch.yaml_tree import Problem, SpecError
 from trainer.config.outcome import EXIT_DONE, EXIT_FAILED, EXIT_WRONG
 
@@ -68,7 +69,10 @@ def show_(**given: Any) -> None:
         from launch import slurm
 
         click.echo("\n# the batch script")
-        click.echo(slurm.script(ready.run, plan))
+        try:
+            click.echo(slurm.script(ready.run, plan))
+        except SlurmError as error:  # it is asked where the job waits for another one's
+            click.echo(f"# not known before Slurm answers: {error}")
         click.echo("# on each node launch.node then starts")
     else:
         click.echo("\n# the command")

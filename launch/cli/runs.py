@@ -11,6 +11,7 @@ from launch import rundir, site, status, sweepdir
 from launch.cli import options
 from launch.errors import Failed
 from launch.rundir import NoSuchRun, Standing
+from launch.slurm_commands import NotHere
 from trainer.config.layout import RunDir, SweepDir
 
 
@@ -71,7 +72,8 @@ def logs_(run: str, follow: bool, rank: int, site_file: Path | None, runs_dir: P
             click.echo(f"# {found.run_id} {attempt.id}, rank {rank}", err=True)
         for line in tail.lines() if tail else []:
             click.echo(line)
-        if not follow or not (standing.is_active or silence):
+        may_run = standing.is_active or (standing.state == "unknown" and not isinstance(silence, NotHere))
+        if not follow or not may_run:
             break
         time.sleep(0.3)
     if shown is None:
