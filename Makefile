@@ -78,10 +78,10 @@ logs: install  ## what a run printed
 	@$(BIN)/batchyard logs $(RUN) $(ARGS)
 
 cancel: install  ## stop a run after a checkpoint
-	@$(BIN)/batchyard cancel $(RUN)
+	@$(BIN)/batchyard cancel $(RUN) $(ARGS)
 
 report: install  ## make a run's report page
-	@$(BIN)/batchyard report $(RUN)
+	@$(BIN)/batchyard report $(RUN) $(ARGS)
 
 image:  ## build the container image: CUDA, or CPU=1 (docker/README.md)
 	@CPU=$(CPU) docker/build

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -53,6 +54,32 @@ def test_a_chain_is_run_in_its_order_and_each_once(jobs: Path, tmp_path: Path) -
     again = shell.run("submit", str(jobs / "evaluate.yaml"))
     assert again.count(" is done: ") == 3 and all(len(run.all_attempts()) == 1 for run in runs)
     assert "after      finetune, which is submitted along" in shell.run("show", str(jobs / "evaluate.yaml"))
+
+
+@pytest.mark.parametrize(("more", "options", "told"), [
+    ("", ["--prune"], "--prune is for a job with a sweep; finetune has none"),
+    ("resources: {gpus_per_node: 1}", ["--strict-resources"], "--strict-resources: the job asks for 1 GPU(s), this machine has"),
+    ("sweep: {search: {trials: 2, choices: {train.epochs: [1, 2]}}}", ["--prune", "--set", "train.data.validation=0.1"],
+     "--prune is for a sweep whose points stand in the job"),
+    ("container: {image: none-such}", ["--backend", "docker"], "the engine has no image 'none-such'"),
+])  # fmt: skip
+def test_what_is_refused_is_refused_before_the_job_before_it_trains(
+    jobs: Path, tmp_path: Path, more: str, options: list[str], told: str
+) -> None:
+    text = TINY.replace("SEED", "1").replace("resources: {nproc_per_node: 1, cpus_per_task: 1}\n", "")
+    (jobs / "finetune.yaml").write_text(f"{text}after: pretrain\n{more}\n")
+    shell = Shell(tmp_path / "runs", env=(("PATH", f"{engine(tmp_path)}:{os.environ['PATH']}"),))
+    printed = shell.run("submit", *options, str(jobs / "finetune.yaml"), code=1 if "docker" in options else 2)
+    assert told in printed and "comes after" not in printed and not shell.runs.exists()
+
+
+def engine(folder: Path) -> Path:
+    """A folder with a `docker` that has no image."""
+    program = folder / "bin" / "docker"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\necho 'Error: No such image' >&2\nexit 1\n")
+    program.chmod(0o755)
+    return program.parent
 
 
 def test_what_comes_after_a_failure_is_not_started(jobs: Path, tmp_path: Path) -> None:

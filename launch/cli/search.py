@@ -30,7 +30,7 @@ def submit_all(request: Request, loaded: Loaded, machine: Machine) -> int:
 
     Raises SubmitError.
     """
-    _refuse(request)
+    refuse(request)
     of = search.searched(sweeps.sweep_of(request), loaded)
     if request.backend == "slurm":
         with _queueing(of):
@@ -51,7 +51,7 @@ def submit_all(request: Request, loaded: Loaded, machine: Machine) -> int:
     return sweeps.conclude(of.sweep, submit, request.job.name, stopped, final)
 
 
-def _refuse(request: Request) -> None:
+def refuse(request: Request) -> None:
     """Raises SubmitError where a search cannot be run: the trainer of a trial asks the study, too."""
     python = site.python(request.site)
     if not local.python_has(python, "optuna"):
@@ -136,7 +136,7 @@ def _show(of: Searched, to_continue: dict[int, Record]) -> None:
 
 def show_plan_of(request: Request, loaded: Loaded, machine: Machine) -> Ready:
     """`batchyard show` of a search: how far it is, and a run with the first value of every axis, of which the rest is shown."""
-    _refuse(request)
+    refuse(request)
     of = search.searched(sweeps.sweep_of(request), loaded)
     told = f"{words.plural(of.search.trials, 'trial')}, {of.missing()} to begin"
     click.echo(f"{of.sweep.sweep_id}: {told}; each is chosen when it begins, by the results of those before")

@@ -12,9 +12,9 @@ import click
 from launch import local, parent, report, site, snapshot, status, submit
 from launch.cli import options
 from launch.rundir import Standing
-from launch.site import BackendName
+from launch.site import BackendName, Machine
 from launch.snapshot import Code
-from launch.spec import JobSpec
+from launch.spec import JobSpec, Loaded
 from launch.submit import Ready, Request
 from trainer.config.layout import SweepDir
 from trainer.config.outcome import EXIT_DONE, Outcome
@@ -34,9 +34,11 @@ def submit_(backend: BackendName | None, prune: bool, **given: Any) -> None:
     if submit.slurm_is_here_unasked(request, site_file, backend):
         click.echo("sbatch is here, but no site file says slurm: running on this machine (--backend slurm runs it there)")
     loaded, machine = submit.load(request)
+    if prune:
+        _refuse_prune(request, loaded)
+    if parent.waits_for(request.job, loaded.specs[0]):
+        _refuse_before_its_parents(request, loaded, machine)
     request = _after_its_parents(request, loaded.specs[0])
-    if loaded.search and prune:
-        raise click.UsageError("--prune is for a sweep whose points stand in the job; a search chooses its own")
     if loaded.search:
         from launch.cli import search
 
@@ -45,10 +47,35 @@ def submit_(backend: BackendName | None, prune: bool, **given: Any) -> None:
         from launch.cli import sweep
 
         sys.exit(sweep.submit_all(request, loaded, machine, prune=prune))
-    if prune:
-        raise click.UsageError(f"--prune is for a job with a sweep; {request.job.name} has none")
     ready = submit.resolve(request, loaded.specs[0], machine)
     sys.exit(run(ready, snapshot.look(request.project), local.Foreground()))
+
+
+def _refuse_prune(request: Request, loaded: Loaded) -> None:
+    """Raises UsageError where there are no points to cancel."""
+    if loaded.search:
+        raise click.UsageError("--prune is for a sweep whose points stand in the job; a search chooses its own")
+    if not loaded.is_sweep:
+        raise click.UsageError(f"--prune is for a job with a sweep; {request.job.name} has none")
+
+
+def _refuse_before_its_parents(request: Request, loaded: Loaded, machine: Machine) -> None:
+    """What this machine refuses of a job is refused before the jobs that it comes after have trained for it.
+
+    Writes nothing. Raises SpecError, SubmitError, StartError.
+    """
+    if loaded.search:
+        from launch.cli import search
+
+        search.refuse(request)
+    if loaded.is_sweep and not loaded.search:
+        from launch.cli import sweep
+
+        all_ready = [ready for _, ready in sweep.resolve(request, loaded, machine, sweep.sweep_of(request))]
+    else:
+        all_ready = [submit.resolve(request, job, machine) for job in loaded.specs]
+    if all_ready[0].plan.backend == "docker":
+        image_of(all_ready[0])
 
 
 def _after_its_parents(request: Request, job: JobSpec) -> Request:
