@@ -24,8 +24,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from launch import array, scratch, verdict
-from launch.slurm_node import ask, goes_on, in_slurms_words, keep, queue_behind, start_again, unix_s
+from launch import array, restarts, scratch, verdict
+from launch.slurm_node import ask, end_of, is_cancelled, keep, queue_behind, start_again, unix_s
 from trainer.config.layout import Attempt, RunDir, read_json, write_json, write_text
 from trainer.config.lock import LEASE_S, Lock, local_pid, me
 from trainer.config.outcome import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, Outcome
@@ -120,13 +120,17 @@ def of_array(listing: Path, node: Node) -> RunDir | None:
 def attend(run: RunDir, node: Node, signals: Signals) -> int:
     """Runs one attempt of that run on this node, in the run's directory. Returns batchyard's exit code."""
     os.chdir(run.path)  # on every backend: what is left in the working folder is with the run
-    finished = Outcome.read(run.outcome)
-    if finished and finished.status == "completed":
-        print(f"{run.run_id} is completed already (attempt {finished.attempt})")
-        return EXIT_DONE
+    if over := restarts.already_over(run, node.attempt_id, first_node=node.rank == 0):
+        return starts_nothing(run, node, over)
     if (parent := (read_json(run.plan) or {}).get("after")) and not is_completed(RunDir(Path(parent))):
         return too_early(run, node, RunDir(Path(parent))) if node.rank == 0 else EXIT_DONE
     return lead(run, node, signals) if node.rank == 0 else follow(run, node, signals)
+
+
+def starts_nothing(run: RunDir, node: Node, over: restarts.Over) -> int:
+    """Says why; returns the exit code, which is the first node's alone: another code of another node might end that one."""
+    print(f"{run.run_id} {over.reason}; {node.attempt_id} starts nothing", flush=True)
+    return over.exit_code if node.rank == 0 else EXIT_DONE
 
 
 def is_completed(run: RunDir) -> bool:
@@ -140,8 +144,11 @@ def too_early(run: RunDir, node: Node, parent: RunDir) -> int:
     attempt.path.mkdir(parents=True, exist_ok=True)
     job = str((array.job_of(parent) or {}).get("job_id"))
     goes_on_as = ask("squeue", "-h", "-j", job, "-o", "%i") if node.slurm_job else ""
-    if node.slurm_job and goes_on_as and queue_behind(run, attempt, node.slurm_job, job, os.environ):
-        return EXIT_DONE
+    if node.slurm_job and goes_on_as:
+        problem = queue_behind(run, attempt, node.slurm_job, job, os.environ)
+        if problem is None:
+            return EXIT_DONE
+        print(f"launch.node: no job follows this one: {problem}", file=sys.stderr)
     end = Outcome.read(parent.outcome)
     how = f"{end.status} ({end.verdict})" if end else "not begun"
     outcome = Outcome(
@@ -160,25 +167,15 @@ def lead(run: RunDir, node: Node, signals: Signals) -> int:
     attempt.path.mkdir(parents=True, exist_ok=True)
     lock = Lock(run.lock)
     if not take(lock, node, signals):
-        print(f"{run.run_id} is held by {lock.holder()}", file=sys.stderr)
-        if signals.received is None or node.slurm_job is None or run.cancel.exists():
-            return EXIT_FAILED
-        # its time was over before the lease of a lost node was
-        start_again(run, read_json(run.plan), attempt, node.slurm_job, os.environ)
-        return EXIT_STOPPED
+        return held_by_another(run, attempt, node, signals, lock)
     try:
+        if over := restarts.already_over(run, node.attempt_id, first_node=True):  # since we waited for the lock
+            return starts_nothing(run, node, over)
         plan = read_json(run.plan)
         if plan["nodes"] > 1:
             node = replace(node, master_port=free_port(node.attempt_id))
-        record = {
-            "attempt": node.attempt_id, "backend": plan["backend"], "started": time.time(), **me(),
-            "argv": [node.fill(a) for a in plan["argv"]], "nodes": plan["nodes"], "nproc_per_node": plan["nproc_per_node"],
-            "world_size": plan["nodes"] * plan["nproc_per_node"],
-            "master_port": node.master_port,  # the other nodes read it here
-            "deadline": deadline_s(),
-            "code_sha256": (read_json(run.code_record) or {}).get("sha256"),  # a new submit after a failure takes new code
-        }
-        write_json(attempt.record, record)
+        begun = begin_record(plan, run, node)
+        write_json(attempt.record, begun)
         if node.slurm_job and not attempt.script.exists():  # a requeue runs the same script again
             first = run.attempt(f"slurm-{node.slurm_job}.0").script
             if first.exists():
@@ -186,19 +183,53 @@ def lead(run: RunDir, node: Node, signals: Signals) -> int:
         status = execute(plan, run, node, signals, lock)
         if not attempt.outcome.exists():
             wait_for_words(attempt, plan["nodes"])
-        outcome = verdict.conclude(run, attempt)
-        if node.slurm_job:
-            outcome = in_slurms_words(outcome, attempt, node.slurm_job)
+        following = end_of(run, attempt, plan, node.slurm_job)
+        outcome = following.outcome
         ended = {"ended": time.time(), "exit_status": status, "signal": signals.received}
-        keep(partial(write_json, attempt.record, {**record, **ended}))
-        keep(partial(outcome.write, run.outcome))
+        keep(partial(write_json, attempt.record, {**begun, **ended}))
+        for path in (attempt.outcome, run.outcome):
+            keep(partial(outcome.write, path))
     finally:
         keep(lock.release)
     if node.slurm_job:  # for Slurm's log; locally submit tells it
         print(f"{run.run_id} {outcome.status} ({outcome.verdict})" + (f": {outcome.cause}" if outcome.cause else ""), flush=True)
-    if node.slurm_job and goes_on(run, attempt, outcome):
-        start_again(run, plan, attempt, node.slurm_job, os.environ)
+    if node.slurm_job and following.follows:
+        start_again(run, plan, attempt, following, node.slurm_job, os.environ)
     return outcome.exit_code
+
+
+def begin_record(plan: dict[str, Any], run: RunDir, node: Node) -> dict[str, Any]:
+    """attempt.json as it stands while the command runs."""
+    return {
+        "attempt": node.attempt_id, "backend": plan["backend"], "started": time.time(), **me(),
+        "argv": [node.fill(a) for a in plan["argv"]], "nodes": plan["nodes"], "nproc_per_node": plan["nproc_per_node"],
+        "world_size": plan["nodes"] * plan["nproc_per_node"],
+        "master_port": node.master_port,  # the other nodes read it here
+        "deadline": deadline_s(),
+        "code_sha256": (read_json(run.code_record) or {}).get("sha256"),  # a new submit after a failure takes new code
+        "generation": restarts.generation_of(run, node.attempt_id),
+        "from_step": verdict.checkpoint_step(run),
+    }  # fmt: skip
+
+
+def held_by_another(run: RunDir, attempt: Attempt, node: Node, signals: Signals, lock: Lock) -> int:
+    """The run's lock could not be had. A job that was asked to stop while it waited for a lost node's lease starts again, unless a
+    person has cancelled it. Returns batchyard's exit code."""
+    print(f"{run.run_id} is held by {lock.holder()}", file=sys.stderr)
+    if signals.received is None or node.slurm_job is None or run.cancel.exists():
+        return EXIT_FAILED
+    generation = restarts.generation_of(run, node.attempt_id)
+    outcome = Outcome(
+        "stopped", "preempted", attempt.id, "launch.node", verdict.checkpoint_step(run),
+        cause="asked to stop while it waited for the lease of a lost node", generation=generation, new_steps=0,
+    )
+    if is_cancelled(attempt, node.slurm_job, deadline_s()):
+        outcome = replace(outcome, verdict="cancelled", cause="cancelled by scancel, while it waited for the lease of a lost node")
+        keep(partial(outcome.write, attempt.outcome))
+        print(f"{run.run_id} {outcome.status} ({outcome.verdict}): {outcome.cause}", flush=True)
+        return outcome.exit_code
+    start_again(run, read_json(run.plan), attempt, restarts.NextStart(outcome, follows=True), node.slurm_job, os.environ)
+    return EXIT_STOPPED
 
 
 def wait_for_words(attempt: Attempt, nodes: int) -> None:
@@ -247,6 +278,8 @@ def record_of_first(run: RunDir, attempt: Attempt, signals: Signals) -> dict[str
     while signals.received is None and time.monotonic() < end and not attempt.outcome.exists():
         if (record := read_json(attempt.record)) and run.plan.exists():  # which node 0 may have made (launch.array)
             return dict(record)
+        if run.cancel.exists():  # node 0 starts nothing then
+            return None
         time.sleep(POLL_S)
     return None
 

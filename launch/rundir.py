@@ -136,6 +136,8 @@ def standing(run: RunDir, slurm_states: dict[str, str] | None = None, jobs: dict
         state_: State = outcome.status
         if outcome.verdict == "cancelled" or outcome.verdict == "pruned":
             state_ = outcome.verdict
+        elif outcome.status == "stopped" and CANCEL in there:  # the cancel came when it was stopping already
+            state_ = "cancelled"
         return Standing(state_, outcome, newest, newest.id if newest else "")
     if CANCEL in there:
         return Standing("cancelled", None, newest)

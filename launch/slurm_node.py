@@ -15,11 +15,34 @@ from pathlib import Path
 from typing import Any
 
 from launch import slurm_commands
+from launch.restarts import NextStart, ended_attempts, next_start
 from launch.slurm_commands import SlurmError
+from launch.verdict import checkpoint_step, conclude
 from trainer.config.layout import Attempt, RunDir, read_json, write_json
-from trainer.config.outcome import Outcome, retries
+from trainer.config.outcome import Outcome
 
 ANSWER_S = 10.0
+
+
+def end_of(run: RunDir, attempt: Attempt, plan: Mapping[str, Any], job: str | None) -> NextStart:
+    """How the attempt ended, with Slurm's word on it, and whether another one follows it by itself. job: None outside Slurm."""
+    outcome = conclude(run, attempt)
+    begun = read_json(attempt.record) or {}
+    outcome = replace(outcome, generation=begun.get("generation"), new_steps=new_steps(run, outcome, begun.get("from_step")))
+    if job is None:
+        return NextStart(outcome, follows=False)
+    outcome = in_slurms_words(outcome, attempt, job)
+    if run.cancel.exists():
+        return NextStart(outcome, follows=False)
+    earlier = [end for _, end in ended_attempts(run, attempt.id, outcome.generation)]
+    return next_start(outcome, earlier, plan.get("slurm", {}))
+
+
+def new_steps(run: RunDir, outcome: Outcome, from_step: int | None) -> int:
+    """The steps that the attempt leaves beyond those it began with. A trainer's word promises a checkpoint of its last step."""
+    promised = outcome.written_by.startswith("trainer") and "checkpoint_problem" not in outcome.extra
+    kept = outcome.global_step if promised else checkpoint_step(run)
+    return max(0, (kept or 0) - (from_step or 0))
 
 
 def in_slurms_words(outcome: Outcome, attempt: Attempt, job: str) -> Outcome:
@@ -29,17 +52,23 @@ def in_slurms_words(outcome: Outcome, attempt: Attempt, job: str) -> Outcome:
     """
     if outcome.verdict not in ("preempted", "timeout", "killed"):
         return outcome
-    shown = ask("scontrol", "show", "job", "-o", job)
+    shown = show(job)
     record = read_json(attempt.record) or {}
     preempted = unix_s(shown, "PreemptTime") >= record["started"] - 1  # one of an earlier attempt does not count
     if not preempted and cancelled(shown, attempt, record.get("deadline")):
-        outcome = replace(outcome, status="stopped", verdict="cancelled", cause="cancelled by scancel", hint=None)
-    elif outcome.verdict == "timeout" and preempted:
+        return replace(outcome, status="stopped", verdict="cancelled", cause="cancelled by scancel", hint=None)
+    if outcome.verdict == "timeout" and preempted:
         outcome = replace(outcome, verdict="preempted", cause="preempted by another job")
-    else:
-        return outcome
-    keep(partial(outcome.write, attempt.outcome))
-    return outcome
+    return replace(outcome, preempted_by_slurm=preempted)
+
+
+def is_cancelled(attempt: Attempt, job: str, deadline: float | None) -> bool:
+    """Whether a person's scancel ends the job now, as Slurm tells."""
+    return cancelled(show(job), attempt, deadline)
+
+
+def show(job: str) -> str:
+    return ask("scontrol", "show", "job", "-o", job)
 
 
 def cancelled(shown: str, attempt: Attempt, deadline: float | None) -> bool:
@@ -58,47 +87,69 @@ def unix_s(shown: str, word: str) -> float:
     return time.mktime(time.strptime(found[1], "%Y-%m-%dT%H:%M:%S")) if found else 0.0
 
 
-def goes_on(run: RunDir, attempt: Attempt, outcome: Outcome) -> bool:
-    """Whether Slurm shall start the run again: the budget of its verdict counts over the attempts of one submit."""
-    follows = (read_json(run.slurm_job) or {}).get("follows", ())
-    jobs = {attempt.id.rpartition(".")[0], *(f"slurm-{job}" for job in follows)}
-    earlier = [end.budget for a in run.all_attempts() if a != attempt and a.id.rpartition(".")[0] in jobs
-               and (end := Outcome.read(a.outcome))]
-    return not run.cancel.exists() and retries(outcome.budget, earlier)
-
-
-def start_again(run: RunDir, plan: dict[str, Any], attempt: Attempt, job: str, environment: Mapping[str, str]) -> None:
-    """Requeues the job; where the site allows none (slurm.requeue: false), queues another one that begins when it has ended.
+def start_again(
+    run: RunDir, plan: Mapping[str, Any], attempt: Attempt, following: NextStart, job: str, environment: Mapping[str, str]
+) -> bool:
+    """Requeues the job; where that is refused, or the site allows none (slurm.requeue: false), queues another one that begins when
+    it has ended. Returns whether the run goes on; where it does not, the outcome then says so, and what to do.
 
     Explicitly: a job that exits in its grace time has ended for Slurm. job: <array>_<task>, for the array's id would take all.
     """
-    if "no-requeue" not in plan.get("slurm", {}).get("additional_parameters", {}):
+    allowed = "no-requeue" not in plan.get("slurm", {}).get("additional_parameters", {})
+    refused = requeue(job, following.delay_s) if allowed else ""
+    if refused is None:
+        return True
+    unqueued = queue_behind(run, attempt, job, job, environment, following.delay_s)
+    if unqueued is None:
+        return True
+    why = "; ".join(problem for problem in (refused, unqueued) if problem)
+    print(f"launch.node: nothing follows {attempt.id}: {why}", file=sys.stderr)
+    outcome = replace(
+        following.outcome, cause=f"{following.outcome.cause}; nothing follows: {why}",
+        hint=f"`batchyard submit {run.run_id}` continues it; nothing here starts it again by itself",
+    )
+    for path in (attempt.outcome, run.outcome):
+        keep(partial(outcome.write, path))
+    return False
+
+
+def requeue(job: str, delay_s: int) -> str | None:
+    """Puts the job back into the queue, to start in `delay_s` at the earliest. Returns None, or why that failed."""
+    try:
         done = slurm_commands.run("scontrol", "requeue", job, order=True)
-        print(done.stderr, end="", file=sys.stderr)
-        return
-    queue_behind(run, attempt, job, job, environment)
+        if done.returncode > 0:  # below: ended by the signals that the requeue itself brought
+            return f"`scontrol requeue {job}` failed: {done.stderr.strip()}"
+        if delay_s:  # only now: a job that runs takes no start time
+            slurm_commands.look("scontrol", "update", f"JobId={job}", f"StartTime=now+{delay_s}")
+    except SlurmError as error:
+        return str(error)
+    return None
 
 
-def queue_behind(run: RunDir, attempt: Attempt, job: str, behind: str, environment: Mapping[str, str]) -> bool:
-    """Queues the attempt's script again, behind another job, in the place of `job`; whether that went well. environment: of this
-    process."""
+def queue_behind(
+    run: RunDir, attempt: Attempt, job: str, behind: str, environment: Mapping[str, str], delay_s: int = 0
+) -> str | None:
+    """Queues the attempt's script again, behind another job, in the place of `job`. Returns None, or why that failed. environment:
+    of this process."""
     own = attempt.script if attempt.script.exists() else run.attempt(f"slurm-{job}.0").script
+    if not own.exists():
+        return f"there is no {own} to queue"
     token = f"batchyard:{uuid.uuid4().hex}"
-    argv = [f"--comment={_comment(own)}{token}", f"--dependency=afterany:{behind}", str(own)]
+    later = [f"--begin=now+{delay_s}"] if delay_s else []
+    argv = [f"--comment={_comment(own)}{token}", f"--dependency=afterany:{behind}", *later, str(own)]
     if folder := environment.get("SLURM_SUBMIT_DIR"):  # where the lines of slurm.setup run, not where we are
         argv.insert(0, f"--chdir={folder}")
     try:
         follower = slurm_commands.submit(token, *argv)
     except SlurmError as error:
-        print(f"launch.node: no job follows this one: {error}", file=sys.stderr)
-        return False
+        return str(error)
     record = read_json(run.slurm_job) or {}
     script = run.attempt(f"slurm-{follower}.0").script
     script.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(own, script)
     write_json(run.slurm_job, {"job_id": follower, "logs": str(run.slurm), "follows": [*record.get("follows", ()), job]})
     print(f"Slurm job {follower} goes on with {run.run_id}", flush=True)
-    return True
+    return None
 
 
 def _comment(script: Path) -> str:

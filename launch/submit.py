@@ -20,7 +20,7 @@ from typing import Any, Self
 
 import yaml
 
-from launch import local, parent, rundir, site, snapshot, spec
+from launch import local, parent, restarts, rundir, site, snapshot, spec
 from launch import plan as planning
 from launch.errors import Wrong
 from launch.plan import Placement, Plan
@@ -215,8 +215,13 @@ def write_run(
     write_text(run.config, config + "\n", sync=not shared)
     if snapshot.on_path(run.code) != run.packages:
         ready = dataclasses.replace(ready, plan=planning.with_older_code(ready.plan, run))
-    write_json(run.plan, vars(ready.plan), sync=not shared)
+    write_json(run.plan, plan_record(ready, restarts.next_generation(run)), sync=not shared)
     return ready
+
+
+def plan_record(ready: Ready, generation: int) -> dict[str, Any]:
+    """plan.json: the plan, and which submit of the run it is of."""
+    return {**vars(ready.plan), "generation": generation}
 
 
 def begins_in_array(ready: Ready) -> bool:

@@ -144,7 +144,8 @@ def _stopped(run: RunDir, where: Standing) -> list[str]:
     if outcome is None or attempt is None:
         return [f"{run.run_id} was cancelled before it started; `batchyard submit {run.run_id}` starts it"]
     at = f"at step {outcome.global_step or 0} of {rundir.progress(run)['total'] or '?'}"
-    return [f"{run.run_id} {_end(outcome, attempt)}", f"{at}; {_again(run)}"]
+    also = "is cancelled; it " if where.state == "cancelled" and outcome.verdict != "cancelled" else ""
+    return [f"{run.run_id} {also}{_end(outcome, attempt)}", f"{at}; {_again(run)}"]
 
 
 def _failed(run: RunDir, where: Standing) -> list[str]:

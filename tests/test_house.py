@@ -21,9 +21,9 @@ OWNERS = {  # what may be used only there
     # launch/slurm_commands.py: what of it Slurm's commands may see
     "os.environ": ("trainer/distributed.py", "trainer/tracking.py", "launch/site.py", "launch/node.py", "launch/slurm_commands.py"),
 }
-STANDARD_LIBRARY_ONLY = ("launch/node.py", "launch/slurm_node.py", "launch/slurm_commands.py", "launch/verdict.py",
-                         "trainer/config/lock.py", "trainer/config/file_clock.py", "trainer/config/layout.py",
-                         "trainer/config/outcome.py")  # fmt: skip
+STANDARD_LIBRARY_ONLY = ("launch/node.py", "launch/slurm_node.py", "launch/slurm_commands.py", "launch/restarts.py",
+                         "launch/verdict.py", "trainer/config/lock.py", "trainer/config/file_clock.py",
+                         "trainer/config/layout.py", "trainer/config/outcome.py")  # fmt: skip
 
 
 def complaints(name: str, text: str) -> list[str]:

@@ -224,7 +224,7 @@ def test_a_follower_is_found_and_inherits_nothing_of_its_job(
         f"env > {said}.env; printf '%s\\n' \"$@\" > {said}; echo charged to a; echo 9",
     )
     fake(tools, "squeue", f"echo \"9|$(sed -n 's/^--comment=//p' {said})\"")
-    assert slurm_node.queue_behind(run, attempt, "7", "7", {})
+    assert slurm_node.queue_behind(run, attempt, "7", "7", {}) is None
     assert rundir.slurm_job(run) == "9" and run.attempt("slurm-9.0").script.exists()
     options = Path(said).read_text()
     assert "--comment=group a batchyard:" in options and "--dependency=afterany:7" in options

@@ -21,6 +21,7 @@ from launch.cli import submit as cli
 from launch.local import StartError
 from launch.plan import Plan
 from launch.report import points, words
+from launch.restarts import FIRST_GENERATION
 from launch.rundir import NoSuchRun, Standing
 from launch.site import Machine
 from launch.slurm_commands import SlurmError
@@ -204,7 +205,8 @@ def _task(ready: Ready, text: str | None, made: dict[str, Any], data: list[dict[
             say(note)
         if left_out := len(made.get("skipped", ())):
             say(f"{words.plural(left_out, 'picture')} cannot be used and are left out; the data.json of each point names them")
-    return Task(ready.run, {"job": text, "plan": vars(ready.plan), "data": data.index(made)})
+    plan = submitting.plan_record(ready, FIRST_GENERATION)
+    return Task(ready.run, {"job": text, "plan": plan, "data": data.index(made)})
 
 
 def reconcile(sweep: SweepDir, ready: list[tuple[Point, Ready]], standings: dict[str, Standing]) -> Reconciled:

@@ -52,6 +52,12 @@ def missing(accounting: bool = True) -> str | None:
     return None if os.geteuid() == 0 else "namespaces and cgroups need root"
 
 
+def tables_of_mariadb(part: str) -> Path:
+    """MariaDB's own tables as SQL: up to its release 10 they have MySQL's name."""
+    before = Path(f"/usr/share/mysql/mysql_system_tables{part}.sql")
+    return before if before.exists() else Path(f"/usr/share/mariadb/mariadb_system_tables{part}.sql")
+
+
 def start_tick(pid: int) -> str | None:
     """The start tick of a process that lives and is no zombie, else None: it tells a pid from its reuse."""
     with contextlib.suppress(OSError):
@@ -283,7 +289,7 @@ class Cluster:
         self.wait_for("munge", (d / "run/munge.sock").exists, "munged")
         if not layout.options.accounting:
             return
-        tables = [Path(f"/usr/share/mysql/mysql_system_tables{x}.sql").read_text() for x in ("", "_data")]
+        tables = [tables_of_mariadb(x).read_text() for x in ("", "_data")]
         sql = "\n".join(["create database mysql;", "use mysql;", *tables, "create database slurm_acct_db;", ""])
         mariadbd = ["mariadbd", f"--defaults-file={etc}/my.cnf"]
         (d / "log/bootstrap.log").write_text(self.processes.sh(*mariadbd, "--bootstrap", stdin=sql))

@@ -194,6 +194,26 @@ def test_a_plain_scancel_stops_after_a_checkpoint_and_is_no_reason_to_requeue(
     same_as(run, whole["two nodes"])
 
 
+def test_a_requeue_brings_no_cancelled_run_back_and_a_submit_does(shell: Shell, cluster: Slurm) -> None:
+    """`scontrol requeue` starts ended jobs, too; Slurm 24.11 does so by itself after a preemption."""
+    shell.run("submit", "digits", *SHORT, "--backend", "slurm")
+    run = shell.only_run()
+    wait_for("step 5", step_reached(run, 5))
+    shell.run("cancel", "digits")
+    first = job_id(run)
+    cluster.wait(first, {"FAILED", "CANCELLED", "COMPLETED"})
+    cluster.run("scontrol", "requeue", first)
+    cluster.wait(first, {"FAILED", "CANCELLED", "COMPLETED"}, restarts=1)
+    assert [a.id for a in run.all_attempts()] == [f"slurm-{first}.0"] and "cancelled" in shell.run("status", "digits")
+    (log,) = run.slurm.glob(f"{first}_*log.out")
+    assert f"{run.run_id} is cancelled; `batchyard submit {run.run_id}` continues it; slurm-{first}.1 starts" in log.read_text()
+
+    shell.run("submit", "digits", *SHORT, "--backend", "slurm")
+    cluster.run("scontrol", "requeue", first)  # the job of the submit before has no part in this one
+    wait_for_end(run)
+    assert [read_json(a.record)["generation"] for a in run.all_attempts()] == [1, 2] and outcome(run).generation == 2
+
+
 def test_a_key_reaches_the_trainer_and_stands_nowhere(shell: Shell, cluster: Slurm) -> None:
     key = secrets.token_hex(20)
     own = Shell(shell.runs, env=(*shell.env, ("WANDB_API_KEY", key)))

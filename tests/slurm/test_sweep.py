@@ -96,6 +96,7 @@ def test_small_arrays_share_the_limit_and_only_the_holes_are_submitted_again(she
 
     wait_for("five points", all_done, timeout_s=240)
     assert most == 2
+    assert [read_json(run.plan)["generation"] for run in runs] == [1] * 5
     assert "digits.sweep: 5 points: 5 completed" in shell.run("status", "digits.sweep")
     here = Shell(tmp_path / "here", env=shell.env)
     here.run("submit", "digits", *SHORT, *HERE, "--backend", "local")

@@ -105,8 +105,11 @@ class RunDir:
 
     @property
     def plan(self) -> Path:
-        """`launch.plan.Plan` of the newest submit. It is the sign that the directory is whole: a job array's point without it waits
-        for its first start (launch.array). Writers: submit; launch.array."""
+        """`launch.plan.Plan` of the newest submit, and its `generation`: the number of that submit.
+
+        It is the sign that the directory is whole: a job array's point without it waits for its first start (launch.array).
+        Writers: submit; launch.array.
+        """
         return self.path / "plan.json"
 
     @property

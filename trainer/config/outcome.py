@@ -36,7 +36,11 @@ _EXIT: dict[str, int] = {"completed": EXIT_DONE, "stopped": EXIT_STOPPED, "faile
 
 @dataclass(frozen=True)
 class Outcome:
-    """`outcome.json`. Accuracies lie between 0 and 1; `weights_sha256` is described in trainer/checkpoint.py."""
+    """`outcome.json`. Accuracies lie between 0 and 1; `weights_sha256` is described in trainer/checkpoint.py.
+
+    The last three are launch.node's. generation: the submit that the attempt belongs to (launch.restarts). new_steps: those beyond
+    the checkpoint that it began with, as far as a checkpoint has them. Each null where an older version, or nobody, wrote it.
+    """
 
     status: Status
     verdict: Verdict
@@ -49,6 +53,9 @@ class Outcome:
     test_accuracy: float | None = None
     weights_sha256: str | None = None
     extra: dict[str, Any] = field(default_factory=dict)
+    generation: int | None = None
+    new_steps: int | None = None
+    preempted_by_slurm: bool = False  # Slurm's own word, not a signal alone
 
     @property
     def exit_code(self) -> int:

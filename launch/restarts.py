@@ -1,0 +1,107 @@
+"""Which attempt of a run may start, and which one another follows by itself. Standard library only: nodes read it.
+
+Each submit of a run has a number, its generation, which stands in plan.json. Its attempts record it, and their outcomes carry it:
+a run that failed for good, and is submitted again, runs; one that Slurm starts again, although it is over, ends at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trainer.config.layout import Attempt, RunDir, read_json
+from trainer.config.outcome import EXIT_STOPPED, Outcome, retries
+
+FIRST_GENERATION = 1
+
+
+@dataclass(frozen=True)
+class Over:
+    """Why an attempt starts nothing. exit_code: batchyard's."""
+
+    reason: str
+    exit_code: int
+
+
+@dataclass(frozen=True)
+class NextStart:
+    """What follows an attempt. outcome: how it ended, in the words of the rule; follows: whether the cluster shall start the run
+    again by itself, and not before `delay_s` from now."""
+
+    outcome: Outcome
+    follows: bool
+    delay_s: int = 0
+
+
+def next_start(outcome: Outcome, earlier: Sequence[Outcome], slurm: dict[str, Any]) -> NextStart:
+    """What follows an attempt that ended so. earlier: how those before it ended, of the same generation, the oldest first; slurm:
+    the plan's parameters, for what to raise.
+    """
+    return NextStart(outcome, retries(outcome.budget, [end.budget for end in earlier]))
+
+
+def next_generation(run: RunDir) -> int:
+    """The generation of a submit that begins now: above that of each submit before."""
+    known = [recorded_generation(run.plan), *(recorded_generation(a.record) for a in run.all_attempts())]
+    return max((found for found in known if found is not None), default=FIRST_GENERATION - 1) + 1
+
+
+def recorded_generation(path: Path) -> int | None:
+    """The generation in plan.json or attempt.json; None where a version wrote it that counted none."""
+    found = read_json(path)
+    generation = found.get("generation") if isinstance(found, dict) else None
+    return generation if isinstance(generation, int) else None
+
+
+def generation_of(run: RunDir, attempt_id: str) -> int | None:
+    """The submit that an attempt belongs to: that of its Slurm job's first start, else the newest one. None: of a version that
+    counted none."""
+    job, _, restart = attempt_id.rpartition(".")
+    restarts = int(restart) if restart.isdigit() else 0
+    earlier = (recorded_generation(run.attempt(f"{job}.{n}").record) for n in range(restarts))
+    return next((found for found in earlier if found is not None), recorded_generation(run.plan))
+
+
+def ended_attempts(run: RunDir, attempt_id: str, generation: int | None) -> list[tuple[Attempt, Outcome]]:
+    """The other attempts of that generation that left an outcome, the oldest first. Where none was counted: those of the same Slurm
+    job, and of the jobs that it follows."""
+    follows = (read_json(run.slurm_job) or {}).get("follows", ())
+    jobs = {attempt_id.rpartition(".")[0], *(f"slurm-{job}" for job in follows)}
+    found = []
+    for attempt in run.all_attempts():
+        outcome = None if attempt.id == attempt_id else Outcome.read(attempt.outcome)
+        if outcome is None:
+            continue
+        own = outcome.generation if outcome.generation is not None else recorded_generation(attempt.record)
+        if (attempt.id.rpartition(".")[0] in jobs) if generation is None else own == generation:
+            found.append((attempt, outcome))
+    return found
+
+
+def already_over(run: RunDir, attempt_id: str, *, first_node: bool) -> Over | None:
+    """The first act of every attempt on every node: whether, and why, it starts nothing. None: it starts.
+
+    The other nodes may come when the first one has done its part: what their own attempt left decides nothing.
+    """
+    outcome = Outcome.read(run.outcome)
+    if outcome and outcome.status == "completed" and (first_node or outcome.attempt != attempt_id):
+        return Over(f"is completed already (attempt {outcome.attempt})", outcome.exit_code)
+    if not first_node and run.attempt(attempt_id).record.exists():
+        return None  # the first node has started it
+    again = f"`batchyard submit {run.run_id}` continues it"
+    if run.cancel.exists():
+        return Over(f"is cancelled; {again}", EXIT_STOPPED)
+    generation, newest = generation_of(run, attempt_id), recorded_generation(run.plan)
+    if generation is None:
+        return None
+    if newest is not None and generation < newest:
+        return Over("was submitted again since: that attempt runs it", EXIT_STOPPED)
+    ended = ended_attempts(run, attempt_id, generation)
+    if not ended:
+        return None
+    last, end = ended[-1]
+    if next_start(end, [before for _, before in ended[:-1]], {}).follows:
+        return None
+    return Over(f"is over: {last.id} ended as {end.status} ({end.verdict}); {again}", end.exit_code)

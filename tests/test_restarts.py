@@ -1,0 +1,149 @@
+"""Which attempts of a run start, and which follow by themselves: launch.node, with fake Slurm commands."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from launch import restarts
+from tests.cli import PROJECT
+from tests.test_node import fake, run_dir
+from trainer.config.layout import RunDir, read_json, write_json
+from trainer.config.outcome import Outcome, Status, Verdict
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDir:
+    """A run of its first submit, whose command leaves a file `ran` and fails for good."""
+    words = '{"rank": 0, "time": 1.0, "type": "KeyError", "message": "x"}'
+    script = f"echo >> $0/ran; mkdir -p $0/attempts/$1/ranks; echo '{words}' > $0/attempts/$1/ranks/0.json; exit 1"
+    found = run_dir(tmp_path, ["sh", "-c", script, f"{tmp_path}/x-00000000", "{ATTEMPT}"])
+    fake(tmp_path / "bin", "scontrol", f'test "$1" = show || echo "$@" >> {tmp_path}/ordered')
+    fake(tmp_path / "bin", "squeue", "")
+    submitted(found, 1)
+    return found
+
+
+def submitted(run: RunDir, generation: int) -> None:
+    """As a submit leaves it."""
+    write_json(run.plan, {**read_json(run.plan), "generation": generation})
+
+
+def ended(
+    run: RunDir, attempt_id: str, status: Status, verdict: Verdict, generation: int | None = 1, new_steps: int | None = 1
+) -> Outcome:
+    """What an attempt before has left."""
+    attempt = run.attempt(attempt_id)
+    outcome = Outcome(status, verdict, attempt_id, "test", generation=generation, new_steps=new_steps)
+    write_json(attempt.record, {"attempt": attempt_id, "started": len(run.all_attempts()), "generation": generation})
+    outcome.write(attempt.outcome)
+    outcome.write(run.outcome)
+    return outcome
+
+
+def start(run: RunDir, job: str = "7", restart: int = 1, node: int = 0, limit_s: float = 60) -> tuple[int, str]:
+    """A start of a Slurm job on one node: its exit code, and what it printed."""
+    tools = run.path.parent / "bin"
+    environment = {
+        **os.environ, "PATH": f"{tools}:{os.environ['PATH']}", "SLURM_JOB_ID": job, "SLURM_RESTART_COUNT": str(restart),
+        "SLURM_NODEID": str(node), "SLURM_JOB_NODELIST": "n[1-2]",
+    }  # fmt: skip
+    argv = [sys.executable, "-m", "launch.node", str(run.path), "--slurm"]
+    done = subprocess.run(
+        argv, cwd=PROJECT, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        timeout=limit_s, check=False,
+    )  # fmt: skip
+    return done.returncode, done.stdout
+
+
+def ran(run: RunDir) -> bool:
+    return (run.path / "ran").exists()
+
+
+@pytest.mark.parametrize(("status", "verdict", "code"), [
+    ("failed", "user_error", 1), ("stopped", "cancelled", 75), ("stopped", "pruned", 0),
+    ("completed", "completed", 0),
+])  # fmt: skip
+def test_a_job_that_slurm_starts_again_although_it_is_over_starts_nothing(
+    run: RunDir, status: Status, verdict: Verdict, code: int
+) -> None:
+    """Slurm 24.11 requeues by itself what a preemption with a grace time has ended, also after exit 0."""
+    ended(run, "slurm-7.0", status, verdict)
+    exit_code, printed = start(run)
+    assert (exit_code, ran(run)) == (code, False), printed
+    assert "slurm-7.1 starts nothing" in printed and "slurm-7.0" in printed
+    assert not run.attempt("slurm-7.1").path.exists()  # the run stands where it stood
+
+
+def test_a_cancelled_run_stays_cancelled(run: RunDir) -> None:
+    """The cancel came in the grace time of a preemption, of which the attempt had its verdict."""
+    ended(run, "slurm-7.0", "stopped", "preempted")
+    write_json(run.cancel, {"time": 1.0, "attempt": "slurm-7.0"})
+    exit_code, printed = start(run)
+    assert (exit_code, ran(run)) == (75, False) and f"{run.run_id} is cancelled" in printed
+    assert start(run, node=1) == (0, printed)  # nor on another node, whose exit code must end nothing
+    assert not run.attempt("slurm-7.1").path.exists()
+
+
+@pytest.mark.parametrize("verdict", ["preempted", "timeout", "infrastructure", "hang", "killed"])
+def test_what_continues_by_itself_starts(run: RunDir, verdict: Verdict) -> None:
+    ended(run, "slurm-7.0", "stopped" if verdict in ("preempted", "timeout") else "failed", verdict)
+    assert start(run)[0] == 1 and ran(run)
+    left = Outcome.read(run.outcome)
+    assert left and (left.attempt, left.verdict, left.generation) == ("slurm-7.1", "user_error", 1)
+    assert read_json(run.attempt("slurm-7.1").record)["generation"] == 1
+
+
+def test_what_has_used_up_its_retries_starts_nothing(run: RunDir) -> None:
+    for restart in (0, 1):
+        ended(run, f"slurm-7.{restart}", "failed", "killed")
+    exit_code, printed = start(run, restart=2)
+    assert (exit_code, ran(run)) == (1, False) and "slurm-7.1 ended as failed (killed)" in printed
+
+
+@pytest.mark.parametrize("verdict", ["user_error", "pruned", "cancelled"])
+def test_a_run_that_is_submitted_again_runs(run: RunDir, verdict: Verdict) -> None:
+    ended(run, "slurm-7.0", "failed" if verdict == "user_error" else "stopped", verdict)
+    submitted(run, 2)
+    exit_code, printed = start(run)  # the job of the submit before, which Slurm starts again
+    assert (exit_code, ran(run)) == (75, False) and "was submitted again since" in printed
+    assert start(run, job="8", restart=0)[0] == 1 and ran(run)
+    left = Outcome.read(run.attempt("slurm-8.0").outcome)
+    assert left and left.generation == 2
+
+
+def test_only_a_completed_run_stops_a_later_submit(run: RunDir) -> None:
+    ended(run, "slurm-7.0", "completed", "completed")
+    submitted(run, 2)
+    assert start(run, job="8", restart=0)[0] == 0 and not ran(run)
+
+
+@pytest.mark.parametrize("counted", [None, 1])
+def test_outcomes_of_a_version_that_counted_no_submits_stop_nothing(run: RunDir, counted: int | None) -> None:
+    ended(run, "slurm-7.0", "failed", "user_error", generation=None)
+    if counted is None:
+        write_json(run.plan, {k: v for k, v in read_json(run.plan).items() if k != "generation"})
+    assert start(run, job="8", restart=0)[0] == 1 and ran(run)
+
+
+def test_another_node_never_decides_from_what_its_own_attempt_left(run: RunDir) -> None:
+    """It comes when the first one has done its part: it leaves its record, which that one waits for."""
+    ended(run, "slurm-7.1", "failed", "user_error")
+    assert start(run, node=1)[0] == 0
+    assert read_json(run.attempt("slurm-7.1").node_record(1))["exit_status"] == 0
+    run.attempt("slurm-7.1").node_record(1).unlink()
+    ended(run, "slurm-7.1", "completed", "completed")
+    assert start(run, node=1)[0] == 0 and run.attempt("slurm-7.1").node_record(1).exists()
+
+
+def test_each_submit_raises_the_generation(run: RunDir) -> None:
+    assert restarts.next_generation(RunDir(run.path / "none")) == 1
+    assert restarts.next_generation(run) == 2
+    ended(run, "slurm-7.0", "failed", "user_error", generation=5)
+    assert restarts.next_generation(run) == 6
+    run.plan.write_text("{")  # a full disk
+    assert restarts.next_generation(run) == 6
