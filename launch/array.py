@@ -11,11 +11,14 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from launch import records
+from launch.records import NotJson, Unreadable
 from trainer.config.layout import RunDir, SweepDir, read_json, write_json, write_text
 
 
@@ -82,24 +85,37 @@ def job_text(run: RunDir) -> str | None:
 
 def job_of(run: RunDir) -> dict[str, Any] | None:
     """{job_id, logs} of the newest Slurm job that the run was queued as: where it has begun, by its own record; else by the arrays
-    of its sweep. None: it was never queued."""
+    of its sweep. None: it was never queued. Raises Unreadable."""
     if not run.plan.exists() and (found := _newest(run)):
         listing, task = found
         return {"job_id": f"{read_json(listing)['job_id']}_{task}", "logs": str(listing.parent)}
-    return read_json(run.slurm_job) or None
+    return records.read(run.slurm_job, records.SLURM_JOB)
 
 
-def jobs(runs: Path) -> dict[str, str]:
-    """By run_id, the job of each task of all arrays of the sweeps in `runs`; of several, of the newest."""
+def jobs(runs: Path) -> tuple[dict[str, str], dict[str, Unreadable]]:
+    """By run_id, the job of each task of all arrays of the sweeps in `runs`; of several, of the newest. And the sweeps that have a
+    bad listing, by their id."""
     sweeps = [SweepDir(runs / name) for name in os.listdir(runs) if ".sweep" in name] if runs.exists() else []
-    arrays = sorted((array for sweep in sweeps for array in _arrays(sweep)), key=lambda array: _age(array[0]))
-    return {run_id: f"{listed['job_id']}_{task}" for _, listed in arrays for task, run_id in enumerate(listed["runs"])}
+    arrays, problems = list[tuple[Path, dict[str, Any]]](), dict[str, Unreadable]()
+    for sweep in sweeps:
+        try:
+            arrays += _arrays(sweep)
+        except Unreadable as error:
+            problems[sweep.sweep_id] = error
+    arrays.sort(key=lambda array: _age(array[0]))
+    found = {run_id: f"{listed['job_id']}_{task}" for _, listed in arrays for task, run_id in enumerate(listed["runs"])}
+    return found, problems
 
 
 def _arrays(sweep: SweepDir, *, also_unrecorded: bool = False) -> list[tuple[Path, dict[str, Any]]]:
-    """The listings of a sweep that became jobs. also_unrecorded: those too that Slurm refused, or took a moment ago."""
-    found = ((path, read_json(path)) for path in sweep.slurm.glob("points-*.json"))
-    return [(path, listed) for path, listed in found if listed and (also_unrecorded or listed.get("job_id"))]
+    """The listings of a sweep that became jobs. also_unrecorded: those too that Slurm refused, or took a moment ago.
+
+    One that is no whole JSON became none: it is synced before its job is submitted. Raises Unreadable."""
+    found = dict[Path, dict[str, Any] | None]()
+    for path in sweep.slurm.glob("points-*.json"):
+        with suppress(NotJson):
+            found[path] = records.read(path, records.LISTING)
+    return [(path, listed) for path, listed in found.items() if listed and (also_unrecorded or listed.get("job_id"))]
 
 
 def _age(listing: Path) -> float:
@@ -113,7 +129,7 @@ def _age(listing: Path) -> float:
 
 def _newest(run: RunDir, *, also_unrecorded: bool = False) -> tuple[Path, int] | None:
     """The newest listing of its sweep that the run stands in, and where."""
-    if not (sweep := (read_json(run.config) or {}).get("sweep")):
+    if not (sweep := (records.read(run.config, records.CONFIG) or {}).get("sweep")):
         return None
     arrays = _arrays(SweepDir(run.path.parent / sweep), also_unrecorded=also_unrecorded)
     having = {path: listed["runs"].index(run.run_id) for path, listed in arrays if run.run_id in listed["runs"]}

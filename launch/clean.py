@@ -7,8 +7,9 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from launch import records
 from launch.rundir import Standing
-from trainer.config.layout import RunDir, read_json
+from trainer.config.layout import RunDir
 
 AGE = re.compile(r"(\d+(?:\.\d+)?)\s*([mhdw])")
 SECONDS = {"m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
@@ -35,11 +36,12 @@ def removals(run: RunDir, where: Standing, now: float, older_than_s: float = 0.0
     """What a completed run no longer needs: all checkpoints but the best and the last, what was moved aside as spoilt, what a
     killed writer left, and the weights that a replay would have needed. None: nothing, or it is no such run.
 
-    older_than_s: since its last attempt ended, seconds. A run that may go on keeps everything.
+    older_than_s: since its last attempt ended, seconds. A run that may go on keeps everything. Raises Unreadable.
     """
     if where.state != "completed" or where.attempt is None:
         return None
-    ended = (read_json(where.attempt.record) or {}).get("ended") or where.attempt.outcome.stat().st_mtime
+    record = records.read(where.attempt.record, records.ATTEMPT) or {}
+    ended = record.get("ended") or where.attempt.outcome.stat().st_mtime
     if now - float(ended) < older_than_s:
         return None
     links = (run.checkpoints / name for name in ("latest", "best"))

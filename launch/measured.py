@@ -8,11 +8,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
-from launch import rundir
+from launch import records, rundir
+from launch.records import Unreadable
 from launch.report.words import finite, plural
-from trainer.config.layout import RunDir, read_json, read_jsonl
+from trainer.config.layout import RunDir, read_json
 from trainer.config.run import RunConfig, TrainConfig, canonical
 
 
@@ -21,12 +20,13 @@ class Run:
     """A run, as far as it matters which one it is.
 
     unverified: how many files of its data differ from the published checksums; None: it was allowed to take such, and its record is
-    of a time that did not count them.
+    of a time that did not count them. unread: by run_id, why runs are left out; all runs have one.
     """
 
     run: RunDir
     config: RunConfig
     unverified: int | None
+    unread: dict[str, str]
 
     @property
     def length(self) -> tuple[int, float]:
@@ -39,31 +39,42 @@ class Run:
     @cached_property
     def rows(self) -> list[dict[str, Any]]:
         """metrics.jsonl."""
-        return read_jsonl(self.run.metrics)
+        return records.rows(self.run.metrics, records.METRICS)
+
+    def is_readable(self) -> bool:
+        """Whether its rows and its state are whole; else `unread` says what is wrong."""
+        try:
+            with records.reading(self.run):
+                return self.rows is not None and bool(self.state)
+        except Unreadable as error:
+            self.unread[self.run.run_id] = error.within(self.run.path)
+            return False
 
     def evaluations(self, split: str) -> list[dict[str, Any]]:
         return [row for row in self.rows if row.get("kind") == "eval" and row.get("split") == split]
 
 
-def read_runs(runs: Path) -> tuple[dict[str, list[Run]], list[str]]:
-    """The runs by `key`, the oldest first; and the run_ids of those whose config.json another version wrote.
+def read_runs(runs: Path) -> tuple[dict[str, list[Run]], dict[str, str]]:
+    """The runs by `key`, the oldest first; and, by run_id, why the others are left out, which grows as runs are looked at.
 
     An older run that was allowed unverified data had the published ones where another run proves it: with the same bytes, verified.
     """
-    read, unread = [], []
+    read, unread = [], dict[str, str]()
     for run in rundir.all_runs(runs):
         try:
-            config = rundir.read_config(run)
-        except ValidationError:
-            unread.append(run.run_id)
+            with records.reading(run):
+                records.check_files(run)
+                config = rundir.read_config(run)
+                data = records.read(run.data_record, records.DATA) or {}
+        except Unreadable as error:
+            unread[run.run_id] = error.within(run.path)
             continue
         if config:
-            data = read_json(run.data_record) or {}
             read.append((run, config, unverified(config, data), data.get("sha256")))
     proven = {sha256 for *_, count, sha256 in read if count == 0}
     found: dict[str, list[Run]] = {}
     for run, config, count, sha256 in read:
-        found.setdefault(key(config.train), []).append(Run(run, config, 0 if count is None and sha256 in proven else count))
+        found.setdefault(key(config.train), []).append(Run(run, config, 0 if count is None and sha256 in proven else count, unread))
     return found, unread
 
 

@@ -163,7 +163,7 @@ def groups(train: TrainConfig, fallback: TrainConfig, runs: dict[str, list[Run]]
     parts: list[Group] = []
     for told, wanted in ways.items():
         why = [told] if told else []
-        alike = [run for k in _keys(wanted) for run in runs.get(k, [])]
+        alike = [run for k in _keys(wanted) for run in runs.get(k, []) if run.is_readable()]
         whole = [run for run in alike if run.length == length(wanted)]
         completed = _one_a_seed(run for run in whole if run.state == "completed")
         if completed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from contextlib import suppress
@@ -9,16 +10,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from launch import array
+from launch import array, records
 from launch.errors import Wrong
-from trainer.config.layout import Attempt, RunDir, read_json, read_jsonl
+from launch.records import Unreadable
+from trainer.config.layout import Attempt, RunDir, read_json
 from trainer.config.lock import Lock, local_pid
 from trainer.config.outcome import Outcome
 
 if TYPE_CHECKING:
     from trainer.config.run import RunConfig
 
-State = Literal["new", "queued", "running", "completed", "stopped", "pruned", "failed", "cancelled", "dead", "unknown"]
+State = Literal[
+    "new", "queued", "running", "completed", "stopped", "pruned", "failed", "cancelled", "dead", "unknown", "unreadable"
+]
 
 
 # by name, for a Path takes as long to make as its file to look for, and there are thousands of runs
@@ -35,7 +39,8 @@ class NoSuchRun(Wrong):
 
 @dataclass(frozen=True)
 class Standing:
-    """Where a run stands. where: the attempt and host that run it, or Slurm's job and its state."""
+    """Where a run stands. where: the attempt and host that run it, or Slurm's job and its state; of an unreadable one
+    the file that is bad, and why."""
 
     state: State
     outcome: Outcome | None = None
@@ -54,9 +59,20 @@ def all_runs(runs: Path) -> list[RunDir]:
     found = []
     with suppress(FileNotFoundError), os.scandir(runs) as entries:
         for entry in entries:
-            with suppress(FileNotFoundError, NotADirectoryError):
-                found.append((os.stat(f"{entry.path}/{CONFIG}").st_mtime, entry.name))
+            if (age := _age(entry)) is not None:
+                found.append((age, entry.name))
     return [RunDir(runs / name) for _, name in sorted(found)]
+
+
+def _age(entry: os.DirEntry[str]) -> float | None:
+    """When the run of that directory was configured; None: it is no run's. Of one that cannot be opened, when it was changed."""
+    config = f"{entry.path}/{CONFIG}"
+    try:
+        return os.stat(config).st_mtime
+    except (FileNotFoundError, NotADirectoryError):
+        return os.lstat(config).st_mtime if os.path.islink(config) else None  # a link that leads nowhere
+    except OSError:
+        return entry.stat(follow_symlinks=False).st_mtime
 
 
 def find(name: str, runs: Path) -> RunDir:
@@ -86,7 +102,8 @@ def of_job(job: str, known: list[RunDir]) -> list[RunDir]:
 
 def newest_of_job(job: str, known: list[RunDir]) -> RunDir | None:
     """The run of that job which was submitted last."""
-    return max(of_job(job, known), key=lambda r: r.config.stat().st_mtime, default=None)
+    found = of_job(job, known)
+    return found[-1] if found else None
 
 
 def run_for(run_id: str, runs: Path, *, new: bool) -> RunDir:
@@ -99,33 +116,46 @@ def run_for(run_id: str, runs: Path, *, new: bool) -> RunDir:
 
 
 def read_config(run: RunDir) -> RunConfig | None:
-    """The run's config, or None where there is none. Raises pydantic's ValidationError where another version wrote it."""
+    """The run's config, or None where there is none. Raises Unreadable, also where another version wrote it."""
+    from pydantic import ValidationError
+
     from trainer.config.run import RunConfig
 
-    try:
-        return RunConfig.model_validate_json(run.config.read_text())
-    except FileNotFoundError:
+    found = records.read(run.config, records.CONFIG)
+    if found is None:
         return None
+    try:
+        return RunConfig.model_validate_json(json.dumps(found))
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        why = f"is no configuration of this version: {place}: {first['msg']}"
+        raise Unreadable(run.config, why) from None
 
 
 def standing(run: RunDir, slurm_states: dict[str, str] | None = None, jobs: dict[str, str] | None = None) -> Standing:
     """Where the run stands. slurm_states: by job id, where Slurm was asked and answered: RUNNING, PENDING (Priority). It alone
-    knows what is still queued. jobs: as `slurm_jobs` tells, where that was asked."""
+    knows what is still queued. jobs: as `slurm_jobs` tells, where that was asked.
+
+    Raises Unreadable where one of its files is bad."""
     try:
         there = os.listdir(run.path)  # most of a thousand runs have hardly begun: what is not there is not asked for
     except (FileNotFoundError, NotADirectoryError):
         return Standing("new")
-    holder = Lock(run.lock).holder() if LOCK in there else None
+    except OSError as error:
+        raise Unreadable(run.path, str(error.strerror)) from None
+    holder = Lock(run.lock).holder() if LOCK in there and records.is_lock(run.lock) else None
     if holder is None and CONFIG not in there:
         return Standing("new")
+    records.read(run.config, records.CONFIG)
     job = slurm_job(run) if jobs is None else jobs.get(run.run_id)
     if holder:
         where = f"{holder.get('attempt')} on {holder['host']}"
         return Standing("running", None, run.attempt(str(holder.get("attempt"))), where, holder, job)
     attempts = run.all_attempts() if ATTEMPTS in there else []
     newest = attempts[-1] if attempts else None
-    outcome = Outcome.read(newest.outcome) if newest else None
-    if newest and outcome is None and (last := Outcome.read(run.outcome)) and last.status == "completed":
+    outcome = records.outcome(newest.outcome) if newest else None
+    if newest and outcome is None and (last := records.outcome(run.outcome)) and last.status == "completed":
         outcome, newest = last, run.attempt(last.attempt)  # an attempt that found the run completed has nothing to tell
     is_done = outcome is not None and outcome.status == "completed"  # whatever Slurm still has to do for its job
     if job and not is_done and slurm_states is not None and job in slurm_states:
@@ -156,23 +186,32 @@ def slurm_job(run: RunDir) -> str | None:
     return str(found["job_id"]) if found else None
 
 
-def slurm_jobs(runs: list[RunDir]) -> dict[str, str]:
-    """Likewise of many, by run_id: each sweep's arrays are read once."""
-    if len(runs) == 1:
-        return {runs[0].run_id: job} if (job := slurm_job(runs[0])) else {}
-    found, waiting = dict[str, str](), dict[str, dict[str, str]]()
+def slurm_jobs(runs: list[RunDir]) -> tuple[dict[str, str], dict[str, Unreadable]]:
+    """Likewise of many, by run_id, and what is wrong with those whose job cannot be known: each sweep's arrays are read once."""
+    found, problems = dict[str, str](), dict[str, Unreadable]()
+    waiting = dict[str, tuple[dict[str, str], dict[str, Unreadable]]]()
     for run in runs:
         folder, run_id = os.path.split(run.path)
         job = None
-        if not os.path.exists(f"{run.path}/{PLAN}"):  # as array.job_of does
-            if folder not in waiting:
-                waiting[folder] = array.jobs(Path(folder))
-            job = waiting[folder].get(run_id)
-        if job is None and (own := read_json(f"{run.path}/{SLURM_JOB}")):
-            job = str(own["job_id"])
+        try:
+            if len(runs) == 1:
+                job = slurm_job(run)
+            elif not os.path.exists(f"{run.path}/{PLAN}"):  # as array.job_of does
+                if folder not in waiting:
+                    waiting[folder] = array.jobs(Path(folder))
+                listed, bad = waiting[folder]
+                job = listed.get(run_id)
+                if bad and job is None:
+                    config = records.read(run.config, records.CONFIG) or {}
+                    if config.get("sweep") in bad:
+                        raise bad[config["sweep"]]
+            if job is None and (own := records.read(f"{run.path}/{SLURM_JOB}", records.SLURM_JOB)):
+                job = str(own["job_id"])
+        except Unreadable as error:
+            problems[run_id] = error
         if job:
             found[run_id] = job
-    return found
+    return found, problems
 
 
 def newest_attempt_number(run: RunDir) -> int:
@@ -198,14 +237,17 @@ NOTHING_YET: dict[str, Any] = dict.fromkeys(("step", "total", "loss", "test_accu
 
 def progress(run: RunDir) -> dict[str, Any]:
     """The newest rows: step, total, loss, test_accuracy, step_time_s (seconds a step); each None where there is no row yet."""
-    rows = read_jsonl(run.metrics, LAST_BYTES)
+    rows = records.rows(run.metrics, {}, LAST_BYTES)
     nothing: dict[str, Any] = {}
     train = next((r for r in reversed(rows) if r.get("kind") == "train"), nothing)
     test = next((r for r in reversed(rows) if r.get("kind") == "eval"), nothing)
-    timing = read_jsonl(run.timing, LAST_BYTES)
-    total = (timing[-1].get("total_steps") if timing else None) or _planned_steps(run)
+    timing = next(reversed(records.rows(run.timing, {}, LAST_BYTES)), nothing)
+    for row in (train, test):
+        records.checked(row, records.METRICS, run.metrics)
+    records.checked(timing, records.TIMING, run.timing)
+    total = timing.get("total_steps") or _planned_steps(run)
     return {"step": train.get("global_step"), "total": total, "loss": train.get("loss"), "test_accuracy": test.get("accuracy"),
-            "step_time_s": timing[-1].get("step_time_s") if timing else None}  # fmt: skip
+            "step_time_s": timing.get("step_time_s")}  # fmt: skip
 
 
 def owner_pid(standing_: Standing) -> int | None:

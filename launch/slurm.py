@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from launch import array, rundir, site, snapshot
+from launch import array, records, rundir, site, snapshot
 from launch import slurm_commands as commands
 from launch.array import Task
 from launch.slurm_commands import SlurmError
@@ -167,7 +167,7 @@ def submit_trials(sweep: SweepDir, plan: Plan, code: Path, tasks: int, at_once: 
 
 def waiting_trials(sweep: SweepDir) -> list[str]:
     """The tasks of a search's arrays that are in the queue and have not chosen a trial. Raises SlurmError."""
-    arrays = [found for p in sweep.slurm.glob("trials-*.json") if "job_id" in (found := read_json(p) or {})]
+    arrays = [found for p in sweep.slurm.glob("trials-*.json") if "job_id" in (found := records.read(p, records.TRIALS) or {})]
     tasks = [f"{array['job_id']}_{task}" for array in arrays for task in range(array["tasks"])]
     return [job for job in states([job for job in tasks if not sweep.chosen(job).exists()])]
 
@@ -226,7 +226,7 @@ def _intent(folder: Path) -> Path:
 
 def adopt(run: RunDir) -> None:
     """Where a submit was interrupted between sbatch and its record: records the job that it queued. Raises SlurmError."""
-    intent = read_json(_intent(run.slurm)) or {}
+    intent = records.read(_intent(run.slurm), records.INTENT) or {}
     if job := _intended(intent, run.slurm):
         queued(run, job, run.slurm)
     _intent(run.slurm).unlink(missing_ok=True)
@@ -247,7 +247,7 @@ def _way_out(lost: object, folder: Path) -> str:
 
 def adopt_sweep(sweep: SweepDir) -> None:
     """Likewise for the array that was being queued."""
-    intent = read_json(_intent(sweep.slurm)) or {}
+    intent = records.read(_intent(sweep.slurm), records.INTENT) or {}
     if job := _intended(intent, sweep.slurm):
         listing = Path(intent["listing"])
         listed = read_json(listing) or {}

@@ -7,19 +7,19 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from launch import rundir, table
+from launch import records, rundir, table
+from launch.records import Unreadable
 from launch.report import words
 from launch.rundir import Standing
 from launch.slurm_commands import NotHere, OtherCluster, SlurmError
-from trainer.config.layout import RunDir, read_json
-from trainer.config.outcome import Outcome
+from trainer.config.layout import Attempt, RunDir
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 COLOURS = {
     "completed": "green", "failed": "red", "dead": "red", "running": "cyan", "queued": "yellow", "stopped": "yellow",
-    "pruned": "blue", "unknown": "magenta",
+    "pruned": "blue", "unknown": "magenta", "unreadable": "red",
 }  # fmt: skip
 
 
@@ -29,9 +29,10 @@ Silence = SlurmError | OtherCluster
 def look(runs: list[RunDir]) -> tuple[dict[str, Standing], Silence | None]:
     """Where each run stands, by run_id, as far as that is known; and why Slurm did not tell what is in its queue.
 
-    Slurm is asked once, and only where a run was submitted to it.
+    Slurm is asked once, and only where a run was submitted to it. A run that has a bad file is
+    `unreadable`, and keeps no other from being shown.
     """
-    jobs = rundir.slurm_jobs(runs)
+    jobs, problems = rundir.slurm_jobs(runs)
     states, silence = None, None
     if jobs:
         from launch import slurm
@@ -40,7 +41,7 @@ def look(runs: list[RunDir]) -> tuple[dict[str, Standing], Silence | None]:
             states = slurm.states(list(jobs.values()))
         except (SlurmError, OtherCluster) as error:
             silence = error
-    return {run.run_id: rundir.standing(run, states, jobs) for run in runs}, silence
+    return {run.run_id: _standing(run, states, jobs, problems.get(run.run_id)) for run in runs}, silence
 
 
 def standings(runs: list[RunDir]) -> dict[str, Standing]:
@@ -51,7 +52,7 @@ def standings(runs: list[RunDir]) -> dict[str, Standing]:
     """
     found, silence = look(runs)
     if silence and not isinstance(silence, NotHere):
-        submitted = rundir.slurm_jobs(runs)
+        submitted, _ = rundir.slurm_jobs(runs)
         if any(found[run_id].state not in ("completed", "running") for run_id in submitted):
             raise silence
     return found
@@ -63,18 +64,41 @@ def tell(silence: Silence | None) -> None:
         print(f"what Slurm has in its queue is not known: {silence}", file=sys.stderr)
 
 
+def _standing(run: RunDir, states: dict[str, str] | None, jobs: dict[str, str], problem: Unreadable | None) -> Standing:
+    if problem:
+        return unreadable(run, problem)
+    try:
+        with records.reading(run):
+            return rundir.standing(run, states, jobs)
+    except Unreadable as error:
+        return unreadable(run, error)
+
+
+def unreadable(run: RunDir, error: Unreadable) -> Standing:
+    """What is shown of a run that has a bad file."""
+    return Standing("unreadable", where=error.within(run.path))
+
+
 def show(runs: list[RunDir]) -> None:
     """Prints the table of all runs, the newest last."""
     found = []
     states, silence = look(runs)
     for run in runs:
-        where = states[run.run_id]
-        row = Row.of(run, where)
+        row, where = row_of(run, states[run.run_id])
         found.append((run.run_id, (where.state, COLOURS.get(where.state)), row.step, row.loss, row.accuracy, row.left,
                       where.where or "-", row.started, row.took))  # fmt: skip
     header = ("run", "state", "step", "loss", "test accuracy", "left", "where", "started", "took")
     table.show(header, found, left=("run", "state", "where", "started"))
     tell(silence)
+
+
+def row_of(run: RunDir, where: Standing) -> tuple[Row, Standing]:
+    """What the tables show of a run, and where it stands: unreadable, too, where only a file is bad that the row is made from."""
+    try:
+        with records.reading(run):
+            return Row.of(run, where), where
+    except Unreadable as error:
+        return Row.of(run, Standing("unreadable")), unreadable(run, error)
 
 
 @dataclass(frozen=True)
@@ -93,7 +117,7 @@ class Row:
         progress, outcome = rundir.progress(run) if where.attempt else rundir.NOTHING_YET, where.outcome
         accuracy = outcome.test_accuracy if outcome and outcome.test_accuracy is not None else progress["test_accuracy"]
         step = outcome.global_step if outcome and outcome.global_step is not None else progress["step"]
-        record = (read_json(where.attempt.record) or {}) if where.attempt else {}
+        record = (records.read(where.attempt.record, records.ATTEMPT) or {}) if where.attempt else {}
         started, running = record.get("started"), where.state == "running"
         ended = time.time() if running else record.get("ended")
         known = running and progress["total"] and progress["step_time_s"]
@@ -110,8 +134,7 @@ class Row:
 def show_one(run: RunDir, console: Console) -> None:
     """Prints all that there is to say about one run."""
     states, silence = look([run])
-    where = states[run.run_id]
-    row = Row.of(run, where)
+    row, where = row_of(run, states[run.run_id])
     console.print(f"[bold]{run.run_id}[/]  [{COLOURS.get(where.state, 'white')}]{where.state}[/]")
     for label, value in (("step", row.step), ("loss", row.loss), ("test accuracy", row.accuracy), ("left", row.left),
                          ("where", where.where or "-"), ("directory", run.path)):
@@ -121,9 +144,14 @@ def show_one(run: RunDir, console: Console) -> None:
     if where.outcome and where.outcome.hint:
         console.print(f"  {'to try':14} {where.outcome.hint}", highlight=False, markup=False, soft_wrap=True)
     for attempt in run.all_attempts():
-        end = Outcome.read(attempt.outcome)
-        said = f"{end.status} ({end.verdict}) at step {end.global_step}" if end else "left no outcome"
-        if where.state == "running" and where.attempt == attempt:
-            said = "running"
+        said = "running" if where.state == "running" and where.attempt == attempt else _end_of(attempt)
         console.print(f"  {attempt.id:14} {said}", highlight=False, markup=False, soft_wrap=True)
     tell(silence)
+
+
+def _end_of(attempt: Attempt) -> str:
+    try:
+        end = records.outcome(attempt.outcome)
+    except Unreadable as error:
+        return f"unreadable: {error.within(attempt.path)}"
+    return f"{end.status} ({end.verdict}) at step {end.global_step}" if end else "left no outcome"

@@ -317,11 +317,11 @@ def duplicates(with_digests: list[tuple[Point, str]], tree: Tree) -> list[Proble
     return list(values.values()) or pairs[:1]
 
 
-Progress = Literal["done", "missing", "failed", "stopped", "running"]
+Progress = Literal["done", "missing", "failed", "stopped", "running", "unreadable"]
 # a run's state (launch.rundir) -> what it means for a sweep. A dead run left no word: it is tried again as a failed one is.
 PROGRESS: dict[str, Progress] = {
     "completed": "done", "new": "missing", "failed": "failed", "dead": "failed", "stopped": "stopped", "cancelled": "stopped",
-    "pruned": "stopped", "running": "running", "queued": "running", "unknown": "missing",
+    "pruned": "stopped", "running": "running", "queued": "running", "unknown": "missing", "unreadable": "unreadable",
 }  # fmt: skip
 
 
@@ -336,7 +336,8 @@ class Wanted:
 
     @property
     def to_run(self) -> bool:
-        """Missing ones are begun, stopped ones continued, failed ones tried again; done and running ones are left alone."""
+        """Missing ones are begun, stopped ones continued, failed ones tried again; done, running and unreadable ones are left
+        alone."""
         return self.progress in ("missing", "failed", "stopped")
 
 

@@ -9,8 +9,8 @@ from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from launch import rundir
-from trainer.config.layout import RunDir, SweepDir, read_json, write_json
+from launch import records, rundir
+from trainer.config.layout import RunDir, SweepDir, write_json
 from trainer.config.lock import local_pid, me
 
 if TYPE_CHECKING:
@@ -56,8 +56,8 @@ def run_of(name: str, runs: Path) -> RunDir:
 
 
 def submits(sweep: SweepDir) -> list[Submit]:
-    """What each submit wanted, the oldest first."""
-    found = read_json(sweep.record)
+    """What each submit wanted, the oldest first. Raises Unreadable."""
+    found = records.read(sweep.record, records.SWEEP)
     return list(found["submits"]) if found else []
 
 
@@ -127,7 +127,7 @@ def recording(sweep: SweepDir, job: str) -> Iterator[list[Submit]]:
 
 def cancelled(sweep: SweepDir, submit: Submit) -> bool:
     """Whether a person has cancelled the sweep since the submit began."""
-    found = read_json(sweep.cancel)
+    found = records.read(sweep.cancel, records.CANCEL)
     return bool(found and found["time"] > submit["started"])
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from launch import array
+from launch import array, records
 from trainer.config.layout import Attempt, RunDir, read_json, read_jsonl
 from trainer.config.outcome import Outcome, Status, Verdict
 
@@ -94,7 +94,8 @@ class Case:
     def last_step(self) -> int | None:
         """The last step that this attempt is known to have done."""
         told = [e.get("step") for e in (*self.ranks.values(), *self.beats.values())]
-        told += [row.get("global_step") for row in read_jsonl(self.run.timing) if row.get("attempt") == self.attempt.id]
+        timing = (row for row in read_jsonl(self.run.timing) if isinstance(row, dict))
+        told += [row.get("global_step") for row in timing if row.get("attempt") == self.attempt.id]
         return max((step for step in told if isinstance(step, int)), default=None)
 
     def killed_for_memory(self) -> bool:
@@ -110,7 +111,8 @@ class Case:
     def host(self, rank: int | None = None) -> str:
         """Where a rank ran; by default, node 0."""
         told = {} if rank is None else self.beats.get(rank) or self.ranks.get(rank) or {}
-        return str(told.get("host") or (read_json(self.attempt.record) or {}).get("host") or "its node")
+        record = records.evidence(self.attempt.record, records.ATTEMPT) or {}
+        return str(told.get("host") or record.get("host") or "its node")
 
     def log(self, rank: int) -> Path:
         own = self.attempt.rank_log(rank)
@@ -135,15 +137,16 @@ def judge(run: RunDir, attempt: Attempt, launcher: int | None = None) -> Outcome
 
 
 def gather(run: RunDir, attempt: Attempt, launcher: int | None) -> Case:
-    record = read_json(attempt.record) or {}
+    record = records.evidence(attempt.record, records.ATTEMPT) or {}
     size = int(record.get("world_size") or 1)
-    nodes = {n: found for n in range(int(record.get("nodes") or 1)) if (found := read_json(attempt.node_record(n)))}
+    numbers = range(int(record.get("nodes") or 1))
+    nodes = {n: found for n in numbers if (found := records.evidence(attempt.node_record(n), records.NODE))}
     exits: dict[int, int] = {}
     for log in sorted(attempt.path.glob("node-*.log")):
         others, _, root = tail(log).partition("Root Cause")
         for part in (root, others):
             exits.update({int(r): int(code) for r, code in EXIT.findall(part) if int(r) not in exits})
-    left = [e for p in attempt.path.glob("ranks/*.json") if isinstance(e := read_json(p), dict) and "type" in e]
+    left = [e for p in attempt.path.glob("ranks/*.json") if (e := records.evidence(p, records.EVIDENCE))]
     words = {int(e["rank"]): e for e in sorted(left, key=lambda e: (float(e["time"]), e["rank"]))}
     for rank in range(size):
         if rank in words:
@@ -155,13 +158,17 @@ def gather(run: RunDir, attempt: Attempt, launcher: int | None) -> Case:
             words.update({rank: {"rank": rank, **said}} if (said := last_error(log, lines=None)) else {})
     if not words and not exits and 0 in nodes and (said := last_error(attempt.node_log(0))):
         words[0] = {"rank": 0, **said}  # torchrun itself
-    beats = {r: beat for r in range(size) if (beat := read_json(attempt.rank_heartbeat(r)))}
+    beats = {r: beat for r in range(size) if (beat := _beat(attempt, r))}
     return Case(run, attempt, size, words, beats, exits, nodes, launcher)
+
+
+def _beat(attempt: Attempt, rank: int) -> dict[str, Any] | None:
+    return records.evidence(attempt.rank_heartbeat(rank), records.HEARTBEAT)
 
 
 def cause_of(words: dict[str, Any]) -> tuple[Verdict, str | None] | None:
     """The verdict and the hint of a rank's own error; None where it tells of another rank's end."""
-    kinds = words.get("kinds", ())
+    kinds = words.get("kinds") or ()
     text = f"{words['type']} {' '.join(kinds)}: {words['message']}"
     for pattern, verdict, hint in CAUSES:
         if re.search(pattern, text):

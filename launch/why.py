@@ -8,12 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from launch import array, rundir, site
+from launch import array, records, rundir, site
 from launch.report.words import seconds
 from launch.rundir import Standing
 from launch.slurm_commands import SlurmError
 from launch.verdict import checkpoint_step, judge, standing_still, waited_for
-from trainer.config.layout import Attempt, RunDir, read_json, read_jsonl
+from trainer.config.layout import Attempt, RunDir
 from trainer.config.outcome import Outcome
 
 STALLED_S = 60.0  # without a sign of progress, unless a step takes long
@@ -59,12 +59,22 @@ def answer(run: RunDir, where: Standing) -> list[str]:
     """At most five lines."""
     tell: dict[str, Callable[[RunDir, Standing], list[str]]] = {
         "queued": _queued, "running": _running, "completed": _completed, "stopped": _stopped, "cancelled": _stopped,
-        "pruned": _stopped, "failed": _failed, "dead": _failed, "unknown": _unknown,
+        "pruned": _stopped, "failed": _failed, "dead": _failed, "unknown": _unknown, "unreadable": _unreadable,
     }  # fmt: skip
     if where.state not in tell:
-        whose = run.run_id if run.job.exists() or array.job_text(run) else (read_json(run.config) or {}).get("sweep") or run.run_id
+        whose = run.run_id if run.job.exists() or array.job_text(run) else _sweep_of(run) or run.run_id
         return [f"{run.run_id} was made and never started; `batchyard submit {whose}` starts it"]
     return tell[where.state](run, where)[:5]
+
+
+def _sweep_of(run: RunDir) -> str | None:
+    return (records.read(run.config, records.CONFIG) or {}).get("sweep")
+
+
+def _unreadable(run: RunDir, where: Standing) -> list[str]:
+    return [f"{run.run_id} is unreadable: {where.where}",
+            "put that file back from a copy, or remove it where no process writes it; "
+            f"`batchyard logs {run.run_id}` still shows what the run printed"]  # fmt: skip
 
 
 def _queued(run: RunDir, where: Standing) -> list[str]:
@@ -83,7 +93,7 @@ def _queued(run: RunDir, where: Standing) -> list[str]:
     if re.match(r"\d", start) and state == "PENDING":
         lines.append(f"it starts about {start}, as Slurm guesses now")
     attempt = where.attempt
-    if attempt and (before := Outcome.read(attempt.outcome)):
+    if attempt and (before := records.outcome(attempt.outcome)):
         lines.append(f"before, it {_end(before, attempt)}")
     return [*lines, f"`batchyard cancel {run.run_id}` takes it out of the queue"]
 
@@ -98,9 +108,11 @@ def _unknown(run: RunDir, where: Standing) -> list[str]:
 def _running(run: RunDir, where: Standing) -> list[str]:
     attempt = where.attempt
     assert attempt is not None
-    record, now = read_json(attempt.record) or {}, time.time()
-    beats = {r: b for r in range(int(record.get("world_size") or 1)) if (b := read_json(attempt.rank_heartbeat(r)))}
-    timing: dict[str, Any] = next((row for row in reversed(read_jsonl(run.timing)) if row.get("attempt") == attempt.id), {})
+    record, now = records.read(attempt.record, records.ATTEMPT) or {}, time.time()
+    ranks = range(int(record.get("world_size") or 1))
+    beats = {r: b for r in ranks if (b := records.evidence(attempt.rank_heartbeat(r), records.HEARTBEAT))}
+    timings = reversed(records.rows(run.timing, records.TIMING))
+    timing: dict[str, Any] = next((row for row in timings if row.get("attempt") == attempt.id), {})
     progress = rundir.progress(run)
     step = max([progress["step"] or 0, *(b["step"] for b in beats.values() if b.get("step") is not None)])
     at = f"step {step} of {progress['total'] or '?'}"
@@ -132,7 +144,7 @@ def _stalled(run: RunDir, where: Standing, beats: dict[int, dict[str, Any]], las
     else:
         guilty = waited_for(beats, silent) or [next(iter(beats))]
         lines.append(standing_still(guilty, beats[guilty[0]], [r for r in beats if r not in guilty], bool(silent)))
-    config = read_json(run.config) or {}
+    config = records.read(run.config, records.CONFIG) or {}
     limit = config.get("execution", {}).get("hang_limit_s", 600.0)
     lines.append(f"after {seconds(limit)} without progress it is ended and its stacks kept (execution.hang_limit_s)" if limit
                  else "execution.hang_limit_s is null: nothing ends it")
@@ -151,8 +163,8 @@ def _stopped(run: RunDir, where: Standing) -> list[str]:
 def _failed(run: RunDir, where: Standing) -> list[str]:
     attempt = where.attempt
     if attempt is None:
-        parent = RunDir(Path(before)) if (before := (read_json(run.plan) or {}).get("after")) else None
-        if parent and ((end := Outcome.read(parent.outcome)) is None or end.status != "completed"):
+        parent = RunDir(Path(before)) if (before := (records.read(run.plan, records.PLAN) or {}).get("after")) else None
+        if parent and ((end := records.outcome(parent.outcome)) is None or end.status != "completed"):
             how = f"{end.status} ({end.verdict})" if end else "without a result"
             return [f"{run.run_id} was never begun: {parent.run_id}, which comes before it, is {how}",
                     f"`batchyard why {parent.run_id}` tells; submitting again goes on with both"]  # fmt: skip
@@ -213,7 +225,7 @@ def _end(outcome: Outcome, attempt: Attempt) -> str:
 
 
 def _ended(attempt: Attempt) -> str:
-    end = (read_json(attempt.record) or {}).get("ended")
+    end = (records.read(attempt.record, records.ATTEMPT) or {}).get("ended")
     if end is None:
         files = [p for p in (attempt.outcome, *attempt.path.glob("*.log"), attempt.path) if p.exists()]
         end = files[0].stat().st_mtime

@@ -96,23 +96,23 @@ def test_where_a_waiting_point_stands(sweep: SweepDir) -> None:
     assert array.job_of(waits) is None and rundir.standing(waits, {}).state == "new"
     queue(sweep, points(sweep, 0, 1), "7")
     assert array.job_of(other) == {"job_id": "7_1", "logs": str(sweep.slurm)}
-    assert rundir.slurm_jobs([waits, other]) == {waits.run_id: "7_0", other.run_id: "7_1"}
+    assert rundir.slurm_jobs([waits, other])[0] == {waits.run_id: "7_0", other.run_id: "7_1"}
     states = {"7_0": "PENDING (Priority)", "7_1": "PENDING (Priority)"}
-    for jobs in (None, rundir.slurm_jobs([waits, other])):
+    for jobs in (None, rundir.slurm_jobs([waits, other])[0]):
         where = rundir.standing(other, states, jobs)
         assert (where.state, where.where) == ("queued", "Slurm job 7_1 PENDING (Priority)")
         assert status.Row.of(other, where).step == "-/?"
         gone = rundir.standing(other, {}, jobs)
         assert (gone.state, gone.attempt, gone.where) == ("dead", None, "Slurm job 7_1 is gone")
     queue(sweep, points(sweep, 1), "8")  # submitted again
-    assert rundir.slurm_jobs([waits, other]) == {waits.run_id: "7_0", other.run_id: "8_0"}
+    assert rundir.slurm_jobs([waits, other])[0] == {waits.run_id: "7_0", other.run_id: "8_0"}
     assert array.job_of(other) == {"job_id": "8_0", "logs": str(sweep.slurm)}
     write_json(other.slurm_job, {"job_id": "9"})  # by itself
     write_json(other.plan, {})
-    assert rundir.slurm_jobs([other]) == {other.run_id: "9"}
-    assert rundir.slurm_jobs([other, waits]) == {other.run_id: "9", waits.run_id: "7_0"}
+    assert rundir.slurm_jobs([other])[0] == {other.run_id: "9"}
+    assert rundir.slurm_jobs([other, waits])[0] == {other.run_id: "9", waits.run_id: "7_0"}
     write_json(waits.plan, {})  # begun elsewhere, it waits no longer
-    assert rundir.slurm_jobs([waits]) == {} and array.job_of(waits) is None
+    assert rundir.slurm_jobs([waits])[0] == {} and array.job_of(waits) is None
 
 
 def test_what_comes_before_a_point_has_begun_does_not_hide_that_it_waits(sweep: SweepDir) -> None:
@@ -124,17 +124,17 @@ def test_what_comes_before_a_point_has_begun_does_not_hide_that_it_waits(sweep: 
     task.run.plan.unlink()  # the disk became full on the way; the point is queued once more
     queue(sweep, [task], "8")
     for runs in ([task.run], [task.run, *(t.run for t in points(sweep, 1))]):
-        assert rundir.slurm_jobs(runs) == {task.run.run_id: "8_0"}
+        assert rundir.slurm_jobs(runs)[0] == {task.run.run_id: "8_0"}
 
 
 def test_a_listing_that_became_no_job_says_nothing(sweep: SweepDir) -> None:
     tasks = points(sweep, 0, 1)
     array.write(sweep, tasks, "", CODE, DATA)
-    assert rundir.slurm_jobs([t.run for t in tasks]) == {} and array.job_of(tasks[0].run) is None
+    assert rundir.slurm_jobs([t.run for t in tasks])[0] == {} and array.job_of(tasks[0].run) is None
     (sweep.slurm / "points-of-another-version.json").write_text('{"runs": ["/runs/a-00000000"], "script": ""}')
     (sweep.slurm / "points-of-an-adopted-one.json").write_text('{"runs": ["/runs/a-00000000"], "script": "", "job_id": "5"}')
     (sweep.slurm / "points-cut.json").write_text('{"runs": [')
-    assert rundir.slurm_jobs([t.run for t in tasks]) == {} and array.job_of(tasks[0].run) is None
+    assert rundir.slurm_jobs([t.run for t in tasks])[0] == {} and array.job_of(tasks[0].run) is None
 
 
 def test_a_task_may_begin_before_its_job_is_recorded(sweep: SweepDir) -> None:
@@ -147,7 +147,7 @@ def test_a_removed_point_is_new_and_its_task_leaves_it_to_the_one_that_is_queued
     old, _ = queue(sweep, [task], "7")
     task.run.config.unlink()
     write_json(task.run.submit_lock, {})
-    assert rundir.standing(task.run, {"7_0": "PENDING"}, rundir.slurm_jobs([task.run])).state == "new"
+    assert rundir.standing(task.run, {"7_0": "PENDING"}, rundir.slurm_jobs([task.run])[0]).state == "new"
     assert array.begin(old, 0, "7_0", first_node=True) is None and [p.name for p in task.run.path.iterdir()] == ["submit-lock.json"]
     new, _ = queue(sweep, points(sweep, 0), "8")
     os.utime(old.with_suffix(".jsonl"), (time.time() - 60,) * 2)

@@ -348,7 +348,7 @@ def test_mistakes_and_jobs_without_a_figure_are_told_beside_the_others(tmp_path:
     said = Shell(runs).run("results", *(str(j.path) for j in (bad, good, none)), code=2)
     assert "70.00 %" in said and "unknown key; did you mean 'source'?" in said
     assert "no printed figure (`published` in the job's file), and no run: none" in said
-    assert "left out, their config.json is of another version: old-01234567" in said
+    assert "old-01234567 is left out; unreadable: config.json: is no configuration of this version: " in said
     assert "choose one" in Shell(runs).run("results", "--html", "--json", code=2)
 
 

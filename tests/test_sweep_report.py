@@ -165,7 +165,8 @@ def test_escapes_every_value(sweep: SweepDir) -> None:
     bad = [{"axes": axes, "run_id": "lrs-00000004", "error": HOSTILE}]
     bad += [{"axes": {LR: HOSTILE + "2"}, "run_id": "lrs-00000001"}]
     bad += [{"axes": axes | {HOSTILE: 1}, "run_id": "x" + HOSTILE.replace("/", "")}]
-    write_json(sweep.record, {"job": HOSTILE, "submits": [{"points": bad, "settings": [HOSTILE], "backend": HOSTILE}]})
+    submit = {"started": 1.0, "points": bad, "settings": [HOSTILE], "backend": HOSTILE}
+    write_json(sweep.record, {"job": HOSTILE, "submits": [submit]})
     sweep.job.write_text(HOSTILE)
     page = Page(write_sweep(sweep))
     assert "<script" not in page.source and "<img" not in page.source

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import click
 
-from launch import clean, rundir, site, status, sweepdir
+from launch import clean, records, rundir, site, status, sweepdir
 from launch.cli import options
+from launch.records import Unreadable
 from launch.report.words import plural
+from launch.rundir import Standing
 from trainer.config.layout import RunDir
 from trainer.config.lock import Lock
 from trainer.config.outcome import EXIT_FAILED
@@ -40,7 +42,7 @@ def clean_(
     folder = options.runs_folder(site_file, runs_dir)
     found = [run for name in runs for run in _named(name, folder)] if runs else rundir.all_runs(folder)
     where, _ = status.look(found)  # what is completed is so whatever Slurm says
-    goes = [r for run in found if (r := clean.removals(run, where[run.run_id], time.time(), older_than))]
+    goes = [r for run in found if (r := _removals(run, where[run.run_id], older_than))]
     if not goes:
         click.echo("nothing to remove: completed runs that are old enough keep no more than their best and last checkpoint")
         return
@@ -58,6 +60,18 @@ def clean_(
         failed |= not _remove(removal)
     click.echo(f"removed {total}" if not failed else "not all could be removed")
     sys.exit(EXIT_FAILED if failed else 0)
+
+
+def _removals(run: RunDir, where: Standing, older_than_s: float) -> clean.Removal | None:
+    """What goes of a run; of one with a bad file nothing, which is reported."""
+    try:
+        with records.reading(run):
+            found = clean.removals(run, where, time.time(), older_than_s)
+    except Unreadable as error:
+        found, where = None, status.unreadable(run, error)
+    if where.state == "unreadable":
+        click.echo(f"{run.run_id} is left as it is; unreadable: {where.where}", err=True)
+    return found
 
 
 def _named(name: str, folder: Path) -> list[RunDir]:

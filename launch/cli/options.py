@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from launch import array, site, slurm_commands, sweepdir
+from launch import array, records, site, slurm_commands, sweepdir
 from launch.rundir import NoSuchRun
-from trainer.config.layout import RunDir, SweepDir, read_json
+from trainer.config.layout import RunDir, SweepDir
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -93,7 +93,8 @@ def request(
         where = site.Folders(where.data, where.cache, runs_dir.absolute())
     run = RunDir(where.runs / job)
     if "/" not in job and run.config.exists() and not new:  # a run_id: that run goes on, by its own resolved job
-        config, text = read_json(run.config), array.job_text(run)
+        config = records.read(run.config, {**records.CONFIG, "job*": records.TEXT}) or {}
+        text = array.job_text(run)
         if text is None and not run.job.exists():
             raise NoSuchRun(f"{job} was never queued: `batchyard submit {config.get('sweep') or config['job']}` goes on")
         return Request(
@@ -103,7 +104,7 @@ def request(
     sweep = SweepDir(where.runs / job)
     if "/" not in job and sweep.record.exists() and not new:  # a sweep's id: that one goes on, likewise
         return Request(
-            Job(read_json(sweep.record)["job"], sweep.job), project, found, where, to, settings,
+            Job(_job_of(sweep), sweep.job), project, found, where, to, settings,
             strict=strict_resources, sweep=sweep.sweep_id, after=_before(sweepdir.runs(sweep)), notes=notes,
         ), used  # fmt: skip
     return Request(
@@ -113,4 +114,12 @@ def request(
 
 def _before(runs: list[RunDir]) -> RunDir | None:
     """The run that an earlier submit found must be completed before these."""
-    return next((RunDir(Path(before)) for run in runs if (before := (read_json(run.plan) or {}).get("after"))), None)
+    return next((RunDir(Path(before)) for run in runs if (before := _after(run))), None)
+
+
+def _after(run: RunDir) -> str | None:
+    return (records.read(run.plan, records.PLAN) or {}).get("after")
+
+
+def _job_of(sweep: SweepDir) -> str:
+    return str((records.read(sweep.record, {**records.SWEEP, "job*": records.TEXT}) or {}).get("job"))

@@ -50,8 +50,6 @@ def results_(jobs: tuple[str, ...], as_html: bool, as_json: bool, site_file: Pat
 def _rows(jobs: list[spec.Job], folder: Path) -> tuple[list[Row], list[Problem], list[str]]:
     """The rows of the jobs that are right, the mistakes of the others, and the jobs that name no figure."""
     runs, unread = measured.read_runs(folder)
-    if unread:
-        click.echo(f"left out, their config.json is of another version: {', '.join(unread)}", err=True)
     found: list[Row] = []
     problems: list[Problem] = []
     without = []
@@ -64,6 +62,8 @@ def _rows(jobs: list[spec.Job], folder: Path) -> tuple[list[Row], list[Problem],
         found += of_job
         if not of_job:
             without.append(job.name)
+    for run_id, why in unread.items():
+        click.echo(f"{run_id} is left out; unreadable: {why}", err=True)
     return found, problems, without
 
 

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import click
 
-from launch import rundir, site, status, sweepdir
+from launch import records, rundir, site, status, sweepdir
 from launch.cli import options
 from launch.errors import Failed
+from launch.records import Unreadable
 from launch.rundir import NoSuchRun, Standing
 from launch.slurm_commands import NotHere
-from trainer.config.layout import RunDir, SweepDir
+from trainer.config.layout import Attempt, RunDir, SweepDir
 
 
 @click.command("status")
@@ -46,7 +47,12 @@ def why_(run: str, site_file: Path | None, runs_dir: Path | None) -> None:
     runs = options.runs_folder(site_file, runs_dir)
     found = rundir.find(run, runs)
     standings, silence = status.look([found])
-    for line in why.answer(found, standings[found.run_id]):
+    try:
+        with records.reading(found):
+            lines = why.answer(found, standings[found.run_id])
+    except Unreadable as error:
+        lines = why.answer(found, status.unreadable(found, error))
+    for line in lines:
         click.echo(line)
     status.tell(silence)
 
@@ -66,7 +72,7 @@ def logs_(run: str, follow: bool, rank: int, site_file: Path | None, runs_dir: P
     while True:
         standings, silence = status.look([found])
         standing = standings[found.run_id]
-        attempt = standing.attempt
+        attempt = _newest_attempt(found, standing)
         if attempt is not None and attempt != shown:
             shown, tail = attempt, Tail(attempt.rank_log(rank))
             click.echo(f"# {found.run_id} {attempt.id}, rank {rank}", err=True)
@@ -85,6 +91,15 @@ def logs_(run: str, follow: bool, rank: int, site_file: Path | None, runs_dir: P
         click.echo(log.read_text(errors="replace") if log.exists() else "(nothing)")
 
 
+def _newest_attempt(run: RunDir, standing: Standing) -> Attempt | None:
+    """Of a run that has a bad file, too: its logs may tell more."""
+    if standing.state != "unreadable":
+        return standing.attempt
+    click.echo(f"# {run.run_id} is unreadable: {standing.where}", err=True)
+    attempts = run.all_attempts()
+    return attempts[-1] if attempts else None
+
+
 @click.command("cancel")
 @click.option("--now", is_flag=True, help="At once, without a checkpoint: what was done since the last one is lost.")
 @options.for_runs
@@ -96,10 +111,18 @@ def cancel_(run: str, now: bool, site_file: Path | None, runs_dir: Path | None) 
     """
     runs = options.runs_folder(site_file, runs_dir)
     # a sweep's own id names no job: that one is found below
-    active = [sweep for sweep in sweepdir.of_job(run, runs) if _cancel_sweep(sweep, now=now)]
+    active, problems = list[SweepDir](), list[Unreadable]()
+    for sweep in sweepdir.of_job(run, runs):
+        try:
+            active += [sweep] if _cancel_sweep(sweep, now=now) else []
+        except Unreadable as error:
+            problems.append(error)
     points = {point.run_id for sweep in active for point in sweepdir.runs(sweep)}
     others = [r for r in rundir.of_job(run, rundir.all_runs(runs)) if r.run_id not in points]
     standings = status.standings(others)
+    if problems:  # the others are stopped all the same
+        cancel_runs(others, standings, now=now)
+        raise problems[0]
     if not cancel_runs(others, standings, now=now) and not active:
         if newest := sweepdir.find(run, runs):
             if not _cancel_sweep(newest, now=now):
@@ -122,6 +145,9 @@ def cancel_runs(runs: list[RunDir], standings: dict[str, Standing], *, now: bool
     """
     alive = [run for run in runs if standings[run.run_id].is_active]
     problems: list[Exception] = []
+    for run in runs:
+        if standings[run.run_id].state == "unreadable":
+            problems.append(_not_cancelled(run, standings[run.run_id]))
     for run in alive:
         try:
             cancel_run(run, standings[run.run_id], now=now)
@@ -134,8 +160,14 @@ def cancel_runs(runs: list[RunDir], standings: dict[str, Standing], *, now: bool
     return len(alive)
 
 
+def _not_cancelled(run: RunDir, standing: Standing) -> Failed:
+    return Failed(f"{run.run_id} cannot be cancelled; unreadable: {standing.where}")
+
+
 def cancel_run(found: RunDir, standing: Standing, *, now: bool = False) -> None:
-    """Stops one run. Raises NoSuchRun where it does not run, or runs elsewhere."""
+    """Stops one run. Raises NoSuchRun where it does not run, or runs elsewhere; Failed where it cannot be known."""
+    if standing.state == "unreadable":
+        raise _not_cancelled(found, standing)
     if not standing.is_active:
         raise NoSuchRun(f"{found.run_id} does not run, nothing to cancel: it is {standing.state}")
     from launch import local

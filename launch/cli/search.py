@@ -98,7 +98,7 @@ def _queue(
         submitting.write_run(template, Standing("new"), code, None, sweeps.say, shared=True)
         submitting.prepare_data(template, sweeps.say)
         trial.leave_request(of.sweep, replace(template, request=request), code)
-        behind = {job.split("_")[0] for job in rundir.slurm_jobs([r.run for r in ready]).values()}
+        behind = {job.split("_")[0] for job in rundir.slurm_jobs([r.run for r in ready])[0].values()}
         arrays = slurm.submit_trials(of.sweep, template.plan, code.root, tasks, at_once, sorted(behind))
     click.echo(f"queued {words.plural(tasks, 'trial')} as Slurm job array {', '.join(arrays)}, at most {at_once} at once; each is "
                "chosen when it begins")

@@ -168,7 +168,7 @@ def _write(sweep: SweepDir, submit: Submit, to_run: list[Ready], code: Code, tog
     now = run_status.standings([ready.run for ready in known])
     for ready in known:
         before = now[ready.run.run_id]
-        if sweeping.PROGRESS[before.state] not in ("done", "running"):  # by another submit, since the table
+        if sweeping.PROGRESS[before.state] not in ("done", "running", "unreadable"):  # by another submit, since the table
             write(ready, before)
             lock.renew()
     return [written[ready.run.run_id] for ready in to_run if ready.run.run_id in written]
@@ -228,6 +228,8 @@ def show_plan(sweep: SweepDir, plan: Reconciled) -> None:
             click.echo(f"  continued    {name}  {wanted.run_id} was stopped")
         elif wanted.progress == "running":
             click.echo(f"  passed over  {name}  {wanted.run_id} runs already")
+        elif wanted.progress == "unreadable":
+            click.echo(f"  left alone   {name}  {wanted.run_id} is unreadable: batchyard status {wanted.run_id} tells why")
         if wanted.before:
             click.echo(f"  changed      {name}  {wanted.run_id}, was {wanted.before}")
     for axes, run_id in plan.unwanted:
@@ -314,7 +316,7 @@ def conclude(sweep: SweepDir, submit: Submit, job: str, stopped: bool, final: Co
         click.echo(f"report: {site.shown(report.write_sweep(sweep))}")
     except OSError as error:
         click.echo(f"the report could not be written: {error}", err=True)
-    failed = any(s in ("failed", "dead") for s in states) or any(
+    failed = any(s in ("failed", "dead", "unreadable") for s in states) or any(
         "error" in p and p["run_id"] not in final for p in submit["points"]
     )
     if stopped or any(s in ("stopped", "cancelled") for s in states):
@@ -342,8 +344,8 @@ def show(sweep: SweepDir) -> list[tuple[str, str]]:
     names, rows = found.names(), list[list[table.Cell]]()
     with_validation = any(p.best for p in found.points)
     for point, run in zip(found.points, runs, strict=True):
-        where = standings[run.run_id]
-        row = run_status.Row.of(run, where)
+        row, where = run_status.row_of(run, standings[run.run_id])
+        standings[run.run_id] = where
         validation = [(points.validation(point) or "-").replace("%", " %")] if with_validation else []
         lasted = words.seconds(point.lasted_s) if point.lasted_s is not None else "-"
         state = where.state, run_status.COLOURS.get(where.state)
@@ -354,13 +356,16 @@ def show(sweep: SweepDir) -> list[tuple[str, str]]:
     header = (*names.values(), "state", "step", *measured, *(["validation"] if with_validation else []), "time", "run")
     table.show(header, rows, left=("state", "run"))
     run_status.tell(silence)
+    for run_id, where in standings.items():
+        if where.state == "unreadable":
+            click.echo(f"{run_id} is unreadable: {where.where}")
     for line in _told(found):
         click.echo(line)
     return [(run.run_id, standings[run.run_id].state) for run in runs]
 
 
 def _told(found: points.Sweep) -> Iterator[str]:
-    for why, whose in points.failures(found.points).items():
+    for why, whose in points.failures([p for p in found.points if not p.unreadable]).items():
         yield f"{words.plural(len(whose), 'point')} {why}"
         yield from (f"  {_label(found.names(), point.axes)} ({point.run.run_id})" for point in whose)
     for group in points.over_seeds(found.points):

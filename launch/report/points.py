@@ -1,6 +1,6 @@
 """What the report and `batchyard status` know of a sweep: its points, the best one and what it was chosen by, means over seeds.
 
-Imports the standard library and trainer.config only.
+Imports the standard library, trainer.config and launch.records only.
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from launch import records
+from launch.records import Unreadable
 from launch.report import facts
 from launch.report.facts import Facts, Row, as_row
 from launch.report.words import NONE, finite, number, percent
-from trainer.config.layout import SweepDir, read_json
+from trainer.config.layout import RunDir, SweepDir
 from trainer.config.lock import Lock
 
 SEED = "train.seed"
@@ -24,15 +26,19 @@ SEED = "train.seed"
 
 @dataclass(frozen=True)
 class Point:
-    """A point and its run. error: why the newest submit could not run it to an outcome of its own."""
+    """A point and its run. error: why the newest submit could not run it to an outcome of its own. unreadable: which of its
+    files is bad, and why, where its state cannot be known."""
 
     axes: Row
     run: Facts
     error: str | None
+    unreadable: str | None = None
 
     @property
     def state(self) -> str:
-        """completed, stopped, pruned, failed, running, not started, no outcome (an attempt that left no word)."""
+        """completed, stopped, pruned, failed, running, not started, no outcome (an attempt that left no word), unreadable."""
+        if self.unreadable:
+            return "unreadable"
         if self.run.running:
             return "running"
         if not self.run.attempts:
@@ -75,6 +81,8 @@ class Point:
         """Why it failed, and what to try; None where it did not."""
         if self.state in ("completed", "running"):
             return None
+        if self.unreadable:
+            return f"unreadable: {self.unreadable}"
         if self.error:
             return f"{'broke off' if self.run.attempts else 'could not start'}: {self.error}"
         if self.state == "no outcome":
@@ -119,7 +127,7 @@ class Sweep:
     def count(self) -> dict[str, int]:
         """How many points are in each state, those that there are."""
         states = [p.state for p in self.points]
-        order = ("completed", "pruned", "running", "stopped", "failed", "no outcome", "not started")
+        order = ("completed", "pruned", "running", "stopped", "failed", "no outcome", "unreadable", "not started")
         return {state: states.count(state) for state in order if state in states}
 
 
@@ -133,9 +141,9 @@ def failures(points: list[Point]) -> dict[str, list[Point]]:
 
 
 def read(sweep: SweepDir) -> Sweep:
-    """The points of the newest submit, from whatever of their runs is there."""
-    record = as_row(read_json(sweep.record))
-    submits = [s for s in record.get("submits") or [] if isinstance(s, dict)]
+    """The points of the newest submit, from whatever of their runs is there. Raises Unreadable where the sweep's record is bad."""
+    record = records.read(sweep.record, records.SWEEP) or {}
+    submits = list(record.get("submits") or [])
     newest = submits[-1]["points"] if submits else []
     wanted = {json.dumps(p["axes"], sort_keys=True) for p in newest}
     earlier = {json.dumps(p["axes"], sort_keys=True): (p["axes"], p["run_id"]) for s in submits for p in s["points"]}
@@ -144,18 +152,29 @@ def read(sweep: SweepDir) -> Sweep:
         sweep_id=sweep.sweep_id,
         job=str(record.get("job") or sweep.sweep_id.partition(".")[0]),
         job_text=sweep.job.read_text(errors="replace") if sweep.job.is_file() else "",
-        points=[Point(p["axes"], _run(sweep, p["run_id"]), p.get("error")) for p in newest],
+        points=[_point(sweep, p) for p in newest],
         unwanted=[found for key, found in earlier.items() if key not in wanted],
         submits=submits,
         read_at=time.time(),
     )
 
 
-def _run(sweep: SweepDir, run_id: str) -> Facts:
-    run = sweep.run(run_id)
+def _point(sweep: SweepDir, recorded: Row) -> Point:
+    run = sweep.run(recorded["run_id"])
     found = facts.read(run)
-    # a lock file alone does not tell a run from a dead one
-    return found if not found.running else replace(found, running=Lock(run.lock).holder() is not None)
+    if found.running:  # a lock file alone does not tell a run from a dead one
+        found = replace(found, running=Lock(run.lock).holder() is not None)
+    unreadable = None if found.running or found.outcome else _bad_file(run)
+    return Point(recorded["axes"], found, recorded.get("error"), unreadable)
+
+
+def _bad_file(run: RunDir) -> str | None:
+    """Which file of a run that seems to have left no word is bad, and why; None: it has left none."""
+    try:
+        records.check_files(run)
+    except Unreadable as error:
+        return error.within(run.path)
+    return None
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,8 @@ def _state(sweep: Sweep) -> tuple[str, Html]:
     count, whole = sweep.count(), len(sweep.points)
     done = count.pop("completed", 0)
     rest = ", ".join(f"{number} {state}" for state, number in count.items())
-    if count.get("failed") or count.get("no outcome") or any(p.error for p in sweep.points if p.state != "completed"):
+    lost = count.get("failed") or count.get("no outcome") or count.get("unreadable")
+    if lost or any(p.error for p in sweep.points if p.state != "completed"):
         tone, sign = page.STATES["failed"]
     elif count.get("running"):
         tone, sign = page.STATES["running"]

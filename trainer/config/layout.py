@@ -350,7 +350,7 @@ def _started(attempt: Path) -> float:
     record = read_json(attempt / "attempt.json")
     try:
         return float(record["started"])
-    except (TypeError, KeyError, ValueError):  # not written yet, or not by us
+    except (TypeError, KeyError, ValueError, OverflowError):  # not written yet, or not by us
         return attempt.stat().st_mtime
 
 
@@ -427,6 +427,6 @@ def read_jsonl(path: Path, last_bytes: int | None = None) -> list[dict[str, Any]
     for line in text.splitlines():
         try:
             rows.append(json.loads(line))
-        except ValueError:
+        except (ValueError, RecursionError):
             break
     return rows
