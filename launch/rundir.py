@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from launch import array, records
 from launch.errors import Wrong
 from launch.records import Unreadable
+from trainer.config import steps
 from trainer.config.layout import Attempt, RunDir, read_json
 from trainer.config.lock import Lock, local_pid
 from trainer.config.outcome import Outcome
@@ -225,11 +226,7 @@ def _planned_steps(run: RunDir) -> int | None:
     data, config = read_json(run.data_record), read_json(run.config)
     if not data or not config:
         return None
-    train, samples = config["train"], data["samples"]["train"]
-    if held_out := train["data"].get("validation"):
-        samples -= min(max(1, round(held_out * samples)), samples - 1)
-    steps = -(-samples // train["global_batch_size"]) * train["epochs"]
-    return int(min(steps, train.get("max_steps") or steps))
+    return steps.planned(config["train"], data["samples"]["train"])
 
 
 NOTHING_YET: dict[str, Any] = dict.fromkeys(("step", "total", "loss", "test_accuracy", "step_time_s"))

@@ -14,12 +14,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+from launch import rundir
 from tests import ranks
 from trainer.config.data import CIFAR10Data, SyntheticData
 from trainer.config.run import TrainConfig
 from trainer.data import DATASETS, cifar10, dataset, raw
 from trainer.data.prepared import load, prepare
+from trainer.distributed import World
+from trainer.state import Trainer
 
 PROJECT = Path(__file__).resolve().parents[1]
 SYNTHETIC = SyntheticData(name="synthetic", samples=64, size=8)
@@ -200,6 +204,19 @@ def test_the_real_data_as_torchvision_reads_it(name: str, tmp_path: Path) -> Non
             pixels = np.concatenate([p["data"] for p in parts]).reshape(-1, 3, 32, 32)
             labels = np.concatenate([p["labels"] for p in parts])
         assert np.array_equal(data.splits[split].images, pixels) and np.array_equal(data.splits[split].labels, labels)
+
+
+@pytest.mark.parametrize("settings", [
+    {}, {"data": {"name": "digits", "train_samples": 150}}, {"data": {"name": "digits", "validation": 0.1}},
+    {"data": {"name": "digits", "train_samples": 151, "validation": 0.999}}, {"data": {"name": "digits", "train_samples": 1437}},
+    {"data": {"name": "digits", "train_samples": 120, "validation": 0.2}, "max_steps": 1}, {"max_steps": 10_000},
+])  # fmt: skip
+def test_the_steps_that_status_shows_before_a_run_begins_are_the_trainers(tmp_path: Path, settings: dict[str, Any]) -> None:
+    config = ranks.config(**{"data": {"name": "digits"}, **settings})
+    run = ranks.make_run(tmp_path, config, prepare(config.train.data, tmp_path, tmp_path))
+    world = World(0, 0, 1, torch.device("cpu"), run, run.attempt("local-1"), None)
+    trainer = Trainer(config, world, load(run, config.train.data.validation, wanted=config.train.data.wanted()))
+    assert rundir.progress(run)["total"] == trainer.total_steps
 
 
 def test_every_data_set_has_its_parts() -> None:

@@ -23,7 +23,7 @@ OWNERS = {  # what may be used only there
 }
 STANDARD_LIBRARY_ONLY = ("launch/node.py", "launch/slurm_node.py", "launch/slurm_commands.py", "launch/restarts.py",
                          "launch/verdict.py", "trainer/config/lock.py", "trainer/config/file_clock.py",
-                         "trainer/config/layout.py", "trainer/config/outcome.py")  # fmt: skip
+                         "trainer/config/layout.py", "trainer/config/outcome.py", "trainer/config/steps.py")  # fmt: skip
 
 
 def complaints(name: str, text: str) -> list[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import resource
-import sys
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from trainer import checkpoint, distributed, figures, freeze, models, optim, pretrained, randomness, tasks
 from trainer.checkpoint_writer import Writer
+from trainer.config import steps
 from trainer.config.layout import finite_or_none, write_json
 from trainer.config.outcome import Outcome
 from trainer.config.run import RunConfig
@@ -68,7 +68,7 @@ class Trainer:
             bare.compile()  # in place: the names of the weights stay what they are
         self.model = bare if train.parity else distributed.wrap(bare, world)
         self.batches = loader.build(data, config, world)
-        self.total_steps = min(train.epochs * self.batches.steps_per_epoch, train.max_steps or sys.maxsize)
+        self.total_steps = steps.total(self.batches.steps_per_epoch, train.epochs, train.max_steps)
         self.step = 0
         self.test_accuracy: float | None = None
         self.test_metrics: dict[str, float | None] = {}  # all figures of the newest evaluation on the test split

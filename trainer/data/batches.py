@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from trainer import randomness
+from trainer.config import steps as counting
 from trainer.config.data import ImageData
 from trainer.data import augment as augmentations
 from trainer.data.normalise import Normalise
@@ -53,7 +54,7 @@ class Plan:
         self.samples, self.chosen = len(split), split.chosen
         self.seed, self.rank, self.world_size = seed, rank, world_size
         self.global_batch_size, self.micro_batch_size = global_batch_size, micro_batch_size
-        self.steps_per_epoch = -(-self.samples // global_batch_size)
+        self.steps_per_epoch = counting.per_epoch(self.samples, global_batch_size)
         if isinstance(split.images, Encoded):
             at_once = DECODE_SAMPLES
         else:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from trainer.config import steps
 from trainer.config.data import DataConfig
 from trainer.config.layout import RunDir, read_json
 from trainer.config.lock import Lock
@@ -77,7 +78,7 @@ def hold_out(split: Split, fraction: float) -> tuple[Split, Split]:
     """(train, validation): round(fraction * N) pictures, at least one on either side, drawn by a fixed seed: the same ones
     whatever the run's seed, so that the points of a sweep are compared on the same pictures."""
     samples = len(split)
-    count = min(max(1, round(fraction * samples)), samples - 1)
+    count = steps.held_out(samples, fraction)
     permutation = np.random.RandomState(0).permutation(samples)  # RandomState's stream is frozen by numpy's policy
     rest, held = np.sort(permutation[count:]), np.sort(permutation[:count])
     return Split(split.images, split.labels, rest), Split(split.images, split.labels, held)
