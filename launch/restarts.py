@@ -7,7 +7,7 @@ a run that failed for good, and is submitted again, runs; one that Slurm starts 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,10 @@ from trainer.config.layout import Attempt, RunDir, read_json
 from trainer.config.outcome import EXIT_STOPPED, Outcome, retries
 
 FIRST_GENERATION = 1
+MAX_WITHOUT_STEP = 3  # attempts in a row that time limits, or nobody knows what, ended before a first new step
+MAX_PREEMPTED = 20  # likewise of preemptions that Slurm confirms: the cluster is busy, and nothing is wrong with the job
+FIRST_DELAY_S = 240  # Slurm itself lets 121 s pass after a requeue
+MAX_DELAY_S = 3600
 
 
 @dataclass(frozen=True)
@@ -38,8 +42,51 @@ class NextStart:
 def next_start(outcome: Outcome, earlier: Sequence[Outcome], slurm: dict[str, Any]) -> NextStart:
     """What follows an attempt that ended so. earlier: how those before it ended, of the same generation, the oldest first; slurm:
     the plan's parameters, for what to raise.
+
+    Attempts that stop at a limit, or by preemptions, follow each other for ever, but not where none makes a new step.
     """
-    return NextStart(outcome, retries(outcome.budget, [end.budget for end in earlier]))
+    follows = retries(outcome.budget, [end.budget for end in earlier])
+    if not follows or outcome.verdict not in ("preempted", "timeout"):
+        return NextStart(outcome, follows)
+    if outcome.status == "failed":  # by this rule
+        return NextStart(outcome, follows=False)
+
+    without_step = _in_a_row_without_step(outcome, earlier)
+    preempted = sum(end.preempted_by_slurm for end in without_step)
+    others = len(without_step) - preempted
+    if others >= MAX_WITHOUT_STEP:
+        return NextStart(_too_short(outcome, others, slurm), follows=False)
+    if preempted < 2 or not outcome.preempted_by_slurm:
+        return NextStart(outcome, follows=True)
+
+    cause = f"preempted by another job, {preempted} times in a row without a new step"
+    if preempted >= MAX_PREEMPTED:
+        cause += "; it is not started again by itself"
+        hint = "submit it again where, or when, it is preempted less: slurm.partition and slurm.qos in the site file"
+        return NextStart(replace(outcome, cause=cause, hint=hint), follows=False)
+    delay_s = min(FIRST_DELAY_S * 2 ** (preempted - 2), MAX_DELAY_S)
+    cause += f"; it starts again in {delay_s // 60} min at the earliest"
+    return NextStart(replace(outcome, cause=cause), follows=True, delay_s=delay_s)
+
+
+def _in_a_row_without_step(outcome: Outcome, earlier: Sequence[Outcome]) -> list[Outcome]:
+    """The newest ends by a limit or a preemption, as far back as no attempt is known to have made, and kept, a new step."""
+    found = []
+    for end in (outcome, *reversed(earlier)):
+        if end.new_steps != 0:
+            break
+        if end.verdict in ("preempted", "timeout"):
+            found.append(end)
+    return found
+
+
+def _too_short(outcome: Outcome, times: int, slurm: dict[str, Any]) -> Outcome:
+    cause = f"{times} attempts in a row ended before a first new step, and not by a preemption that Slurm knows of"
+    hint = "raise resources.timeout_min"
+    if "time" in slurm and "signal_delay_s" in slurm:
+        hint += f", which is {slurm['time']}, or lower slurm.grace_s in the site file: the start alone takes longer than "
+        hint += f"the {60 * slurm['time'] - slurm['signal_delay_s']} s that are left for it"
+    return replace(outcome, status="failed", verdict="timeout", cause=f"{cause}; the last: {outcome.cause}", hint=hint)
 
 
 def next_generation(run: RunDir) -> int:

@@ -10,10 +10,13 @@ from pathlib import Path
 import pytest
 
 from launch import restarts
+from launch.restarts import MAX_PREEMPTED, next_start
 from tests.cli import PROJECT
 from tests.test_node import fake, run_dir
 from trainer.config.layout import RunDir, read_json, write_json
 from trainer.config.outcome import Outcome, Status, Verdict
+
+LIMIT, SIGNAL, PREEMPTED = ("timeout", False), ("preempted", False), ("preempted", True)  # the verdict, and Slurm's word
 
 
 @pytest.fixture
@@ -65,7 +68,7 @@ def ran(run: RunDir) -> bool:
 
 
 @pytest.mark.parametrize(("status", "verdict", "code"), [
-    ("failed", "user_error", 1), ("stopped", "cancelled", 75), ("stopped", "pruned", 0),
+    ("failed", "user_error", 1), ("failed", "timeout", 1), ("stopped", "cancelled", 75), ("stopped", "pruned", 0),
     ("completed", "completed", 0),
 ])  # fmt: skip
 def test_a_job_that_slurm_starts_again_although_it_is_over_starts_nothing(
@@ -147,3 +150,92 @@ def test_each_submit_raises_the_generation(run: RunDir) -> None:
     assert restarts.next_generation(run) == 6
     run.plan.write_text("{")  # a full disk
     assert restarts.next_generation(run) == 6
+
+
+def in_a_row(*ends: tuple[Verdict, bool], new_steps: int = 0) -> list[Outcome]:
+    return [
+        Outcome("stopped", verdict, f"slurm-7.{n}", "test", cause="USR2", new_steps=new_steps, preempted_by_slurm=confirmed)
+        for n, (verdict, confirmed) in enumerate(ends)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("ends", [
+    (LIMIT, LIMIT, LIMIT), (SIGNAL, SIGNAL, SIGNAL), (SIGNAL, LIMIT, SIGNAL), (LIMIT, PREEMPTED, LIMIT, LIMIT),
+])  # fmt: skip
+def test_three_attempts_without_a_step_and_without_a_preemption_are_enough(ends: tuple[tuple[Verdict, bool], ...]) -> None:
+    *earlier, last = in_a_row(*ends)
+    found = next_start(last, earlier, {"time": 1, "signal_delay_s": 30})
+    assert not found.follows and (found.outcome.status, found.outcome.verdict) == ("failed", "timeout")
+    assert found.outcome.cause and "3 attempts in a row ended before a first new step" in found.outcome.cause
+    assert found.outcome.hint and "raise resources.timeout_min, which is 1," in found.outcome.hint
+    assert not next_start(found.outcome, earlier, {}).follows  # Slurm may ask again
+
+
+@pytest.mark.parametrize("earlier", [
+    in_a_row(LIMIT), [*in_a_row(LIMIT, LIMIT), *in_a_row(LIMIT, new_steps=1)], [*in_a_row(SIGNAL, SIGNAL, SIGNAL, new_steps=9)],
+    in_a_row(LIMIT, *[PREEMPTED] * 5),
+])  # fmt: skip
+def test_a_long_run_under_a_short_limit_goes_on(earlier: list[Outcome]) -> None:
+    (last,) = in_a_row(LIMIT)
+    assert next_start(last, earlier, {}) == restarts.NextStart(last, follows=True)
+
+
+def test_what_an_older_version_wrote_counts_as_steps() -> None:
+    unknown = [Outcome("stopped", "timeout", f"slurm-7.{n}", "test") for n in range(4)]
+    assert next_start(unknown[-1], unknown[:-1], {}).follows
+    assert next_start(in_a_row(LIMIT)[0], [*in_a_row(LIMIT), unknown[0], *in_a_row(LIMIT)], {}).follows
+
+
+def test_preemptions_without_a_step_are_counted_delayed_and_never_a_failure() -> None:
+    earlier: list[Outcome] = []
+    delays = []
+    for last in in_a_row(*[PREEMPTED] * (MAX_PREEMPTED - 1)):
+        found = next_start(last, earlier, {})
+        assert found.follows
+        delays.append(found.delay_s)
+        earlier.append(found.outcome)
+    assert delays[:4] == [0, 240, 480, 960] and delays == sorted(delays) and delays[-1] == 3600
+    assert earlier[2].cause and "3 times in a row without a new step; it starts again in 8 min" in earlier[2].cause
+    found = next_start(in_a_row(PREEMPTED)[0], earlier, {})
+    assert not found.follows and found.outcome.status == "stopped"
+    assert found.outcome.cause and "20 times in a row" in found.outcome.cause and found.outcome.hint
+    assert next_start(in_a_row(PREEMPTED)[0], [*earlier[:-1], *in_a_row(PREEMPTED, new_steps=1)], {}).delay_s == 0
+
+
+def stops(run: RunDir, step: int) -> None:
+    """The run's command stops as a trainer does that was asked to, at that step."""
+    own = run.path.parent / "own.json"
+    Outcome("stopped", "preempted", "any", "trainer rank 0", step, cause="asked to stop").write(own)
+    write_json(run.plan, {
+        **read_json(run.plan), "argv": ["cp", str(own), f"{run.path}/attempts/{{ATTEMPT}}/outcome.json"],
+        "slurm": {"time": 1, "signal_delay_s": 30},
+    })  # fmt: skip
+
+
+def ordered(run: RunDir) -> list[str]:
+    orders = run.path.parent / "ordered"
+    return orders.read_text().splitlines() if orders.exists() else []
+
+
+def test_a_limit_below_the_start_is_told_after_three_attempts(run: RunDir) -> None:
+    """24 attempts "preempted before the first step", without end."""
+    stops(run, 0)
+    assert [start(run, restart=n)[0] for n in range(3)] == [75, 75, 1]
+    assert ordered(run) == ["requeue 7"] * 2
+    left = Outcome.read(run.outcome)
+    assert left and (left.status, left.verdict, left.new_steps) == ("failed", "timeout", 0)
+    assert start(run, restart=3)[0] == 1 and len(ordered(run)) == 2
+    submitted(run, 2)
+    stops(run, 5)
+    assert [start(run, "8", restart=n)[0] for n in range(4)] == [75] * 4  # no checkpoint, but a trainer's word of new steps
+
+
+def test_a_preemption_without_a_step_is_delayed(run: RunDir) -> None:
+    orders = run.path.parent / "ordered"
+    shown = "JobId=7 JobState=RUNNING PreemptTime=2031-02-03T04:05:06"
+    fake(run.path.parent / "bin", "scontrol", f'if [ "$1" = show ]; then echo "{shown}"; else echo "$@" >> {orders}; fi')
+    stops(run, 0)
+    assert [start(run, restart=n)[0] for n in range(2)] == [75, 75]
+    assert ordered(run) == ["requeue 7", "requeue 7", "update JobId=7 StartTime=now+240"]
+    left = Outcome.read(run.outcome)
+    assert left and left.preempted_by_slurm and left.cause and "2 times in a row without a new step" in left.cause

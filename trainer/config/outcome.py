@@ -26,7 +26,8 @@ Verdict = Literal[
     "cancelled",  # a person said so
 ]
 
-# How often an attempt may be followed by another one without a person, by how it ended. None: always. Not here: never, since the
+# How often an attempt may be followed by another one without a person, by how it ended. None: always, but that launch.restarts ends
+# what makes no step. Not here: never, since the
 # same would happen again (an error, not-finite numbers, data, memory), or a person, or the search, said so.
 RETRIES: dict[str, int | None] = {"preempted": None, "timeout": None, "infrastructure": 3, "killed": 1, "hang": 1}
 
