@@ -72,7 +72,9 @@ def command(what: Path, code: Path, plan: Plan, module: str = "launch.node") -> 
 
 
 def _executor(folder: Path, plan: Plan) -> SlurmExecutor:
-    from submitit.slurm.slurm import SlurmExecutor
+    from submitit.slurm.slurm import SlurmExecutor, SlurmJobEnvironment
+
+    SlurmJobEnvironment.USR_SIG = "USR2"  # submitit reads it from the environment, where KILL would lose each attempt's end
 
     class Executor(SlurmExecutor):
         @classmethod

@@ -155,9 +155,20 @@ def _stopped(run: RunDir, where: Standing) -> list[str]:
     outcome, attempt = where.outcome, where.attempt
     if outcome is None or attempt is None:
         return [f"{run.run_id} was cancelled before it started; `batchyard submit {run.run_id}` starts it"]
+    since = _since(run, where, outcome)
     at = f"at step {outcome.global_step or 0} of {rundir.progress(run)['total'] or '?'}"
     also = "is cancelled; it " if where.state == "cancelled" and outcome.verdict != "cancelled" else ""
-    return [f"{run.run_id} {also}{_end(outcome, attempt)}", f"{at}; {_again(run)}"]
+    return [f"{run.run_id} {also}{_end(outcome, attempt)}", *since, f"{at}; {_again(run)}"]
+
+
+def _since(run: RunDir, where: Standing, outcome: Outcome) -> list[str]:
+    """Why Slurm does not continue a run that it preempted, or whose time was over: its job has left the queue."""
+    assert where.attempt is not None
+    job = rundir.slurm_job(run) if where.attempt.id.startswith("slurm-") else None
+    if job is None or where.state != "stopped" or outcome.verdict not in ("preempted", "timeout"):
+        return []
+    gone = _in_slurms_words(job)
+    return [f"it was to continue by itself, but {gone}"] if gone else []
 
 
 def _failed(run: RunDir, where: Standing) -> list[str]:
@@ -184,13 +195,9 @@ def _gone(run: RunDir, where: Standing) -> list[str]:
     from launch import slurm
 
     record = array.job_of(run) or {}
-    job, logs = str(record.get("job_id")), Path(record.get("logs") or run.slurm)  # an array's lie with its sweep
-    ended = slurm.fate(job)
-    how = where.where
-    if ended:
-        reason = (re.findall(r"\((\S+)\)", ended) or [""])[0]
-        meaning = next((f": {text}" for word, text in ENDS.items() if reason.startswith(word)), "")
-        how = f"Slurm job {job} is {ended}{meaning}"
+    job = str(record.get("job_id"))
+    logs = Path(record.get("logs") or run.slurm)  # an array's lie with its sweep
+    how = _in_slurms_words(job) or where.where
     log = slurm.log_of(job, logs)
     last = _last_line(log)
     return [
@@ -198,6 +205,17 @@ def _gone(run: RunDir, where: Standing) -> list[str]:
         f"its log ends with {last!r}: {site.shown(log)}" if last else f"it left no log in {site.shown(logs)}",
         f"`batchyard submit {run.run_id}` starts it again",
     ]
+
+
+def _in_slurms_words(job: str) -> str | None:
+    """How a job that has left the queue ended, and what Slurm's reason means; None where Slurm no longer tells."""
+    from launch import slurm
+
+    if not (ended := slurm.fate(job)):
+        return None
+    reason = (re.findall(r"\((\S+)\)", ended) or [""])[0]
+    meaning = next((f": {text}" for word, text in ENDS.items() if reason.startswith(word)), "")
+    return f"Slurm job {job} is {ended}{meaning}"
 
 
 def _last_line(log: Path) -> str | None:

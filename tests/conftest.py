@@ -9,7 +9,8 @@ import pytest
 
 PROJECT = Path(__file__).resolve().parents[1]
 
-for name in [n for n in os.environ if n.startswith(("BATCHYARD_", "WANDB_", "SLURM_")) and n != "BATCHYARD_DATA"]:
+OTHERS = ("BATCHYARD_", "WANDB_", "SLURM_", "SBATCH_", "SQUEUE_", "SUBMITIT_")
+for name in [n for n in os.environ if n.startswith(OTHERS) and n != "BATCHYARD_DATA"]:
     del os.environ[name]
 # torch's own start-up code warns in two places that are not ours to mend; each is named here with its reason
 os.environ["PYTHONWARNINGS"] = "error"

@@ -91,10 +91,19 @@ def test_what_a_cluster_sets_for_all_is_in_the_script_and_shown(tmp_path: Path) 
         "SBATCH_RESERVATION": "course",
         "SBATCH_PARTITION": "short",
     }
-    shell = Shell(tmp_path / "runs", env=(*theirs.items(), ("SBATCH_TIMELIMIT", "1")))
+    shell = Shell(
+        tmp_path / "runs",
+        env=(*theirs.items(), ("SBATCH_TIMELIMIT", "1"), ("SUBMITIT_PREEMPT_SIGNAL", "KILL")),
+    )
     printed = shell.run("show", "digits", "--site", str(site))
     script = [line for line in printed.splitlines() if line.startswith("#SBATCH")]
-    for line in ("--account=physics", "--reservation=course", "--partition=long", "--time=10"):
+    for line in (
+        "--account=physics",
+        "--reservation=course",
+        "--partition=long",
+        "--time=10",
+        "--signal=USR2@120",
+    ):
         assert f"#SBATCH {line}" in script
     for note in (
         "account physics comes from SBATCH_ACCOUNT in the environment",
@@ -328,6 +337,17 @@ def test_a_job_that_ended_before_its_first_word_is_told_in_slurms_words(
     queued.slurm.mkdir(exist_ok=True)
     (queued.slurm / "7_0_log.out").write_text("module load cuda\nmodule: no such module\n\n")
     assert "its log ends with 'module: no such module': " in shell.run("why", "a")
+
+
+def test_a_run_that_was_to_continue_is_told_why_it_does_not(queued: RunDir, tools: Path) -> None:
+    stopped = Outcome("stopped", "preempted", "slurm-7.0", "t", 5, cause="asked to stop")
+    stopped.write(queued.attempt("slurm-7.0").outcome)
+    fake(tools, "squeue", "exit 0")
+    fake(tools, "scontrol", "echo 'JobId=7 JobState=FAILED Reason=BadConstraints'")
+    lines = Shell(queued.path.parent).run("why", "a").splitlines()
+    assert lines[1].startswith(
+        "it was to continue by itself, but Slurm job 7 is FAILED (BadConstraints): no"
+    )
 
 
 def test_a_job_that_left_the_queue_between_two_questions_is_no_error(
