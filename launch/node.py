@@ -27,7 +27,7 @@ from typing import Any
 from launch import array, restarts, scratch, verdict
 from launch.slurm_node import ask, end_of, is_cancelled, keep, queue_behind, start_again, unix_s
 from trainer.config.layout import Attempt, RunDir, read_json, write_json, write_text
-from trainer.config.lock import LEASE_S, Lock, local_pid, me
+from trainer.config.lock import LEASE_S, Lock, LockLost, local_pid, me
 from trainer.config.outcome import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, Outcome
 
 POLL_S = 0.05
@@ -187,8 +187,11 @@ def lead(run: RunDir, node: Node, signals: Signals) -> int:
         outcome = following.outcome
         ended = {"ended": time.time(), "exit_status": status, "signal": signals.received}
         keep(partial(write_json, attempt.record, {**begun, **ended}))
+        keep(lock.verify)
         for path in (attempt.outcome, run.outcome):
             keep(partial(outcome.write, path))
+    except LockLost as error:
+        return lost(run, attempt, error)
     finally:
         keep(lock.release)
     if node.slurm_job:  # for Slurm's log; locally submit tells it
@@ -229,6 +232,20 @@ def held_by_another(run: RunDir, attempt: Attempt, node: Node, signals: Signals,
         print(f"{run.run_id} {outcome.status} ({outcome.verdict}): {outcome.cause}", flush=True)
         return outcome.exit_code
     start_again(run, read_json(run.plan), attempt, restarts.NextStart(outcome, follows=True), node.slurm_job, os.environ)
+    return EXIT_STOPPED
+
+
+def lost(run: RunDir, attempt: Attempt, error: LockLost) -> int:
+    """Another attempt runs the run, which this one lost while it was suspended or cut off from the disk.
+
+    Nothing follows from this attempt, and its outcome stays with it. Returns batchyard's exit code.
+    """
+    cause = f"{attempt.id} lost the run to another attempt: {error}"
+    generation = restarts.generation_of(run, attempt.id)
+    outcome = Outcome("stopped", "infrastructure", attempt.id, "launch.node", cause=cause, generation=generation)
+    if not attempt.outcome.exists():
+        keep(partial(outcome.write, attempt.outcome))
+    print(f"launch.node: {cause}", file=sys.stderr, flush=True)
     return EXIT_STOPPED
 
 
@@ -291,7 +308,7 @@ def execute(plan: dict[str, Any], run: RunDir, node: Node, signals: Signals, loc
     environment = {**os.environ, **plan["env"], "BATCHYARD_ATTEMPT": node.attempt_id}
     if deadline := node.rank == 0 and read_json(attempt.record)["deadline"]:  # rank 0 decides for all
         environment["BATCHYARD_DEADLINE"] = str(deadline)
-    if plan.get("local_scratch") and (own := on_local_scratch(run, plan["local_scratch"])):
+    if plan.get("local_scratch") and (own := on_local_scratch(run, plan["local_scratch"], lock)):
         environment["BATCHYARD_PREPARED"] = str(own)
     argv = [sys.executable, "-S", "-P", "-c", DIE_WITH_PARENT, *(node.fill(a) for a in plan["argv"])]
     contained = plan["backend"] == "docker"
@@ -307,11 +324,24 @@ def execute(plan: dict[str, Any], run: RunDir, node: Node, signals: Signals, loc
     with process.stdin:  # open while this process lives: the container's entrypoint stops when its stdin ends
         while process.poll() is None:
             if lock is not None:
-                with contextlib.suppress(OSError):  # a disk that fails for a moment ends no training
-                    lock.renew()
+                try:
+                    with contextlib.suppress(OSError):  # a disk that fails for a moment ends no training
+                        lock.renew()
+                except LockLost:
+                    end_at_once(plan, run, process)
+                    raise
             time.sleep(POLL_S)
     leave_record(attempt, node, signals, process.returncode, oom_kills(contained) - killed_before)
     return process.returncode
+
+
+def end_at_once(plan: dict[str, Any], run: RunDir, process: subprocess.Popen[bytes]) -> None:
+    """Ends the command before it writes again: asked by TERM, the trainer would write a checkpoint first."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)  # the ranks die with it
+    if plan["backend"] == "docker":  # killed was the client alone
+        ask(plan["argv"][0], "kill", run.run_id)
+    process.wait()
 
 
 def leave_record(attempt: Attempt, node: Node, signals: Signals, exit_status: int, killed: int) -> None:
@@ -323,14 +353,14 @@ def leave_record(attempt: Attempt, node: Node, signals: Signals, exit_status: in
     keep(partial(write_json, attempt.node_record(node.rank), record))
 
 
-def on_local_scratch(run: RunDir, folder: str) -> Path | None:
+def on_local_scratch(run: RunDir, folder: str, held: Lock | None = None) -> Path | None:
     """The prepared data on this node's own disk; None, and said, where it cannot be had there: the shared copy serves."""
     shared = Path((read_json(run.data_record) or {}).get("path", ""))
     try:
         expanded = os.path.expandvars(folder)
         if not Path(expanded).is_absolute():
             raise scratch.NotCopied(f"{folder} is {expanded} on this node, no absolute path")
-        return scratch.copy(shared, Path(expanded))
+        return scratch.copy(shared, Path(expanded), held)
     except scratch.NotCopied as error:
         print(f"launch.node: {socket.gethostname()} reads the data from {shared}, not from local_scratch: {error}", flush=True)
         return None

@@ -32,7 +32,7 @@ from launch.snapshot import Code
 from launch.spec import Job, JobSpec, Loaded
 from launch.verdict import conclude
 from trainer.config.layout import RunDir, read_json, write_json, write_text
-from trainer.config.lock import Lock
+from trainer.config.lock import RENEW_S, Lock
 from trainer.config.outcome import EXIT_WRONG, Outcome
 from trainer.config.run import RunConfig, TrainConfig, canonical
 
@@ -170,13 +170,16 @@ def acquire(lock: Lock, name: str, held: Lock | None = None) -> bool:
         ) from None
 
 
-def prepare_run(ready: Ready, before: Standing, code: Code, image: str | None, say: Callable[[str], None]) -> Ready:
+def prepare_run(
+    ready: Ready, before: Standing, code: Code, image: str | None, say: Callable[[str], None], lock: Lock
+) -> Ready:
     """Makes the run ready to start: its directory and its data. image: name and digest, for the record.
 
-    Returns it as it is run: with a plan that fits code which it may have kept. Raises SubmitError.
+    Returns it as it is run: with a plan that fits code which it may have kept. lock: the run's, which is renewed meanwhile.
+    Raises SubmitError, and LockLost where another submit has taken the run.
     """
     ready = write_run(ready, before, code, image, say)
-    prepare_data(ready, say)
+    prepare_data(ready, say, lock=lock)
     return ready
 
 
@@ -271,13 +274,18 @@ def code_differs(run: RunDir, code: Code) -> bool:
         return False
 
 
-def prepare_data(ready: Ready, say: Callable[[str], None], made: dict[str, Any] | None = None) -> None:
+def prepare_data(
+    ready: Ready, say: Callable[[str], None], made: dict[str, Any] | None = None, lock: Lock | None = None
+) -> None:
     """Makes the data set (and the weights to begin with) ready by the run's own Python and code, and records what was made.
 
-    made: that, where it was made for several. Raises SubmitError.
+    made: that, where it was made for several. lock: under which this is done, to be renewed meanwhile. Raises SubmitError,
+    and LockLost where another submit has taken it.
     """
     run = ready.run
-    record = made or make_data(ready, run.code)
+    record = made or make_data(ready, run.code, lock)
+    if lock is not None:
+        lock.verify()
     known = run.data_record.exists() and json.loads(run.data_record.read_text())
     if known and known["sha256"] != record["sha256"]:
         raise SubmitError(
@@ -305,13 +313,17 @@ def _begins_with(train: TrainConfig) -> tuple[Any, ...]:
     return (train.weights, train.freeze, train.model) if train.weights or train.freeze else ()
 
 
-def make_data(ready: Ready, code: Path) -> dict[str, Any]:
-    """Makes the data set and the weights to begin with, by the code in a folder; returns the record of both. Raises SubmitError."""
+def make_data(ready: Ready, code: Path, lock: Lock | None = None) -> dict[str, Any]:
+    """Makes the data set and the weights to begin with, by the code in a folder; returns the record of both.
+
+    lock: as prepare_data takes it. Raises SubmitError and LockLost.
+    """
     where = ready.request.folders
     where.cache.mkdir(parents=True, exist_ok=True)
     needs = "torch" if _begins_with(ready.config.train) else "numpy"
     folders = ("--data-dir", str(where.data), "--cache-dir", str(where.cache))
-    made: dict[str, Any] = json.loads(tool_of(code, ready.plan.python, "prepare", ready.run.config, *folders, needs=needs).stdout)
+    result = tool_of(code, ready.plan.python, "prepare", ready.run.config, *folders, needs=needs, lock=lock)
+    made: dict[str, Any] = json.loads(result.stdout)
     return made
 
 
@@ -323,11 +335,12 @@ def tool(run: RunDir, python: str, name: str, *arguments: str, needs: str) -> su
 
 
 def tool_of(
-    code: Path, python: str, name: str, config: Path, *arguments: str, needs: str
+    code: Path, python: str, name: str, config: Path, *arguments: str, needs: str, lock: Lock | None = None
 ) -> subprocess.CompletedProcess[str]:
     """Runs `python -m trainer.<name> config.json` with the code in a folder (snapshot.on_path). needs: a module that it imports.
 
-    Raises SubmitError: what the tool says to a person, or its last lines.
+    lock: of this process, to be renewed meanwhile. Raises SubmitError: what the tool says to a person, or its last lines. Raises
+    LockLost.
     """
     packages = snapshot.on_path(code)
     if not (packages / "trainer" / f"{name}.py").exists():
@@ -339,13 +352,32 @@ def tool_of(
         )
     argv = [python, "-P", "-m", f"trainer.{name}", str(config), *arguments]
     env = site.environment(PYTHONPATH=str(packages), PYTHONSAFEPATH="1")
-    result = subprocess.run(argv, env=env, capture_output=True, text=True, check=False)
+    result = _run(argv, env, lock)
     if result.returncode == EXIT_WRONG:  # a message for a person
         raise SubmitError(result.stderr.strip())
     if result.returncode:
         tail = "\n".join(result.stderr.strip().splitlines()[-8:])
         raise SubmitError(f"trainer.{name} failed ({result.returncode}):\n  {' '.join(argv)}\n{tail}")
     return result
+
+
+def _run(argv: list[str], env: dict[str, str], lock: Lock | None) -> subprocess.CompletedProcess[str]:
+    """Runs a command to its end, and renews a lock of this process meanwhile: a download may outlast its lease.
+
+    Raises LockLost, once the command is killed.
+    """
+    with subprocess.Popen(argv, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            while True:
+                try:
+                    out, err = process.communicate(timeout=RENEW_S)
+                    return subprocess.CompletedProcess(argv, process.returncode, out, err)
+                except subprocess.TimeoutExpired:
+                    if lock is not None:
+                        lock.renew()
+        except BaseException:  # Ctrl-C too
+            process.kill()
+            raise
 
 
 def ask_of_job(

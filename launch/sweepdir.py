@@ -120,6 +120,7 @@ def recording(sweep: SweepDir, job: str) -> Iterator[list[Submit]]:
     try:
         found = submits(sweep)
         yield found
+        lock.verify()
         write_json(sweep.record, {"job": job, "submits": found})
     finally:
         lock.release()

@@ -22,6 +22,7 @@ from launch.snapshot import Code
 from launch.spec import Job
 from launch.submit import Ready, Request, SubmitError
 from trainer.config.layout import RunDir, SweepDir, read_json, write_json, write_text
+from trainer.config.lock import LockLost
 from trainer.config.outcome import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED
 from trainer.config.run import RunConfig
 
@@ -116,7 +117,7 @@ def main() -> int:
     if here.rank == 0 and not chosen.exists():
         try:
             run = choose(sweep, here.slurm_job, signals)
-        except (SubmitError, OSError) as error:
+        except (SubmitError, LockLost, OSError) as error:
             print(f"launch.trial: {error}", file=sys.stderr)
             return EXIT_FAILED
         if run is None and signals.received is not None:  # started again, it chooses

@@ -10,6 +10,7 @@ import sys
 import click
 
 from launch.errors import Failed, Wrong
+from trainer.config.lock import LockLost
 from trainer.config.outcome import EXIT_FAILED, EXIT_WRONG
 
 # verb -> (the file that holds it, its line in --help). In the order of a person's day.
@@ -76,7 +77,7 @@ def main() -> None:
     except Wrong as error:
         click.echo(error.told(), err=True)
         sys.exit(EXIT_WRONG)
-    except Failed as error:
+    except (Failed, LockLost) as error:
         click.echo(f"batchyard: {error}", err=True)
         sys.exit(EXIT_FAILED)
     except click.exceptions.Exit as error:

@@ -23,6 +23,7 @@ from launch.spec import Loaded
 from launch.submit import Ready, Request, SubmitError
 from launch.sweep import Sweep
 from launch.sweepdir import Submit
+from trainer.config.lock import Lock
 
 
 def submit_all(request: Request, loaded: Loaded, machine: Machine) -> int:
@@ -70,11 +71,11 @@ def _to_continue(of: Searched) -> dict[int, Record]:
 
 
 @contextmanager
-def _queueing(of: Searched) -> Iterator[None]:
+def _queueing(of: Searched) -> Iterator[Lock]:
     """One submit at a time queues job arrays of a sweep. Raises SubmitError."""
     lock = submitting.take(of.sweep.queue_lock, of.sweep.sweep_id)
     try:
-        yield
+        yield lock
     finally:
         lock.release()
 
@@ -86,7 +87,7 @@ def _queue(
     at_once = Sweep.model_validate(loaded.written["sweep"]).array_parallelism
     ready = [search.resolve(of, request, machine, n, t["axes"], t["run_id"]) for n, t in to_continue.items()]
     exit_code = sweeps.queue_all(of.sweep, submit, request.job.name, ready, code, at_once)
-    with _queueing(of):
+    with _queueing(of) as lock:
         tasks = of.missing() - len(slurm.waiting_trials(of.sweep))
         if tasks <= 0:
             return exit_code
@@ -96,7 +97,7 @@ def _queue(
         asked = replace(request, run_id=of.sweep.template.run_id, folders=of_sweep, new=False, sweep=of.sweep.sweep_id)
         template = submitting.resolve(asked, loaded.specs[0], machine)
         submitting.write_run(template, Standing("new"), code, None, sweeps.say, shared=True)
-        submitting.prepare_data(template, sweeps.say)
+        submitting.prepare_data(template, sweeps.say, lock=lock)
         trial.leave_request(of.sweep, replace(template, request=request), code)
         behind = {job.split("_")[0] for job in rundir.slurm_jobs([r.run for r in ready])[0].values()}
         arrays = slurm.submit_trials(of.sweep, template.plan, code.root, tasks, at_once, sorted(behind))

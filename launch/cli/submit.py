@@ -124,7 +124,7 @@ def run(ready: Ready, code: Code, front: local.Foreground) -> int:
             return EXIT_DONE
         _announce(ready, before)
         image = image_of(ready) if ready.plan.backend == "docker" else None
-        ready = submit.prepare_run(ready, before, code, image, say=lambda line: click.echo(f"  {line}"))
+        ready = submit.prepare_run(ready, before, code, image, lambda line: click.echo(f"  {line}"), lock)
         if ready.plan.backend == "slurm":
             return _queue(ready)
         attempt, process = local.submit(ready.run, ready.plan)

@@ -130,6 +130,7 @@ def queue_all(sweep: SweepDir, submit: Submit, job: str, to_run: list[Ready], co
         slurm.adopt_sweep(sweep)  # of one that died while we waited
         with submitting.Together() as together:
             queued, data = _tasks(submit, _write(sweep, submit, to_run, code, together, lock), lock)
+        lock.verify()
         shared = {"root": str(code.root), "record": snapshot.record(code)}
         arrays = slurm.submit_sweep(queued, sweep, shared, data, at_once) if queued else []
     finally:

@@ -177,6 +177,7 @@ class Lock:
         self.path = path
         self.lease_s = lease_s
         self.settle_s = settle_s
+        self.nonce = ""
         self.content = b""  # of this process, while it holds the lock
         self.links: list[Lock] = []
         self.renewed = 0.0
@@ -214,6 +215,7 @@ class Lock:
         finally:
             mine.unlink(missing_ok=True)
 
+        self.nonce = nonce
         self.content = content
         self.renewed = began
         self.checked = began

@@ -6,6 +6,7 @@ import hashlib
 import shutil
 import time
 from dataclasses import dataclass
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from PIL import Image
 from trainer.config import steps
 from trainer.config.data import DataConfig
 from trainer.config.layout import RunDir, read_json
-from trainer.config.lock import Lock
+from trainer.config.lock import Lock, LockLost
 from trainer.data import dataset, pictures
 from trainer.data.masks import Crop, EncodedMasks
 from trainer.data.pictures import BadPicture, Fit
@@ -137,15 +138,19 @@ def prepare(
         if time.monotonic() > began + WAIT_S:
             raise DataError(f"another process has been preparing {path} for {WAIT_S:.0f} s: {lock.holder()}")
         time.sleep(0.1)
-    temporary = path.with_name(f".{path.name}.tmp")  # one name: what a killed prepare left is removed by the next
+    temporary = path.with_name(f".{path.name}.{lock.nonce}.tmp")
     try:
         if manifest := read_json(path / "manifest.json"):  # made while we waited
             return {**manifest, **found, "made": False}
         shutil.rmtree(path, ignore_errors=True)  # cleared by hand in part
-        shutil.rmtree(temporary, ignore_errors=True)
+        for left in path.parent.glob(f".{escape(path.name)}.*tmp"):  # by a prepare that was killed
+            shutil.rmtree(left, ignore_errors=True)
         temporary.mkdir()
         manifest = write(temporary, config.name, source, lock.renew)
+        lock.verify()
         temporary.rename(path)
+    except LockLost as error:
+        raise DataError(f"another process prepares {path} now: {error}; submit again") from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         lock.release()
