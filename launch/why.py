@@ -168,7 +168,9 @@ def _since(run: RunDir, where: Standing, outcome: Outcome) -> list[str]:
     if job is None or where.state != "stopped" or outcome.verdict not in ("preempted", "timeout"):
         return []
     gone = _in_slurms_words(job)
-    return [f"it was to continue by itself, but {gone}"] if gone else []
+    if gone is None or "COMPLETED" in gone or "NonZeroExitCode" in gone:  # it ended with the attempt, whose outcome tells why
+        return []
+    return [f"it was to continue by itself, but {gone}"]
 
 
 def _failed(run: RunDir, where: Standing) -> list[str]:

@@ -350,6 +350,14 @@ def test_a_run_that_was_to_continue_is_told_why_it_does_not(queued: RunDir, tool
     )
 
 
+def test_a_job_that_ended_with_its_attempt_is_no_news(queued: RunDir, tools: Path) -> None:
+    stopped = Outcome("stopped", "preempted", "slurm-7.0", "t", 5, cause="nothing follows")
+    stopped.write(queued.attempt("slurm-7.0").outcome)
+    fake(tools, "squeue", "exit 0")
+    fake(tools, "scontrol", "echo 'JobId=7 JobState=FAILED Reason=NonZeroExitCode'")
+    assert "it was to continue" not in Shell(queued.path.parent).run("why", "a")
+
+
 def test_a_job_that_left_the_queue_between_two_questions_is_no_error(
     queued: RunDir, tools: Path
 ) -> None:
