@@ -86,7 +86,8 @@ def _too_short(outcome: Outcome, times: int, slurm: dict[str, Any]) -> Outcome:
     if "time" in slurm and "signal_delay_s" in slurm:
         hint += f", which is {slurm['time']}, or lower slurm.grace_s in the site file: the start alone takes longer than "
         hint += f"the {60 * slurm['time'] - slurm['signal_delay_s']} s that are left for it"
-    return replace(outcome, status="failed", verdict="timeout", cause=f"{cause}; the last: {outcome.cause}", hint=hint)
+    last = (outcome.cause or "no cause is known").partition(";")[0]
+    return replace(outcome, status="failed", verdict="timeout", cause=f"{cause}; the last: {last}", hint=hint)
 
 
 def next_generation(run: RunDir) -> int:

@@ -207,6 +207,8 @@ def submit(token: str, *argv: str) -> str:
     """
     try:
         done = run("sbatch", "--parsable", *argv, order=True)
+    except NotHere:
+        raise  # then there is no job to look for
     except NoAnswer as error:
         done = subprocess.CompletedProcess(argv, 1, "", str(error))
     accepted = done.returncode == 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shlex
-import shutil
 import sys
 import time
 import uuid
@@ -18,7 +17,7 @@ from launch import slurm_commands
 from launch.restarts import NextStart, ended_attempts, next_start
 from launch.slurm_commands import SlurmError
 from launch.verdict import checkpoint_step, conclude
-from trainer.config.layout import Attempt, RunDir, read_json, write_json
+from trainer.config.layout import Attempt, RunDir, read_json, write_json, write_text
 from trainer.config.outcome import Outcome
 
 ANSWER_S = 10.0
@@ -144,10 +143,10 @@ def queue_behind(
     except SlurmError as error:
         return str(error)
     record = read_json(run.slurm_job) or {}
+    newer = {"job_id": follower, "logs": str(run.slurm), "follows": [*record.get("follows", ()), job]}
     script = run.attempt(f"slurm-{follower}.0").script
-    script.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(own, script)
-    write_json(run.slurm_job, {"job_id": follower, "logs": str(run.slurm), "follows": [*record.get("follows", ()), job]})
+    keep(partial(write_text, script, own.read_text()))  # the job is in the queue, whatever the disk takes
+    keep(partial(write_json, run.slurm_job, newer))
     print(f"Slurm job {follower} goes on with {run.run_id}", flush=True)
     return None
 

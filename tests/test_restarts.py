@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,8 +13,9 @@ import pytest
 
 from launch import restarts
 from launch.restarts import MAX_PREEMPTED, next_start
-from tests.cli import PROJECT
+from tests.cli import PROJECT, wait_for
 from tests.test_node import fake, run_dir
+from trainer.config import lock
 from trainer.config.layout import RunDir, read_json, write_json
 from trainer.config.outcome import Outcome, Status, Verdict
 
@@ -48,17 +51,21 @@ def ended(
     return outcome
 
 
-def start(run: RunDir, job: str = "7", restart: int = 1, node: int = 0, limit_s: float = 60) -> tuple[int, str]:
-    """A start of a Slurm job on one node: its exit code, and what it printed."""
-    tools = run.path.parent / "bin"
-    environment = {
-        **os.environ, "PATH": f"{tools}:{os.environ['PATH']}", "SLURM_JOB_ID": job, "SLURM_RESTART_COUNT": str(restart),
+def slurm_variables(run: RunDir, job: str = "7", restart: int = 1, node: int = 0, path: str = os.environ["PATH"]) -> dict[str, str]:
+    """The environment of a Slurm job. path: PATH, after the fake commands."""
+    return {
+        **os.environ, "PATH": f"{run.path.parent}/bin:{path}", "SLURM_JOB_ID": job, "SLURM_RESTART_COUNT": str(restart),
         "SLURM_NODEID": str(node), "SLURM_JOB_NODELIST": "n[1-2]",
     }  # fmt: skip
+
+
+def start(run: RunDir, job: str = "7", restart: int = 1, node: int = 0, path: str = os.environ["PATH"]) -> tuple[int, str]:
+    """A start of a Slurm job on one node: its exit code, and what it printed."""
+    environment = slurm_variables(run, job, restart, node, path)
     argv = [sys.executable, "-m", "launch.node", str(run.path), "--slurm"]
     done = subprocess.run(
         argv, cwd=PROJECT, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        timeout=limit_s, check=False,
+        timeout=60, check=False,
     )  # fmt: skip
     return done.returncode, done.stdout
 
@@ -207,7 +214,7 @@ def stops(run: RunDir, step: int) -> None:
     own = run.path.parent / "own.json"
     Outcome("stopped", "preempted", "any", "trainer rank 0", step, cause="asked to stop").write(own)
     write_json(run.plan, {
-        **read_json(run.plan), "argv": ["cp", str(own), f"{run.path}/attempts/{{ATTEMPT}}/outcome.json"],
+        **read_json(run.plan), "argv": [shutil.which("cp"), str(own), f"{run.path}/attempts/{{ATTEMPT}}/outcome.json"],
         "slurm": {"time": 1, "signal_delay_s": 30},
     })  # fmt: skip
 
@@ -239,3 +246,77 @@ def test_a_preemption_without_a_step_is_delayed(run: RunDir) -> None:
     assert ordered(run) == ["requeue 7", "requeue 7", "update JobId=7 StartTime=now+240"]
     left = Outcome.read(run.outcome)
     assert left and left.preempted_by_slurm and left.cause and "2 times in a row without a new step" in left.cause
+
+
+def refuse_requeue(run: RunDir, sbatch: str) -> None:
+    """As a site that switched requeues off answers. sbatch: its script; empty: there is none."""
+    words = "Requested operation is presently disabled for job 7"
+    fake(run.path.parent / "bin", "scontrol", f'test "$1" = requeue || exit 0; echo "{words}" >&2; exit 1')
+    if sbatch:
+        fake(run.path.parent / "bin", "sbatch", sbatch)
+    run.attempt("slurm-7.0").path.mkdir(parents=True)
+    run.attempt("slurm-7.0").script.write_text("#!/bin/sh\n")
+
+
+def test_where_a_requeue_is_refused_another_job_follows(run: RunDir) -> None:
+    queued = run.path.parent / "queued"
+    refuse_requeue(run, f'echo "$@" >> {queued}; expr 11 + $(wc -l < {queued})')
+    stops(run, 5)
+    exit_code, printed = start(run, restart=0)
+    assert exit_code == 75 and "Slurm job 12 goes on with" in printed
+    assert "--dependency=afterany:7" in queued.read_text()
+    assert read_json(run.slurm_job)["job_id"] == "12" and read_json(run.slurm_job)["follows"] == ["7"]
+    left = Outcome.read(run.outcome)
+    assert left and left.cause == "asked to stop"
+    exit_code, printed = start(run, "12", restart=0)  # of the same submit
+    assert exit_code == 75, printed
+
+
+@pytest.mark.parametrize("slurm", ["refuses all", "is not here"])
+def test_where_nothing_follows_the_outcome_says_so(run: RunDir, slurm: str) -> None:
+    """A node without scontrol: a traceback, and FAILED; a refused requeue: FAILED, and `why` silent."""
+    if slurm == "refuses all":
+        refuse_requeue(run, 'echo "sbatch: error: Access/permission denied" >&2; exit 1')
+        whys = ["presently disabled for job 7", "Access/permission denied"]
+    else:
+        for tool in ("scontrol", "squeue"):
+            (run.path.parent / "bin" / tool).unlink()
+        run.attempt("slurm-7.0").path.mkdir(parents=True)
+        run.attempt("slurm-7.0").script.write_text("#!/bin/sh\n")
+        whys = ["there is no scontrol here", "there is no sbatch here"]
+    stops(run, 5)
+    exit_code, printed = start(run, restart=0, path="/usr/bin:/bin" if slurm == "refuses all" else "/bin/none")
+    assert exit_code == 75 and "Traceback" not in printed
+    for path in (run.outcome, run.attempt("slurm-7.0").outcome):
+        left = Outcome.read(path)
+        assert left and (left.status, left.verdict, left.global_step) == ("stopped", "preempted", 5)
+        assert left.cause and all(why in left.cause for why in ("nothing follows", *whys))
+        assert left.hint and f"`batchyard submit {run.run_id}` continues it" in left.hint
+
+
+@pytest.mark.parametrize(("shown", "code", "orders"), [
+    ("JobState=COMPLETING Reason=None Restarts=1 EndTime=2026-02-03T04:05:06", 75, []),  # of a scancel
+    ("JobState=CANCELLED Reason=None Restarts=1 EndTime=2026-02-03T04:05:06", 75, []),
+    ("JobState=RUNNING Reason=None Restarts=1 EndTime=2031-02-03T04:05:06", 75, ["requeue 7"]),  # the limit is near
+])  # fmt: skip
+def test_a_scancel_while_a_lost_nodes_lease_is_waited_for_ends_the_job(
+    run: RunDir, shown: str, code: int, orders: list[str]
+) -> None:
+    """It requeued itself, and ran."""
+    ended(run, "slurm-7.0", "stopped", "preempted")
+    write_json(run.lock, {**lock.me(), "host": "n1", "boot": "of another machine", "attempt": "slurm-7.0"})
+    log = run.path.parent / "ordered"
+    fake(run.path.parent / "bin", "scontrol", f'if [ "$1" = show ]; then echo "JobId=7 {shown}"; else echo "$@" >> {log}; fi')
+    argv = [sys.executable, "-m", "launch.node", str(run.path), "--slurm"]
+    process = subprocess.Popen(argv, cwd=PROJECT, env=slurm_variables(run), stdin=subprocess.DEVNULL)
+    wait_for("its attempt", run.attempt("slurm-7.1").path.exists)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == code and ordered(run) == orders and not ran(run)
+    left = Outcome.read(run.attempt("slurm-7.1").outcome)
+    if orders:
+        assert left is None
+    else:
+        assert left and (left.status, left.verdict, left.generation) == ("stopped", "cancelled", 1)
+        run.lock.unlink()  # the lease is over
+        assert start(run, restart=2) == (75, f"{run.run_id} is over: slurm-7.1 ended as stopped (cancelled); "
+                                         f"`batchyard submit {run.run_id}` continues it; slurm-7.2 starts nothing\n")  # fmt: skip
