@@ -359,3 +359,10 @@ def test_a_nonce_that_is_no_name_names_no_file(tmp_path: Path, dead_pid: int) ->
     write_json(path, {**json.loads(path.read_text()), "nonce": "../../x"})
     takes_and_frees(path)
     assert sorted(os.listdir(tmp_path)) == ["deep"]
+
+
+def test_a_lock_makes_its_folder(tmp_path: Path) -> None:
+    """The first submit of a sweep takes the lock of its queue before there is a folder of the sweep."""
+    held = Lock(tmp_path / "a.sweep" / "queue-lock.json")
+    assert held.acquire()
+    held.release()

@@ -208,6 +208,7 @@ class Lock:
         content = (json.dumps({**here, "nonce": nonce, **details}, indent=2) + "\n").encode()
 
         began = awake_s()
+        self.path.parent.mkdir(parents=True, exist_ok=True)  # the first submit of a sweep makes it
         try:
             mine.write_bytes(content)  # not synced: no lock outlives a power cut
             if not self._claim(self.path, mine, content):
