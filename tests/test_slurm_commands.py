@@ -115,6 +115,22 @@ def test_what_a_cluster_sets_for_all_is_in_the_script_and_shown(tmp_path: Path) 
     assert "SBATCH_" not in local
 
 
+def test_the_submit_of_a_sweep_says_likewise(tools: Path, tmp_path: Path) -> None:
+    fake(tools, "sbatch", f"env > {tmp_path}/seen; echo 9")
+    fake(tools, "squeue", "exit 0")
+    fake(tools, "scontrol", "exit 1")
+    theirs = {"SBATCH_ACCOUNT": "physics", "SBATCH_ARRAY_INX": "0-9"}
+    shell = Shell(tmp_path / "runs", env=tuple(theirs.items()))
+    axis = "sweep.grid.train.seed=[0, 1]"
+    printed = shell.run("submit", "digits", "--set", axis, "--backend", "slurm")
+    assert "  account physics comes from SBATCH_ACCOUNT in the environment" in printed
+    assert "  SBATCH_ARRAY_INX in the environment: not used" in printed
+    assert "queued 2 points as Slurm job array 9," in printed
+    assert "SBATCH_" not in (tmp_path / "seen").read_text()
+    (script,) = shell.runs.glob("*.sweep/slurm/*.sh")
+    assert "#SBATCH --account=physics\n#SBATCH --array=0-1%2\n" in script.read_text()
+
+
 @pytest.mark.parametrize("name", ["SLURM_CLUSTERS", "SBATCH_CLUSTERS"])
 def test_another_cluster_is_refused_by_name(tmp_path: Path, name: str) -> None:
     shell = Shell(tmp_path / "runs", env=((name, "two"),))

@@ -38,6 +38,8 @@ def submit_all(request: Request, loaded: Loaded, machine: Machine) -> int:
             slurm.adopt_sweep(of.sweep)
     to_continue = _to_continue(of)
     _show(of, to_continue)
+    for note in request.notes:
+        sweeps.say(note)
     code = snapshot.look(request.project)
     for note in code.notes:
         sweeps.say(note)

@@ -77,6 +77,8 @@ def submit_all(request: Request, loaded: Loaded, machine: Machine, *, prune: boo
     ready = resolve(request, loaded, machine, sweep)
     plan = reconcile(sweep, ready, run_status.standings([r.run for _, r in ready]))
     show_plan(sweep, plan)
+    for note in request.notes:
+        say(note)
     if prune:
         _prune(sweep, plan)
     to_run = [(wanted, r) for wanted, (_, r) in zip(plan.wanted, ready, strict=True) if wanted.to_run]
