@@ -31,6 +31,7 @@ from launch.site_file import Site
 from launch.snapshot import Code
 from launch.spec import Job, JobSpec, Loaded
 from launch.verdict import conclude
+from trainer.config import wandb_mode
 from trainer.config.layout import RunDir, read_json, write_json, write_text
 from trainer.config.lock import RENEW_S, Lock
 from trainer.config.outcome import EXIT_WRONG, Outcome
@@ -104,7 +105,17 @@ def resolve(request: Request, job: JobSpec, machine: Machine) -> Ready:
     if after:
         plan = dataclasses.replace(plan, after=str(after.path))
     plan = dataclasses.replace(plan, notes=[*request.notes, *plan.notes])
+    if config.execution.tracking.mode != "disabled":
+        _check_wandb(plan)
     return Ready(request, job, placement, run, config, plan)
+
+
+def _check_wandb(plan: Plan) -> None:
+    """Raises SubmitError where the environment that a run gets asks of wandb what nobody can know."""
+    try:
+        wandb_mode.asked(site.environment(**plan.env))
+    except ValueError as error:
+        raise SubmitError(f"wandb: {error}") from None
 
 
 Made = Future[dict[str, Any]]  # what prepare tells of a data set, once it is there

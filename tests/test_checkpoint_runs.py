@@ -251,6 +251,7 @@ def test_export_by_the_tool_and_by_the_verb(tmp_path: Path, prepared: dict[str, 
     line = shell.run("export", "t-00000000")
     assert f"{run.path / 'latest.safetensors'}: {len(weights)} tensors" in line and "from step-30.local-1" in line
     assert weights_sha256(load_file(run.path / "latest.safetensors")) == printed["weights_sha256"]
+    assert (run.path / "latest.safetensors").read_bytes() == (tmp_path / "w.safetensors").read_bytes()  # each time the same
     assert "t-00000000 has no best checkpoint: only a run with" in shell.run("export", "t-00000000", "--best", code=2)
     assert "Is a directory" in shell.run("export", "t-00000000", "--out", str(tmp_path), code=2)
     write_json(run.plan, {"python": "/no/such/python"})

@@ -20,7 +20,7 @@ from torch import nn
 from tests.cli import Shell
 from tests.test_predict import PROJECT, asked, trained
 from tests.test_segmentation import SETTINGS, write_scenes
-from trainer import program
+from trainer import export, program
 from trainer import trained as loading
 from trainer.checkpoint import find
 from trainer.config.layout import RunDir, write_json
@@ -223,3 +223,21 @@ def test_what_cannot_be_exported_is_told(tmp_path: Path) -> None:
     assert "Invalid value for '--format'" in shell.run("export", "t", "--format", "onxx", code=2)
     write_json(run.plan, {"python": "/no/such/python"})
     assert "/no/such/python has no safetensors" in shell.run("export", "t", "--format", "onnx", code=2)
+
+
+def test_a_file_is_written_under_the_same_name_each_time(tmp_path: Path) -> None:
+    names = []
+    for i in range(2):
+        with export.appearing(tmp_path / f"{i}.pt2") as path:
+            names.append(path.name)  # torch.export writes it into the file
+            path.write_text("program")
+    assert names == ["model.pt2"] * 2
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["0.pt2", "1.pt2"]
+
+
+def test_a_model_whose_outputs_are_not_finite_is_not_compared(tmp_path: Path) -> None:
+    broken = nn.Linear(2, 2)
+    nn.init.constant_(broken.weight, float("inf"))
+    made = program.of_rows(broken, "mlp", 2)._replace(module=nn.Sequential(broken))
+    with pytest.raises(program.CannotExport, match="gives values of noise that are not finite"):
+        program.write(made, tmp_path / "m.pt2", "torch-export", {})

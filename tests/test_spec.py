@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -9,10 +10,12 @@ from pathlib import Path
 
 import jsonschema
 import pytest
+from pydantic import BaseModel, ValidationError
 
 from launch import spec, yaml_tree
 from launch.spec import Job, JobSpec
 from launch.yaml_tree import SpecError
+from trainer.config.strict import Strict
 
 PROJECT = Path(__file__).resolve().parents[1]
 CASES = PROJECT / "tests" / "cases"
@@ -123,6 +126,24 @@ def test_the_digest_ignores_defaults_order_and_execution() -> None:
     assert load(RIGHT, "train.seed=1").train.digest() != first
     # held: a run_id of today must be found again by every later version
     assert first[:8] == "c4c8b73c"
+
+
+def models_below(model: type[BaseModel]) -> set[type[BaseModel]]:
+    return {model, *(found for below in model.__subclasses__() for found in models_below(below))}
+
+
+@pytest.mark.parametrize("value", [True, False, 1.0, 3.0])
+def test_no_setting_takes_a_value_that_is_only_equal(value: object) -> None:
+    taken = []
+    for model in models_below(Strict):
+        for name, field in model.model_fields.items():
+            words = str(field.annotation)
+            if type(value).__name__ in words or "Any" in words:
+                continue
+            with contextlib.suppress(ValidationError):
+                model.__pydantic_validator__.validate_assignment(model.model_construct(), name, value)
+                taken.append(f"{model.__name__}.{name}: {words}")
+    assert taken == []
 
 
 def test_an_unknown_job_names_its_neighbours() -> None:

@@ -14,7 +14,9 @@ from typing import Any
 import pytest
 
 from tests import ranks
+from tests.cli import Shell
 from tests.wandb_server import WandbServer
+from trainer.config import wandb_mode
 from trainer.config.layout import RunDir, read_json, read_jsonl, write_json
 from trainer.config.outcome import Outcome
 from trainer.data.prepared import prepare
@@ -126,14 +128,54 @@ def test_a_continued_run_is_the_same_wandb_run(
     assert steps(server.history(run.run_id), "train/loss") == [4, 8, 12, 15]
 
 
-@pytest.mark.parametrize("mode", ["offline", "disabled"])
+@pytest.mark.parametrize(("name", "word", "offline"), [
+    ("WANDB_MODE", "offline", True), ("WANDB_MODE", "dryrun", True), ("WANDB_MODE", "Disabled", False),
+    ("WANDB_MODE", "off", False),
+    ("WANDB_DISABLED", "true", False),
+])  # fmt: skip
 def test_the_mode_that_a_person_sets_is_kept(
-    tmp_path: Path, prepared: dict[str, Any], server: WandbServer, monkeypatch: pytest.MonkeyPatch, mode: str
+    tmp_path: Path, prepared: dict[str, Any], server: WandbServer, monkeypatch: pytest.MonkeyPatch, name: str, word: str,
+    offline: bool,
 ) -> None:
-    monkeypatch.setenv("WANDB_MODE", mode)
+    monkeypatch.setenv(name, word)
     run = make(tmp_path, prepared)
     assert ranks.train(run, "local-1", 1) == 0, ranks.logs(run)
-    assert server.bodies == [] and ("wandb: offline" in log_of(run)) == run.wandb.exists() == (mode == "offline")
+    assert server.bodies == [] and "Error" not in log_of(run)
+    assert ("wandb: offline" in log_of(run)) == run.wandb.exists() == offline
+
+
+def test_every_spelling_of_what_is_asked_of_wandb() -> None:
+    for mode, words in {
+        "online": ["online", "Online", " run ", "shared", "true"], "offline": ["offline", "dryrun", "DRYRUN", "dry-run"],
+        "disabled": ["disabled", "off", "OFF", "false", "0", "none"], None: ["", " "],
+    }.items():  # fmt: skip
+        assert {wandb_mode.asked({"WANDB_MODE": word}) for word in words} == {mode}
+    for word in ("true", "1", "YES", "on"):
+        assert wandb_mode.asked({"WANDB_DISABLED": word, "WANDB_MODE": "online"}) == "disabled"
+    for word in ("", "false", "0"):
+        assert wandb_mode.asked({"WANDB_DISABLED": word, "WANDB_MODE": "offline"}) == "offline"
+    assert wandb_mode.asked({}) is None
+
+
+@pytest.mark.parametrize(("name", "said"), [
+    ("WANDB_MODE", "is none of online, offline, disabled: set it to one, or unset it"),
+    ("WANDB_DISABLED", "is neither true nor false: set it to one, or unset it"),
+])  # fmt: skip
+def test_a_word_without_a_meaning_is_refused_before_the_start(tmp_path: Path, name: str, said: str) -> None:
+    shell = Shell(tmp_path / "runs", env=((name, "perhaps"),))
+    assert f"wandb: {name}=perhaps {said}\n" in shell.run("submit", "digits", code=2)
+    assert not list(shell.runs.glob("*"))
+    assert "digits-" in shell.run("show", "digits", "--set", "tracking.mode=disabled")  # where nobody asks wandb
+
+
+def test_a_word_without_a_meaning_on_a_node_alone_is_offline(
+    tmp_path: Path, prepared: dict[str, Any], server: WandbServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "perhaps")
+    run = make(tmp_path, prepared)
+    assert ranks.train(run, "local-1", 1) == 0, ranks.logs(run)
+    assert "wandb: WANDB_MODE=perhaps is none of online, offline, disabled" in log_of(run)
+    assert server.bodies == [] and run.wandb.exists()
 
 
 def test_the_stop_button_cancels_on_all_ranks(tmp_path: Path, prepared: dict[str, Any], server: WandbServer) -> None:

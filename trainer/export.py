@@ -49,7 +49,25 @@ def export_safetensors(checkpoint: Checkpoint, path: Path, description: dict[str
     weights = {name: tensor.contiguous().clone() for name, tensor in checkpoint.weights.items()}  # it takes no shared memory
     facts = {name: str(value) for name, value in facts_of(checkpoint).items()}
     save_file(weights, path, {"format": "pt", **facts, program.KEY: json.dumps(description)})
+    order_metadata(path)
     return {"tensors": len(weights)}
+
+
+def order_metadata(path: Path) -> None:
+    """Rewrites the header of a safetensors file with its metadata sorted: safetensors 0.8 writes them in an order by chance, and
+    the same weights would have another sha256 each time.
+
+    The format: 8 bytes with the header's length, little-endian, the header as JSON, and behind it the tensors. Spaces may follow
+    the JSON. Raises OSError.
+    """
+    with path.open("r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        ordered = {"__metadata__": dict(sorted(header.pop("__metadata__").items())), **header}
+        text = json.dumps(ordered, ensure_ascii=False, separators=(",", ":")).encode()
+        assert len(text) <= length, f"{path}: safetensors wrote a header of {length} bytes, ours has {len(text)}"
+        file.seek(8)
+        file.write(text.ljust(length))
 
 
 def export_program(run: RunDir, config: RunConfig, checkpoint: Checkpoint, path: Path, form: str) -> dict[str, Any]:
@@ -79,9 +97,15 @@ def description_of(run: RunDir, config: RunConfig) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def appearing(path: Path) -> Iterator[Path]:
-    """A name to write to; what was written appears as `path` by one rename, once it is on the disk."""
+    """A name to write to; what was written appears as `path` by one rename, once it is on the disk.
+
+    The name is always the same, in a folder of its own: torch.export writes it into the file. Its ending is that of `path`, which
+    tells a writer the format.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")  # the ending tells a writer the format
+    folder = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = folder / f"model{path.suffix}"
+    folder.mkdir()
     try:
         yield temporary
         with temporary.open("rb") as file:
@@ -89,6 +113,7 @@ def appearing(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+        folder.rmdir()
 
 
 def main() -> None:

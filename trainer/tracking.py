@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib import error, parse, request
 
+from trainer.config import wandb_mode
 from trainer.config.layout import finite_or_none, to_json, write_json
 from trainer.config.run import RunConfig
 from trainer.distributed import World
@@ -114,7 +115,7 @@ def _cut(path: Path, length: int, discarded: Path) -> None:
 
 def _start_wandb(config: RunConfig, world: World) -> Any:
     """The wandb run: online where there is a key and a server, else offline. None where there shall or can be none."""
-    wanted = (config.execution.tracking.mode, os.environ.get("WANDB_MODE"))  # the quieter one counts
+    wanted = (config.execution.tracking.mode, _asked_of_wandb())  # the quieter one counts
     if "disabled" in wanted:
         return None
     try:
@@ -135,6 +136,22 @@ def _start_wandb(config: RunConfig, world: World) -> Any:
     except Exception as fault:
         _complain("wandb could not start; metrics.jsonl goes on", fault)
     return None
+
+
+def _asked_of_wandb() -> wandb_mode.Mode | None:
+    """What the environment asks for, from then on in wandb's own word: it would refuse any other spelling.
+
+    A word that has no meaning is refused before a run begins; of one that only this machine has, offline loses nothing.
+    """
+    try:
+        mode = wandb_mode.asked(os.environ)
+    except ValueError as fault:
+        print(f"wandb: {fault}; offline", flush=True)
+        mode = "offline"
+    os.environ.pop("WANDB_MODE", None)
+    if mode is not None:
+        os.environ["WANDB_MODE"] = mode
+    return mode
 
 
 def _init(wandb: Any, mode: str, config: RunConfig, world: World) -> Any:
@@ -193,4 +210,5 @@ def _stored_key(url: str) -> bool:
 
 def _complain(what: str, fault: Exception) -> None:
     with contextlib.suppress(OSError):
-        print(f"{what}: {type(fault).__name__}: {fault}", file=sys.stderr, flush=True)
+        reason = " ".join(str(fault).split())  # pydantic's, of a WANDB_* variable, has lines
+        print(f"{what}: {type(fault).__name__}: {reason}", file=sys.stderr, flush=True)
