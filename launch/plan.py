@@ -14,6 +14,8 @@ from trainer.config.layout import RunDir
 from trainer.config.run import RunConfig, RunExecution
 
 SHUTDOWN_S = 120  # what torchrun waits for its ranks' checkpoint before it kills them; its own default of 30 s has lost some
+# Of one node: a free port of torch's own choice. Without an address torch takes the machine's name, which need not resolve.
+ONE_NODE = ("--standalone", "--local-addr=127.0.0.1")
 SLOW_DISK = 50e6  # bytes a second: a shared disk on a busy day
 ALWAYS_EXPORTED = ("HOME", "LANG", "LOGNAME", "PATH", "SLURM_CONF", "USER")  # where the site names the rest
 
@@ -180,7 +182,7 @@ def with_older_code(plan: Plan, run: RunDir) -> Plan:
 
 
 def _torchrun_argv(python: str, placement: Placement, run: RunDir) -> list[str]:
-    rendezvous = ["--standalone"] if placement.nodes == 1 else [
+    rendezvous = [*ONE_NODE] if placement.nodes == 1 else [
         f"--nnodes={placement.nodes}", "--node-rank={NODE_RANK}", "--master-addr={MASTER_ADDR}", "--master-port={MASTER_PORT}",
     ]
     return [
@@ -202,7 +204,7 @@ def _docker_argv(
     return [
         site.docker.client, "run", "--rm", "--interactive", "--init", f"--name={run.run_id}", f"--label=batchyard.run={run.run_id}",
         f"--network={site.docker.network}",
-        # without a name that resolves, torchrun --standalone waits for ever where there is no network
+        # of what asks for the machine's name all the same, where there is no network that would know it
         *(["--hostname=localhost"] if site.docker.network == "none" else []),
         f"--user={user[0]}:{user[1]}", f"--shm-size={site.docker.shm_size}", "--read-only", "--tmpfs=/tmp:exec",
         "--cap-drop=ALL", "--security-opt=no-new-privileges", *gpus,

@@ -56,6 +56,10 @@ EFFECTS = re.compile(
 TIMED_OUT = re.compile(r"[Tt]im(ed|e) ?-?out")
 DATA_ERRORS = {"FileNotFoundError", "OSError", "ValueError", "EOFError"}  # where they come while data is read
 
+# A name that does not resolve. Once it means nothing: of a name without an IPv6 address torch says so, too, and goes on.
+TRIED = 5  # so often within a minute where there is no address at all
+UNRESOLVED = re.compile(r"network addresses? of \(?([^,\s)]+).*?\(gai error: ([^)]*)\)")
+
 # torchrun's table of ranks that failed, in the log of its node; the one that it saw first is named in the root cause.
 EXIT = re.compile(r"rank\s*: (\d+) \(local_rank: \d+\)\s*\n\s*exitcode\s*: (-?\d+)")
 FULL = re.compile(r"^CHECKPOINT NOT WRITTEN.*(?:No space left|quota|Read-only).*$", re.M)
@@ -97,6 +101,21 @@ class Case:
         timing = (row for row in read_jsonl(self.run.timing) if isinstance(row, dict))
         told += [row.get("global_step") for row in timing if row.get("attempt") == self.attempt.id]
         return max((step for step in told if isinstance(step, int)), default=None)
+
+    def has_several_nodes(self) -> bool:
+        record = records.evidence(self.attempt.record, records.ATTEMPT) or {}
+        return int(record.get("nodes") or 1) > 1
+
+    def unresolved(self) -> str | None:
+        """What the attempt waited for where it came to no step: a host's name that does not resolve."""
+        if any(told.get("step") is not None for told in (*self.ranks.values(), *self.beats.values())):
+            return None
+        for log in sorted(self.attempt.path.glob("*.log")):
+            found = UNRESOLVED.findall(tail(log))
+            if len(found) >= TRIED:
+                name, error = found[-1]
+                return f"the name '{name}' does not resolve (gai error: {error})"
+        return None
 
     def killed_for_memory(self) -> bool:
         return any(node.get("oom_kills") for node in self.nodes.values()) or bool(re.search(SLURM[0][0], self.slurm_log()))
@@ -209,7 +228,8 @@ def hang(case: Case) -> Outcome | None:
         place = hung.get(guilty[0]) or case.beats.get(guilty[0], {})
         cause += f"; {standing_still(guilty, place, [r for r in hung if r not in guilty], bool(silent))}"
     else:
-        cause += f"; all ranks are in {first.get('where')}: the network, or ranks that disagree about what comes next"
+        suspect = "the network between the nodes" if case.has_several_nodes() else "a device that hangs"
+        cause += f"; all ranks are in {first.get('where')}: {suspect}, or ranks that disagree about what comes next"
     stack = case.attempt.rank_stack(guilty[0] if guilty else first["rank"])
     hint = f"{'its stack: ' + str(stack) if stack.exists() else 'no stack of it'}; {AGAIN}; where so long is right, " \
         "raise execution.hang_limit_s"
@@ -243,7 +263,10 @@ def asked_to_stop(case: Case) -> Outcome | None:
     if received is None:
         return None
     when = "before the first step" if case.last_step() is None else "before there was a new checkpoint"
-    return case.outcome("preempted", f"{signal.Signals(received).name}{to} {when}; continues from the last checkpoint", None)
+    cause = f"{signal.Signals(received).name}{to} {when}; continues from the last checkpoint"
+    if unresolved := case.unresolved():
+        return case.outcome("preempted", f"{cause}; until then {unresolved}", _name_hint(case))
+    return case.outcome("preempted", cause, None)
 
 
 def death(case: Case) -> Outcome | None:
@@ -296,9 +319,20 @@ def effects(case: Case) -> Outcome | None:
     if not case.ranks:
         return None
     words = next(iter(case.ranks.values()))
+    if unresolved := case.unresolved():
+        return case.outcome("infrastructure", unresolved, _name_hint(case), words["rank"])
     verdict: Verdict = "hang" if TIMED_OUT.search(words["message"]) else "infrastructure"
-    hint = f"all ranks lost each other: the network between the nodes, or a node; {AGAIN}"
+    hint = f"all ranks lost each other on one machine: the end of {case.log(words['rank'])} may tell why; {AGAIN}"
+    if case.has_several_nodes():
+        hint = f"all ranks lost each other: the network between the nodes, or a node; {AGAIN}"
     return case.outcome(verdict, f"{words['type']}: {words['message']}", hint, words["rank"])
+
+
+def _name_hint(case: Case) -> str:
+    """What to try where a name does not resolve."""
+    if case.has_several_nodes():
+        return f"`getent hosts NAME` has to find it on every node, by DNS or /etc/hosts; {AGAIN}"
+    return f"name it in /etc/hosts, as in `127.0.1.1 NAME`, or mend the machine's DNS; {AGAIN}"
 
 
 def no_word(case: Case) -> Outcome:
@@ -314,6 +348,8 @@ def no_word(case: Case) -> Outcome:
     said = {found[-1].start(): (verdict, cause) for p, verdict, cause in SLURM if (found := list(re.finditer(p, words)))}
     if said:
         return case.outcome(*said[max(said)], AGAIN)
+    if unresolved := case.unresolved():
+        return case.outcome("infrastructure", unresolved, _name_hint(case))
     status = case.nodes.get(0, {}).get("exit_status")
     if status is not None and status < 0:
         return case.outcome("killed", f"torchrun was killed by {signal.Signals(-status).name}", hint)

@@ -114,8 +114,8 @@ def test_parity_takes_one_thread_a_rank_and_no_more_ranks_than_shards(tmp_path: 
 
 def test_the_local_command(tmp_path: Path) -> None:
     assert build(tmp_path, JOB, Machine(8, 64)).argv == [
-        "/venv/bin/python", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=8", "--max-restarts=0",
-        "-m", "trainer", "/runs/x-00000000/config.json",
+        "/venv/bin/python", "-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1", "--nproc-per-node=8",
+        "--max-restarts=0", "-m", "trainer", "/runs/x-00000000/config.json",
     ]  # fmt: skip
 
 
@@ -130,8 +130,8 @@ def test_the_docker_command(tmp_path: Path) -> None:
         "--mount=type=bind,source=/runs/x-00000000,target=/runs/x-00000000",
         "--mount=type=bind,source=/runs/x-00000000/code,target=/runs/x-00000000/code,readonly",
         "--mount=type=bind,source=/cache,target=/cache,readonly", "--workdir=/runs/x-00000000", "batchyard:cuda",
-        "python", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=0",
-        "-m", "trainer", "/runs/x-00000000/config.json",
+        "python", "-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1", "--nproc-per-node=2",
+        "--max-restarts=0", "-m", "trainer", "/runs/x-00000000/config.json",
     ]  # fmt: skip
 
 

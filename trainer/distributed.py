@@ -8,6 +8,7 @@ import os
 import platform
 import re
 import signal
+import socket
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
@@ -61,9 +62,19 @@ def start(config: RunConfig, run: RunDir) -> World:
         torch.backends.cudnn.benchmark = not config.train.repeatable()
         torch.use_deterministic_algorithms(config.train.repeatable())
     if size > 1:
+        if size == int(env.get("LOCAL_WORLD_SIZE", 1)):
+            stay_on_loopback()
         dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", device_id=device if on_gpu else None)
     deadline = env.get("BATCHYARD_DEADLINE")
     return World(rank, local_rank, size, device, run, attempt_from_environment(run), float(deadline) if deadline else None)
+
+
+def stay_on_loopback() -> None:
+    """Keeps gloo on this machine, unless the user names a network: by itself it asks for the machine's name, which need not
+    resolve."""
+    loopback = next((name for _, name in socket.if_nameindex() if name.startswith("lo")), None)
+    if loopback is not None:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback)
 
 
 def finish(world: World) -> None:
