@@ -56,11 +56,14 @@ def find(project: Path) -> Listing:
 def _by_git(project: Path) -> Listing:
     """Raises NoGit and SnapshotError."""
     listing = Listing()
-    untracked = _names(_git(project, "ls-files", "-z", "--others", "--exclude-standard"))
+    others = _names(_git(project, "ls-files", "-z", "--others", "--exclude-standard"))
+    untracked = [name for name in others if not _is_bytecode(name)]
     _refuse_many(project, untracked)
 
     for name in _names(_git(project, "ls-files", "-z", "--cached")):
         path = project / name
+        if _is_bytecode(name):
+            continue
         if path.is_file():
             listing.tracked.add(name)
         elif path.is_symlink():
@@ -99,7 +102,7 @@ def _without_git(project: Path, why: str) -> Listing:
     names = [
         str(path.relative_to(project))
         for path in files
-        if "__pycache__" not in path.parts and path.suffix != ".pyc" and path.is_file()
+        if not _is_bytecode(str(path.relative_to(project))) and path.is_file()
     ]
     _refuse_many(project, names)
     note = f"{why}: trainer/ and launch/ alone are taken, and no commit is recorded"
@@ -125,6 +128,11 @@ def _refuse_many(project: Path, names: Iterable[str]) -> None:
         f"{project} has {len(parts):,} files that git does not track (at most {MAX_UNTRACKED:,} are taken for code), {most}: "
         "add what is no code to .gitignore"
     )
+
+
+def _is_bytecode(name: str) -> bool:
+    """Python makes it from the code, and would run it in the code's place."""
+    return name.endswith((".pyc", ".pyo")) or "__pycache__" in name.split("/")
 
 
 def _names(listing: bytes) -> list[str]:

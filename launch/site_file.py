@@ -88,6 +88,9 @@ class Site(Strict):
     paths: Paths = Paths()
     slurm: SlurmSite = SlurmSite()
     docker: DockerSite = DockerSite()
+    trusted: list[Annotated[str, Field(pattern=r"^([~/].*|[^/]+)$")]] = Field(
+        [], description="users, groups and folders (absolute, or with ~) whose runs' code may be run beside one's own"
+    )
 
 
 def load(path: Path | None, project: Path) -> tuple[Site, Path | None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import os
 import shutil
 import stat
 import sys
@@ -18,6 +19,11 @@ from trainer.config.layout import PACKAGES, RunDir, write_json
 
 MOST_MB = 200
 SHOWN = 8  # names in a note
+# Python's folder for bytecode. An empty file of that name stands in each folder of the frozen packages: Python then writes none,
+# so that nothing runs there but what is listed. PYTHONDONTWRITEBYTECODE would stop that of torch as well, which not every
+# installer compiles.
+BYTECODE = "__pycache__"
+UNREADABLE = "cannot be read"  # in the place of a sha256: what this user cannot read they cannot run either
 LIKE_A_SECRET = "looks like a secret"
 RECORDED = ("torch", "torchvision", "numpy", "wandb", "submitit", "pydantic")  # versions
 
@@ -47,7 +53,8 @@ def look(project: Path) -> Code:
     """
     listing = project_files.find(project)
     by_name = {name for name in listing.files if secret_files.has_secret_name(name)}
-    candidates = listing.files - (by_name - listing.tracked)
+    ours = {name for name in listing.files if name.split("/")[0] == PACKAGES}
+    candidates = listing.files - (by_name - listing.tracked) - ours
     _refuse_large(project, candidates)
 
     contents, secret = dict[str, str](), set(by_name)
@@ -60,7 +67,11 @@ def look(project: Path) -> Code:
     for name in untracked_secrets:
         contents.pop(name, None)
 
-    left_out = {**listing.left_out, **dict.fromkeys(sorted(untracked_secrets), LIKE_A_SECRET)}
+    left_out = {
+        **listing.left_out,
+        **dict.fromkeys(sorted(ours), f"{PACKAGES} is what the frozen code has on the path"),
+        **dict.fromkeys(sorted(untracked_secrets), LIKE_A_SECRET),
+    }
     notes = _notes(listing.note, left_out, secret & listing.tracked)
     files = sorted(Path(name) for name in contents)
     ordered = {str(file): contents[str(file)] for file in files}
@@ -139,7 +150,7 @@ def record(code: Code, image: str | None = None) -> dict[str, Any]:
         "versions": {"python": sys.version.split()[0], **_versions()},
         "image": image,
         "left_out": code.left_out,
-        "contents": code.contents,
+        **({"contents": code.contents} if code.contents else {}),  # a request of an earlier version has none
     }
 
 
@@ -148,9 +159,9 @@ def keep(code: Code, folder: Path) -> Code:
 
     Its notes are the caller's to print: once, not for every point. Raises SnapshotError.
     """
-    if folder.exists():
-        link_packages(folder, Path(".."))  # an older version may have copied it
-    else:
+    if folder.exists() and not (folder / PACKAGES).exists():
+        folder = folder.with_name(f"{folder.name}.2")  # an older version's, in which Python leaves bytecode
+    if not folder.exists():
         _copy(code, folder)
     return replace(code, root=folder, notes=())
 
@@ -167,8 +178,12 @@ def _copy(code: Code, folder: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(content)
         target.chmod(stat.S_IMODE(source.stat().st_mode) & 0o555)  # as readable as it is, and no longer to be written
+    for package in project_files.PACKAGES:
+        for inside, _, _ in os.walk(fresh / package):
+            Path(inside, BYTECODE).touch(0o444)
     _remove(folder)
     fresh.rename(folder)
+    _contents.cache_clear()
 
 
 def link_packages(folder: Path, code: Path) -> None:
@@ -190,6 +205,60 @@ def on_path(code: Path) -> Path:
     """
     packages = code / PACKAGES
     return code if code.exists() and not packages.exists() else packages
+
+
+def differences(code: Path, record: Mapping[str, Any]) -> list[str]:
+    """What is not as it was frozen, a line each. record: the run's code.json.
+
+    Where the record lists no files, as that of older versions, all of them are compared as one;
+    without a record nothing can be.
+    """
+    listed, whole = record.get("contents"), record.get("sha256")
+    if not code.is_dir() or (listed is None and whole is None):
+        return []
+    try:
+        found = _contents(code.resolve())
+    except OSError as error:
+        return [f"{error.filename} cannot be read ({error.strerror})"]
+    if not isinstance(listed, dict):
+        kept = {name: sha256 for name, sha256 in found.items() if BYTECODE not in name.split("/")}
+        return [] if digest(kept) == whole else ["the files together are not those that code.json has the sha256 of"]
+
+    kinds = {
+        "not listed in code.json": found.keys() - listed.keys(),
+        "changed": {name for name in found.keys() & listed.keys() if found[name] not in (listed[name], UNREADABLE)},
+        "missing": listed.keys() - found.keys(),
+    }
+    return [f"{kind}: {_shown(names)}" for kind, names in kinds.items() if names]
+
+
+@functools.cache
+def _contents(root: Path) -> dict[str, str]:
+    """Each file's sha256; once for code that many runs share. A link, of which no code has any, is its own. Raises OSError."""
+    found = dict[Path, str]()
+    for folder, folders, names in os.walk(root, onerror=_raise):
+        inside = Path(folder).relative_to(root)
+        links = [name for name in folders if Path(folder, name).is_symlink()]
+        for name in (*names, *links):
+            path = Path(folder, name)
+            if path.is_symlink():
+                is_package = inside == Path(PACKAGES) and name in project_files.PACKAGES
+                if not (is_package and path.readlink() == Path("..", name)):
+                    found[inside / name] = f"a link to {path.readlink()}"
+            elif name != BYTECODE or path.stat().st_size:
+                found[inside / name] = _sha256(path)
+    return {str(name): found[name] for name in sorted(found)}
+
+
+def _sha256(path: Path) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except PermissionError:
+        return UNREADABLE
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 def _remove(folder: Path) -> None:

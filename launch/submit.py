@@ -20,7 +20,7 @@ from typing import Any, Self
 
 import yaml
 
-from launch import local, parent, restarts, rundir, site, snapshot, spec
+from launch import local, parent, restarts, rundir, site, snapshot, spec, trust
 from launch import plan as planning
 from launch.errors import Wrong
 from launch.plan import Placement, Plan
@@ -63,6 +63,7 @@ class Request:
     after: RunDir | None = None  # the run that must be completed first
     sweep: str | None = None  # the id of an existing sweep to go on with, or of the one that the run is a point of
     notes: tuple[str, ...] = ()  # what decides beside the job and the site file
+    trust: bool = False  # the user vouches for the code that the run is frozen with, whoever owns it
 
 
 @dataclass(frozen=True)
@@ -203,11 +204,18 @@ def write_run(
     """
     run = ready.run
     outcome = before.outcome
-    if before.state == "dead" and before.attempt and not before.attempt.outcome.exists():
-        outcome = conclude(run, before.attempt)  # it left no word: judged by the other evidence, once
-        outcome.write(run.outcome)
+    left_no_word = before.state == "dead" and before.attempt and not before.attempt.outcome.exists()
+    if left_no_word and before.attempt:
+        outcome = conclude(run, before.attempt)  # judged by the other evidence, once
     begun = run.code_record.exists() and bool(run.all_attempts())
     keep = begun and (outcome is None or outcome.verdict in KEEP_CODE)
+    if keep:
+        try:
+            trust.check(run, ready.request.site.trusted, once=ready.request.trust)
+        except trust.DistrustError as error:
+            raise SubmitError(str(error)) from None
+    if left_no_word and outcome:
+        outcome.write(run.outcome)
     if keep:
         if code_differs(run, code):
             say("continues with the code that it was submitted with; yours has changed since (--new trains with yours)")

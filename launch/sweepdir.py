@@ -79,14 +79,24 @@ def write_job(sweep: SweepDir, written: dict[str, Any]) -> None:
     sweep.job.write_text(yaml.safe_dump(kept, sort_keys=False))
 
 
-def keep_code(sweep: SweepDir, code: Code) -> Code:
-    """The code from a copy in the sweep's directory, so that all points of a submit have one. Raises SubmitError."""
+def keep_code(sweep: SweepDir, code: Code, trusted: list[str], *, trust: bool) -> Code:
+    """The code from a copy in the sweep's directory, so that all points of a submit have one.
+
+    trusted, trust: whose copy may be taken where there is one, as for `trust.check`. Raises
+    SubmitError, and DistrustError.
+    """
     from launch import snapshot
+    from launch import trust as trusting
     from launch.submit import take
 
     lock = take(sweep.submit_lock, sweep.sweep_id)
     try:
-        return snapshot.keep(code, sweep.code(code.sha256))
+        was_there = sweep.code(code.sha256).exists()
+        kept = snapshot.keep(code, sweep.code(code.sha256))
+        if was_there:
+            record = {"contents": code.contents}
+            trusting.check_code(sweep.sweep_id, kept.root, record, sweep.path.parent, trusted, once=trust)
+        return kept
     finally:
         lock.release()
 

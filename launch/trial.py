@@ -33,7 +33,8 @@ def leave_request(sweep: SweepDir, template: Ready, code: Code) -> None:
     """Writes what the tasks need beside the sweep's job. template: a run as they will be, prepared in `sweep.template`."""
     asked = template.request
     write_json(sweep.request, {
-        "job": asked.job.name, "site": asked.site.model_dump(mode="json"), "strict": asked.strict,
+        "job": asked.job.name, "site": asked.site.model_dump(mode="json", exclude={"trusted"}, exclude_defaults=True),
+        "strict": asked.strict,
         "folders": {k: str(v) for k, v in asdict(asked.folders).items()}, "after": str(asked.after.path) if asked.after else None,
         # earlier versions, whose tasks may still be queued, know no further key of it
         "code": {"root": str(code.root), "files": [str(f) for f in code.files], "sha256": code.sha256,
@@ -52,6 +53,7 @@ def read_request(sweep: SweepDir) -> tuple[Request, Code]:
     return Request(
         Job(told["job"], sweep.job), code.root, Site.model_validate(told["site"]), folders, "slurm", strict=told["strict"],
         after=RunDir(Path(told["after"])) if told["after"] else None, sweep=sweep.sweep_id,
+        trust=True,  # its submit has checked
     ), code  # fmt: skip
 
 

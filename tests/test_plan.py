@@ -216,7 +216,7 @@ def test_where_the_site_is_looked_for(tmp_path: Path, home: Path, monkeypatch: p
         sites.load(named, tmp_path)
     assert str(caught.value).splitlines() == [
         f"{named}:1:10: backend: found 'slrm'; expected one of: local, docker, slurm; did you mean 'slurm'?",
-        f"{named}:2:1: path: unknown key; did you mean 'paths'? known: backend, python, paths, slurm, docker",
+        f"{named}:2:1: path: unknown key; did you mean 'paths'? known: backend, python, paths, slurm, docker, trusted",
     ]
 
 

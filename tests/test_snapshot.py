@@ -65,7 +65,10 @@ def frozen(project: Path, tmp_path: Path) -> RunDir:
 
 
 def names(folder: Path) -> set[str]:
-    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and snapshot.PACKAGES not in path.parts}
+    """Of all files but those that Batchyard puts beside the code."""
+    ours = (snapshot.PACKAGES, snapshot.BYTECODE)
+    found = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file()]
+    return {str(name) for name in found if not set(ours) & set(name.parts)}
 
 
 def test_untracked_secrets_are_left_out_and_named(project: Path, tmp_path: Path) -> None:
@@ -186,6 +189,19 @@ def test_a_file_that_changes_while_it_is_frozen(project: Path, tmp_path: Path) -
     with pytest.raises(SnapshotError, match=r"a\.yaml was changed while it was being frozen: submit again"):
         snapshot.freeze(code, run, None)
     assert not run.code.exists()
+
+
+def test_only_the_two_packages_are_on_the_path(project: Path, tmp_path: Path) -> None:
+    write(project / ".packages/random.py", "x")
+    write(project / "trainer/__pycache__/a.pyc", "x")
+    write(project / "random.py", "x")
+    git(project, "add", "-A", "-f")
+    run = frozen(project, tmp_path)
+    assert sorted(path.name for path in run.packages.iterdir()) == ["launch", "trainer"]
+    assert "random.py" in names(run.code)
+    left_out = {".packages/random.py": ".packages is what the frozen code has on the path"}
+    assert read_json(run.code_record)["left_out"] == left_out
+    assert not (run.code / "trainer/__pycache__").is_dir()
 
 
 def test_names_that_are_no_text(project: Path, tmp_path: Path) -> None:

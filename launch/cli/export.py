@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from launch import rundir, site, submit
+from launch import trust as trusting
 from launch.cli import options
 
 FORMATS = ("safetensors", "onnx", "torch-export")
@@ -15,13 +16,14 @@ FORMATS = ("safetensors", "onnx", "torch-export")
 
 @click.command("export")
 @options.for_runs
+@options.trust
 @click.option("--format", "form", type=click.Choice(FORMATS), default=FORMATS[0], show_default=True,
               help="The weights alone; or the model with its normalisation, as a program that needs no Batchyard.")
 @click.option("--best", is_flag=True, help="The checkpoint that was best on the validation split, not the newest one.")
 @click.option("--out", type=click.Path(path_type=Path),
               help="The file to write; else latest.safetensors, .onnx or .pt2 in the run's directory.")
 @click.argument("run")
-def export_(run: str, form: str, best: bool, out: Path | None, site_file: Path | None, runs_dir: Path | None) -> None:
+def export_(run: str, form: str, best: bool, out: Path | None, site_file: Path | None, runs_dir: Path | None, trust: bool) -> None:
     """Write RUN's weights or model as a file and print its path. A run that goes on is not disturbed.
 
     In the file stand the classes and what becomes of a picture before the model. A program is read back and held against the
@@ -29,6 +31,7 @@ def export_(run: str, form: str, best: bool, out: Path | None, site_file: Path |
     """
     runs, used = options.runs_folder(site_file, runs_dir), options.site_of(site_file)
     found = rundir.find(run, runs)
+    trusting.check(found, used.trusted, once=trust)
     asked = ["--checkpoint", "best" if best else "latest", *(["--out", str(out.absolute())] if out else [])]
     if form != FORMATS[0]:  # the code of older runs knows no other, and not the option
         asked += ["--format", form]

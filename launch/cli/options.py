@@ -47,6 +47,11 @@ def for_jobs(function: F) -> F:
     return function
 
 
+def trust(function: F) -> F:
+    """--trust: of verbs that run a run's code."""
+    return click.option("--trust", is_flag=True, help="Run RUN's code although it is another's, or others can write it.")(function)
+
+
 def runs_folder(site_file: Path | None, runs_dir: Path | None) -> Path:
     """The folder of the run directories. Raises SpecError, and NoSiteFile."""
     if runs_dir and site_file is None:

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from launch import rundir, submit
+from launch import trust as trusting
 from launch.cli import options
 from trainer.config.outcome import EXIT_FAILED
 
@@ -19,12 +20,13 @@ WHICH = {"best": ", the best one on the validation split", "latest": ", the last
 
 @click.command("predict")
 @options.for_runs
+@options.trust
 @click.option("--out", type=click.Path(path_type=Path), help="The folder for the labelled pictures; else the run's.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a line a picture.")
 @click.argument("run")
 @click.argument("pictures", nargs=-1, required=True, metavar="PICTURE|FOLDER...")
 def predict_(
-    run: str, pictures: tuple[str, ...], out: Path | None, as_json: bool, site_file: Path | None, runs_dir: Path | None
+    run: str, pictures: tuple[str, ...], out: Path | None, as_json: bool, site_file: Path | None, runs_dir: Path | None, trust: bool
 ) -> None:
     """Show pictures to RUN's model: its best weights on the validation split where it has one, else its last.
 
@@ -33,6 +35,7 @@ def predict_(
     """
     runs, used = options.runs_folder(site_file, runs_dir), options.site_of(site_file)
     found = rundir.find(run, runs)
+    trusting.check(found, used.trusted, once=trust)
     asked = ("--out", str(out or found.predicted), "--", *pictures)
     result = submit.tool(found, submit.python_of(found, used), "predict", *asked, needs="torch")
     click.echo(result.stderr, nl=False, err=True)

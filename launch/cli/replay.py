@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from launch import rundir, submit
+from launch import trust as trusting
 from launch.cli import options
 from trainer.config.outcome import EXIT_FAILED
 
@@ -22,14 +23,16 @@ CALMER = (
 
 @click.command("replay")
 @options.for_runs
+@options.trust
 @click.argument("run")
-def replay_(run: str, site_file: Path | None, runs_dir: Path | None) -> None:
+def replay_(run: str, site_file: Path | None, runs_dir: Path | None, trust: bool) -> None:
     """Run the step at which RUN's numbers were no longer finite once more, and name the first layer and the samples.
 
     Exit code 1 where all is finite this time.
     """
     runs, used = options.runs_folder(site_file, runs_dir), options.site_of(site_file)
     found = rundir.find(run, runs)
+    trusting.check(found, used.trusted, once=trust)
     told = json.loads(submit.tool(found, submit.python_of(found, used), "replay", needs="torch").stdout)
     for line in lines(told):
         click.echo(line)

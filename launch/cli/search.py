@@ -43,7 +43,7 @@ def submit_all(request: Request, loaded: Loaded, machine: Machine) -> int:
     code = snapshot.look(request.project)
     for note in code.notes:
         sweeps.say(note)
-    code = sweepdir.keep_code(of.sweep, code)
+    code = sweepdir.keep_code(of.sweep, code, request.site.trusted, trust=request.trust)
     sweepdir.write_job(of.sweep, loaded.written)
     submit = sweepdir.begin(of.sweep, request.job.name, request.backend, request.settings, list(of.trials().values()))
     if request.backend == "slurm":

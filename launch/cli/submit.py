@@ -22,8 +22,9 @@ from trainer.config.outcome import EXIT_DONE, Outcome
 
 @click.command("submit")
 @click.option("--prune", is_flag=True, help="Of a sweep: cancel what runs or waits of points that it no longer has.")
+@options.trust
 @options.for_jobs
-def submit_(backend: BackendName | None, prune: bool, **given: Any) -> None:
+def submit_(backend: BackendName | None, prune: bool, trust: bool, **given: Any) -> None:
     """Run JOB, or continue it where it was stopped; a finished run shows its result. A run_id as JOB continues that run.
 
     Of a job with a sweep: its points that are not done, one after the other; then their table. A sweep's id continues that one.
@@ -31,6 +32,7 @@ def submit_(backend: BackendName | None, prune: bool, **given: Any) -> None:
     Exit codes: 0 done (or queued), 1 failed, 2 the job or the call is wrong, 75 stopped after a checkpoint, to be continued.
     """
     request, site_file = options.request(backend=backend, **given)
+    request = replace(request, trust=trust)
     if submit.slurm_is_here_unasked(request, site_file, backend):
         click.echo("sbatch is here, but no site file says slurm: running on this machine (--backend slurm runs it there)")
     loaded, machine = submit.load(request)

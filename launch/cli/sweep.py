@@ -87,7 +87,7 @@ def submit_all(request: Request, loaded: Loaded, machine: Machine, *, prune: boo
     code = snapshot.look(request.project)
     for note in code.notes:
         say(note)
-    code = sweepdir.keep_code(sweep, code)
+    code = sweepdir.keep_code(sweep, code, request.site.trusted, trust=request.trust)
     sweepdir.write_job(sweep, loaded.written)
     record = [{"axes": point.axes, "run_id": r.run.run_id} for point, r in ready]
     submit = sweepdir.begin(sweep, request.job.name, request.backend, request.settings, record)

@@ -128,7 +128,10 @@ class RunDir:
 
     @property
     def code_record(self) -> Path:
-        """Where the code came from: commit, dirty, sha256, versions. Writer: submit (launch.snapshot)."""
+        """Where the code came from: commit, dirty, sha256, versions; contents, each file's sha256; what was left_out, and why.
+
+        Writer: submit (launch.snapshot).
+        """
         return self.path / "code.json"
 
     @property
