@@ -113,11 +113,14 @@ def refuse_other_cluster(*, submitting: bool = False) -> None:
 
 
 def answer_s() -> float:
-    """Seconds that a question to Slurm may take."""
-    try:
-        return float(os.environ.get(ANSWER_VARIABLE) or ANSWER_S)
-    except ValueError:
+    """Seconds that a question to Slurm may take. Raises SlurmError where the variable has none."""
+    given = os.environ.get(ANSWER_VARIABLE)
+    if not given:
         return ANSWER_S
+    with contextlib.suppress(ValueError):
+        if 0 < float(given) < 86400:
+            return float(given)
+    raise SlurmError(f"{ANSWER_VARIABLE}={given}: expected seconds, more than 0, as in 60")
 
 
 def run(
@@ -126,7 +129,7 @@ def run(
     """Runs a Slurm command to its end, and returns how it ended, whatever its status.
 
     order: it changes something, and may take longer than a question. limit_s: another time limit.
-    Raises NoAnswer.
+    Raises NoAnswer, and SlurmError where our own limit is no number.
     """
     limit_s = limit_s or answer_s() * (ORDER_FACTOR if order else 1)
     given = environment()
@@ -175,7 +178,7 @@ def ask(*argv: str, order: bool = False) -> str:
 
 
 def look(*argv: str, limit_s: float | None = None) -> str:
-    """What a Slurm command prints; nothing where it fails or Slurm does not answer."""
+    """What a Slurm command prints, whatever its status; nothing where it does not answer."""
     with contextlib.suppress(SlurmError):
         return run(*argv, limit_s=limit_s).stdout
     return ""
@@ -220,10 +223,10 @@ def submit(token: str, *argv: str) -> str:
     printed = (done.stdout if accepted else done.stderr or done.stdout).strip()
     uncertain = accepted or UNCERTAIN.search(printed) is not None
     looks = LOOKS if uncertain else 1
-    for look in range(looks):
+    for number in range(looks):
         if found := find(token):
             return found
-        time.sleep(LOOK_EVERY_S if look + 1 < looks else 0)
+        time.sleep(LOOK_EVERY_S if number + 1 < looks else 0)
 
     if accepted:
         raise Lost(

@@ -186,6 +186,13 @@ def test_a_command_that_hangs_is_ended_with_what_it_started(
     assert not state.exists() or state.read_text().rpartition(")")[2].split()[0] == "Z"
 
 
+@pytest.mark.parametrize("limit", ["soon", "0", "-1", "nan"])
+def test_a_limit_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch, limit: str) -> None:
+    monkeypatch.setenv("BATCHYARD_SLURM_ANSWER_S", limit)
+    with pytest.raises(slurm_commands.SlurmError, match=f"ANSWER_S={limit}: expected seconds"):
+        slurm_commands.answer_s()
+
+
 def test_an_sbatch_that_hangs_and_was_heard_is_found(
     tools: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
