@@ -24,7 +24,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from launch import array, restarts, scratch, verdict
+from launch import array, engine, restarts, scratch, verdict
 from launch.slurm_node import ask, end_of, is_cancelled, keep, queue_behind, start_again, unix_s
 from trainer.config.layout import Attempt, RunDir, read_json, write_json, write_text
 from trainer.config.lock import LEASE_S, Lock, LockLost, local_pid, me
@@ -180,6 +180,9 @@ def lead(run: RunDir, node: Node, signals: Signals) -> int:
             first = run.attempt(f"slurm-{node.slurm_job}.0").script
             if first.exists():
                 shutil.copyfile(first, attempt.script)
+        if plan["backend"] == "docker" and (left := engine.remove_leftovers(plan["argv"][0], run)):
+            print(f"{run.run_id}: removed what a killed attempt had left: container {', '.join(left)}", flush=True)
+            keep(lock.verify)
         status = execute(plan, run, node, signals, lock)
         if not attempt.outcome.exists():
             wait_for_words(attempt, plan["nodes"])

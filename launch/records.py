@@ -73,7 +73,10 @@ OUTCOME: Shape = {
     "status*": STATUS, "verdict*": TEXT, "attempt*": TEXT, "written_by*": TEXT, "global_step": WHOLE, "rank": WHOLE, "cause": TEXT,
     "hint": TEXT, "test_accuracy": NUMBER, "weights_sha256": TEXT, "extra": MAPPING,
 }  # fmt: skip
-ATTEMPT: Shape = {"started": SECONDS, "ended": SECONDS, "host": TEXT, "nodes": COUNT, "world_size": COUNT, "deadline": SECONDS}
+ATTEMPT: Shape = {
+    "started": SECONDS, "ended": SECONDS, "host": TEXT, "nodes": COUNT, "world_size": COUNT, "deadline": SECONDS,
+    "backend": TEXT, "argv": [TEXT],
+}  # fmt: skip
 HARDWARE: Shape = {"device": TEXT, "name": TEXT}
 NODE: Shape = {"exit_status": WHOLE, "signal": SIGNAL, "oom_kills": WHOLE}
 EVIDENCE: Shape = {

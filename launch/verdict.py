@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from launch import array, records
+from launch import array, engine, records
 from trainer.config.layout import Attempt, RunDir, read_json, read_jsonl
 from trainer.config.outcome import Outcome, Status, Verdict
 
@@ -339,6 +339,8 @@ def no_word(case: Case) -> Outcome:
     """No rank and no table says anything: what is known of torchrun, launch.node, and from Slurm."""
     log, last = case.attempt.node_log(0), _last_line(case.attempt.node_log(0))
     hint = f"see {log}; {AGAIN}"
+    if refused := _refused_by_engine(case):
+        return refused
     if case.killed_for_memory():
         return case.outcome("oom_host", "killed by the kernel for its memory", LESS_MEMORY)
     if full := FULL.search(tail(case.log(0))) or _no_room(case.run.path):
@@ -361,6 +363,18 @@ def no_word(case: Case) -> Outcome:
     why = "could not write" if ended else "was killed, or the machine went down"
     cause = f"launch.node on {case.host()} {ended} left no word: it {why}".replace("  ", " ")
     return case.outcome("killed", cause, AGAIN)
+
+
+def _refused_by_engine(case: Case) -> Outcome | None:
+    """What `docker run` could not start, in the engine's own words."""
+    record = records.evidence(case.attempt.record, records.ATTEMPT) or {}
+    status = case.nodes.get(0, {}).get("exit_status")
+    if record.get("backend") != "docker" or status not in engine.REFUSALS:
+        return None
+    client = str((record.get("argv") or ["docker"])[0])
+    line = engine.refusal(tail(case.attempt.node_log(0)))
+    cause = f"{client} started no container (exit status {status}): {line or 'it printed nothing'}"
+    return case.outcome("infrastructure", cause, engine.hint(line, client, case.run.run_id))
 
 
 def _no_room(folder: Path) -> str | None:

@@ -22,7 +22,8 @@ OWNERS = {  # what may be used only there
     "os.environ": ("trainer/distributed.py", "trainer/tracking.py", "launch/site.py", "launch/node.py", "launch/slurm_commands.py"),
 }
 STANDARD_LIBRARY_ONLY = ("launch/node.py", "launch/slurm_node.py", "launch/slurm_commands.py", "launch/restarts.py",
-                         "launch/verdict.py", "trainer/config/lock.py", "trainer/config/file_clock.py",
+                         "launch/verdict.py", "launch/engine.py", "launch/records.py",
+                         "trainer/config/lock.py", "trainer/config/file_clock.py",
                          "trainer/config/layout.py", "trainer/config/outcome.py", "trainer/config/steps.py")  # fmt: skip
 
 
