@@ -256,10 +256,12 @@ def test_a_follower_is_found_and_inherits_nothing_of_its_job(
         f"env > {said}.env; printf '%s\\n' \"$@\" > {said}; echo charged to a; echo 9",
     )
     fake(tools, "squeue", f"echo \"9|$(sed -n 's/^--comment=//p' {said})\"")
-    assert slurm_node.queue_behind(run, attempt, "7", "7", {}) is None
+    of_job = {"SLURM_SUBMIT_DIR": "/project"}
+    assert slurm_node.queue_behind(run, attempt, "7", "7", of_job) is None
     assert rundir.slurm_job(run) == "9" and run.attempt("slurm-9.0").script.exists()
     options = Path(said).read_text()
     assert "--comment=group a batchyard:" in options and "--dependency=afterany:7" in options
+    assert "--chdir=/project" in options  # launch.node itself is in the run's directory
     seen = [line.partition("=")[0] for line in Path(f"{said}.env").read_text().splitlines()]
     assert not set(DECIDING) & set(seen)
 

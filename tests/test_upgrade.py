@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from launch import site, snapshot, spec, submit, trial
+from launch.site_file import Site
 from tests import old_version
-from tests.cli import SHORT, Shell, finish, outcome, processes_of, step_reached, wait_for
-from trainer.config.layout import RunDir, read_json, read_jsonl
+from tests.cli import PROJECT, SHORT, Shell, finish, outcome, processes_of, step_reached, wait_for
+from trainer.config.layout import RunDir, SweepDir, read_json, read_jsonl
 
 pytestmark = pytest.mark.long
 
@@ -140,3 +145,25 @@ def _of_seed(shell: Shell, seed: int) -> RunDir | None:
         if config["train"].get("seed", 0) == seed and read_jsonl(run.metrics):
             return run
     return None
+
+
+def test_a_task_of_the_earlier_version_reads_a_searchs_new_request(
+    old: Path, tmp_path: Path
+) -> None:
+    """A newer submit writes it while the earlier one's tasks wait in the queue."""
+    sweep = SweepDir(tmp_path / "runs/digits.sweep")
+    sweep.path.mkdir(parents=True)
+    where = site.Folders(tmp_path / "data", tmp_path / "cache", tmp_path / "runs")
+    used = Site.model_validate({"backend": "slurm", "trusted": ["vision"]})
+    asked = submit.Request(spec.find("digits", PROJECT), PROJECT, used, where, "slurm")
+    loaded, machine = submit.load(asked)
+    template = submit.resolve(asked, loaded.specs[0], machine)
+    trial.leave_request(sweep, template, snapshot.look(PROJECT))
+
+    code = "import sys; from launch.trial import read_request, SweepDir, Path; r, c = read_request(SweepDir(Path(sys.argv[1])));"
+    code += " print(r.backend, len(c.files), c.sha256)"
+    argv = [sys.executable, "-P", "-c", code, str(sweep.path)]
+    read = subprocess.run(argv, env={**os.environ, "PYTHONPATH": str(old)}, capture_output=True, text=True, check=True)
+    own = snapshot.look(PROJECT)
+    assert read.stdout == f"slurm {len(own.files)} {own.sha256}\n"
+    assert trial.read_request(sweep)[1].contents == own.contents
