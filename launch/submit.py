@@ -141,7 +141,8 @@ class Together:
 
     def ask(self, ready: Ready, code: Path) -> Made:
         """A point's data, made by that code."""
-        train, allowed = ready.config.train, ready.config.execution.allow_unverified_data
+        train, how = ready.config.train, ready.config.execution
+        allowed = f"{how.allow_unverified_data} {how.max_image_pixels}"
         started = (read_json(ready.run.data_record) or {}).get("path")  # a run that has started keeps its prepared set
         asked = f"{code} {train.data.prepared_by()} {allowed} {started} {_begins_with(train)!r}"
         if asked not in self.made:
@@ -323,6 +324,7 @@ def prepared_alike(one: RunConfig, other: RunConfig) -> bool:
     return (
         one.train.data.prepared_by() == other.train.data.prepared_by()
         and one.execution.allow_unverified_data == other.execution.allow_unverified_data
+        and one.execution.max_image_pixels == other.execution.max_image_pixels
         and _begins_with(one.train) == _begins_with(other.train)
     )
 

@@ -20,7 +20,7 @@ from tests import ranks
 from tests.test_data import PROJECT, call, real_data, tool
 from tests.test_pictures import BAD, config, encoded, noise, torchvision
 from trainer.config.data import ImageFolderData
-from trainer.data import imagefolder
+from trainer.data import imagefolder, pictures
 from trainer.data.pictures import Fit
 from trainer.data.prepared import Encoded, Prepared, load, prepare
 from trainer.data.raw import DataError
@@ -62,7 +62,7 @@ def test_listed_as_torchvision_lists_it(tmp_path: Path) -> None:
                  "deep.png/2.png"):  # fmt: skip
         (odd / name).parent.mkdir(parents=True, exist_ok=True)
         (odd / name).write_bytes(encoded(noise(8, 8)))
-    for name in ("notes.txt", "a.gif", "png", "Thumbs.db"):
+    for name in ("notes.txt", "a.svg", "png", "Thumbs.db"):
         (odd / name).write_text("no picture by its name")
     manifest, data = prepared(tmp_path, config(size=4))
     theirs = datasets.ImageFolder(str(root / "train"))
@@ -140,7 +140,7 @@ def test_everything_wrong_with_the_folders_at_once(tmp_path: Path) -> None:
     assert said.splitlines() == [
         f"imagefolder: 1 picture(s) lie beside the class folders of {root}/train (loose.JPG, ...): "
         "move each into its class's folder, or out of this one",
-        f"  {root}/train/wasps holds no picture (.jpg .jpeg .png .ppm .bmp .pgm .tif .tiff .webp): "
+        f"  {root}/train/wasps holds no picture ({' '.join(pictures.EXTENSIONS)}): "
         "put its pictures there, or remove the folder",
         f"  {root} has no folder 'extra' (train.data.validation_folder); it has more, train, val",
         f"  {root}/train has no class folder 'wesps', which {root}/val has: every split needs the same classes",

@@ -9,7 +9,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from tests import old_version, ranks
 from tests.test_contents import replaced
@@ -20,6 +22,7 @@ from tests.test_segmentation import SETTINGS, write_scenes
 from trainer import predict
 from trainer.config.layout import read_json, write_json
 from trainer.data.listing import NEVER_DATA, Listing
+from trainer.data.prepared import load, prepare
 
 LEFT = "left out, for such names are never data: "
 
@@ -68,6 +71,45 @@ def test_of_a_folder_that_a_model_is_asked_about_too(tmp_path: Path) -> None:
     asked = predict.find([tmp_path, tmp_path / "._1.png"], tmp_path / "out", listing)
     assert [one.file.name for one in asked] == ["1.png", "2.png", "._1.png"]  # who names it means it
     assert listing.notes() == [f"{LEFT}._* (1), .git (1), @eaDir (1)"]
+
+
+def test_other_endings_are_counted_by_name(tmp_path: Path) -> None:
+    root = picture_set(tmp_path, {"ants": 1, "bees": 1})
+    for number, format_ in enumerate(("GIF", "AVIF", "JPEG", "JPEG")):
+        ending = ("gif", "avif", "jfif", "JPE")[number]
+        (root / f"train/ants/x.{ending}").write_bytes(encoded(noise(), format_))
+    (root / "train/bees/film.gif").write_bytes(encoded(noise(), "GIF", save_all=True, append_images=[noise()]))
+    for name in ("train/ants/1.txt", "val/bees/2.TXT", "val/bees/3.npy", "val/bees/README", "labels.csv", "val/beside.csv"):
+        (root / name).touch()
+    manifest, _ = prepared(tmp_path, config())
+    assert manifest["samples"] == {"train": 7, "test": 2}
+    assert manifest["notes"] == [
+        "left out, for such endings are no image's here: .txt (2), .npy (1), no ending (1)",
+        "1 image(s) have more frames or pages than one: the first is taken",
+    ]
+
+
+def test_a_narrow_range_of_sixteen_bits_is_reported(tmp_path: Path) -> None:
+    root = picture_set(tmp_path, {"ants": 1, "bees": 1})
+    deep = root / "train/ants/1.tif"
+    deep.write_bytes(encoded(Image.fromarray(np.arange(4096, dtype=np.uint16).reshape(64, 64)), "TIFF"))
+    (note,) = prepared(tmp_path, config())[0]["notes"]
+    assert note.startswith("1 image(s) of 16 bits use only the values 0 to 4095 of 0 to 65535: of 8 bits that is 0 to 15")
+    deep.write_bytes(encoded(Image.fromarray((np.arange(4096, dtype=np.uint16) * 16).reshape(64, 64)), "TIFF"))
+    assert prepared(tmp_path, config())[0]["notes"] == []
+
+
+def test_images_of_more_pixels_are_taken_where_the_job_says_so(tmp_path: Path) -> None:
+    root = picture_set(tmp_path, {"ants": 1, "bees": 1})
+    (root / "train/ants/large.png").write_bytes(encoded(noise(40, 30)))
+    how = {"random_resized_crop": {}, "skip_bad": True}
+    few = prepare(config(**how), tmp_path, tmp_path / "cache", most_pixels=1000)
+    many = prepare(config(**how), tmp_path, tmp_path / "cache", most_pixels=1200)
+    assert few["samples"]["train"] == 2 and many["samples"]["train"] == 3 and few["path"] != many["path"]
+    assert [s["reason"].startswith("more than 1,000 pixels") for s in few["skipped"]] == [True]
+    data = load(ranks.make_run(tmp_path / "runs", ranks.config(), many))
+    assert data.splits["train"].images.fit.most_pixels == 1200  # by which the workers read it, too
+    assert ranks.config(execution={"max_image_pixels": 1}).train.digest() == ranks.config().train.digest()
 
 
 # --- what an earlier version has prepared

@@ -39,7 +39,8 @@ def look(config: RunConfig, data_dir: Path, cache_dir: Path, out: Path, workers:
     """Prepares the data where the cache lacks them, counts them, writes a grid of train pictures (of a table: none) to `out`, and
     reads an epoch from the device and through 0 ... `workers` workers. Raises DataError, OSError."""
     train = config.train
-    record = prepare(train.data, data_dir, cache_dir, allow_unverified=config.execution.allow_unverified_data)
+    record = prepare(train.data, data_dir, cache_dir, allow_unverified=config.execution.allow_unverified_data,
+                     most_pixels=config.execution.max_image_pixels)  # fmt: skip
     data = mapped(Path(record["path"]), train.data.validation, train.data.wanted())
     given = train.data.pictures()
     table = isinstance(train.data, TableData)

@@ -21,7 +21,8 @@ from trainer.config.layers import MANY_CLASSES
 from trainer.config.outcome import EXIT_WRONG
 from trainer.config.run import RunConfig
 from trainer.data import dataset
-from trainer.data.raw import DataError
+from trainer.data.pictures import MOST_PIXELS
+from trainer.data.raw import Allowed, DataError
 
 
 class DoesNotFit(Exception):
@@ -46,7 +47,7 @@ def look_for_data(config: RunConfig, data_dir: Path) -> dict[str, Any]:
     data = config.train.data
     name = " ".join([data.name, *([data.folder] if isinstance(data, ImageFolderData) else [])])
     try:
-        source = dataset(data.name).source(data, data_dir, config.execution.allow_unverified_data)
+        source = dataset(data.name).source(data, data_dir, Allowed(config.execution.allow_unverified_data, MOST_PIXELS))
     except (DataError, OSError) as error:
         return {"name": name, "problem": str(error)}
     classes, wanted = source.classes, data.pictures().classes

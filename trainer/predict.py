@@ -59,7 +59,7 @@ def find(places: Sequence[Path], out: Path, listing: Listing) -> list[Asked]:
     asked, wrong = [], []
     for place in places:
         if place.is_dir():
-            inside = sorted(file for file in files_in(place, listing) if is_picture(file, listing))
+            inside = sorted(file for file in files_in(place, listing) if file.is_file())
             asked += [Asked(file, out / file.relative_to(place)) for file in inside]
             wrong += [] if inside else [f"{place} holds no picture ({' '.join(pictures.EXTENSIONS)})"]
         elif place.exists():
@@ -76,15 +76,11 @@ def find(places: Sequence[Path], out: Path, listing: Listing) -> list[Asked]:
 
 
 def files_in(folder: Path, listing: Listing) -> Iterator[Path]:
-    """The files in a folder and below it that can be data."""
+    """The files in a folder and below it that are images by their names."""
     for place, folders, names in os.walk(folder):
         folders[:] = listing.data(folders)
-        yield from (Path(place, name) for name in listing.data(names))
-
-
-def is_picture(file: Path, listing: Listing) -> bool:
-    """By its name; what an earlier call wrote is none."""
-    return not file.name.endswith((LABELLED, MASK)) and listing.is_picture(file.name) and file.is_file()
+        inputs = [name for name in names if not name.endswith((LABELLED, MASK))]  # not what an earlier call wrote
+        yield from (Path(place, name) for name in listing.pictures(inputs))
 
 
 def predict(model: Trained, asked: Sequence[Asked]) -> Iterator[dict[str, Any]]:

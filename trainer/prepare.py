@@ -26,7 +26,10 @@ def main() -> None:
     allow = config.execution.allow_unverified_data
     try:
         started = read_json(RunDir(arguments.config.absolute().parent).data_record)
-        record = prepare(config.train.data, arguments.data_dir, arguments.cache_dir, allow_unverified=allow, started=started)
+        record = prepare(
+            config.train.data, arguments.data_dir, arguments.cache_dir, allow_unverified=allow, started=started,
+            most_pixels=config.execution.max_image_pixels,
+        )  # fmt: skip
         print(json.dumps({**record, **first_weights(config, record["classes"], arguments)}))
     except DataError as error:
         print(error, file=sys.stderr)

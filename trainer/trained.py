@@ -45,7 +45,7 @@ class Trained:
 
     def read(self, data: bytes) -> Image.Image:
         """A picture's file -> an image of mode L or RGB. Raises BadPicture."""
-        return pictures.read(data, self.fit.channels)
+        return pictures.read(data, self.fit.channels, self.config.execution.max_image_pixels or self.fit.most_pixels)
 
     def pixels(self, image: Image.Image) -> np.ndarray:
         """uint8 [C, H, W]: a test picture; of a segmentation the whole picture, its right and lower edge repeated up to the next

@@ -112,6 +112,9 @@ class Execution(Strict):
         600.0, gt=0, description="without a step (or a batch of an evaluation) for so long, the run ends as hung and says where"
     )
     allow_unverified_data: bool = Field(False, description="train on files that differ from the published checksums")
+    max_image_pixels: int | None = Field(
+        None, ge=1, description="image files of more pixels are refused, for they may be decompression bombs; null: 89,478,485"
+    )
     stop_after_step: int | None = Field(None, ge=1, description="for tests: stop after a checkpoint at this step")
 
 

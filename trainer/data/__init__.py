@@ -1,4 +1,4 @@
-"""The data sets by name: `source(config, data_dir, allow_unverified)` of each finds it and makes uint8 pictures (or float32 rows)
+"""The data sets by name: `source(config, data_dir, allowed)` of each finds it and makes uint8 pictures (or float32 rows)
 of it, once (prepare); the trainer only maps what prepare made."""
 
 from __future__ import annotations

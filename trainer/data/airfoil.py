@@ -10,7 +10,7 @@ import numpy as np
 
 from trainer.config.data import AirfoilData
 from trainer.data import delimited, raw
-from trainer.data.raw import DataError, Piece, Source
+from trainer.data.raw import Allowed, DataError, Piece, Source
 
 VERSION = 2  # raised when `convert` gives other bytes; 2: a column that never changes is zero, where it was NaN
 NAME = "airfoil_self_noise.dat"
@@ -20,7 +20,7 @@ TRAIN_SAMPLES = 1500
 COLUMNS = 6
 
 
-def source(config: AirfoilData, data_dir: Path, allow_unverified: bool) -> Source:
+def source(config: AirfoilData, data_dir: Path, allowed: Allowed) -> Source:
     """The file, five features and the sound level in each line. Raises raw.DataError."""
 
     def fetch() -> None:
@@ -30,7 +30,7 @@ def source(config: AirfoilData, data_dir: Path, allow_unverified: bool) -> Sourc
 
     folder = data_dir / "airfoil"
     try:
-        content, unverified = raw.read(folder, PUBLISHED, what="airfoil", allow_unverified=allow_unverified, fetch=fetch)
+        content, unverified = raw.read(folder, PUBLISHED, what="airfoil", allow_unverified=allowed.unverified, fetch=fetch)
     except DataError as error:
         raise DataError(f"{error}; the job `optimizers_airfoil_made` makes a table of its shape") from None
     table, notes = read(content[NAME])

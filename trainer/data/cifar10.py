@@ -12,7 +12,7 @@ import numpy as np
 
 from trainer.config.data import CIFAR10Data
 from trainer.data import raw
-from trainer.data.raw import Piece, Source
+from trainer.data.raw import Allowed, Piece, Source
 
 VERSION = 1
 CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
@@ -26,7 +26,7 @@ PUBLISHED = {  # md5, as torchvision.datasets.CIFAR10 holds them
 }
 
 
-def source(config: CIFAR10Data, data_dir: Path, allow_unverified: bool) -> Source:
+def source(config: CIFAR10Data, data_dir: Path, allowed: Allowed) -> Source:
     """The six batch files. Raises raw.DataError."""
 
     def fetch() -> None:
@@ -36,7 +36,7 @@ def source(config: CIFAR10Data, data_dir: Path, allow_unverified: bool) -> Sourc
         CIFAR10(str(data_dir), download=True)
 
     folder = data_dir / "cifar-10-batches-py"
-    content, unverified = raw.read(folder, PUBLISHED, what="CIFAR-10", allow_unverified=allow_unverified, fetch=fetch)
+    content, unverified = raw.read(folder, PUBLISHED, what="CIFAR-10", allow_unverified=allowed.unverified, fetch=fetch)
     return Source(CLASSES, content, convert(content), unverified=unverified)
 
 

@@ -10,14 +10,14 @@ from pathlib import Path
 import numpy as np
 
 from trainer.config.data import DigitsData
-from trainer.data.raw import Piece, Source
+from trainer.data.raw import Allowed, Piece, Source
 
 VERSION = 1  # raised when `convert` gives other bytes
 CLASSES = [str(digit) for digit in range(10)]
 TRAIN_SAMPLES = 1437
 
 
-def source(config: DigitsData, data_dir: Path, allow_unverified: bool) -> Source:
+def source(config: DigitsData, data_dir: Path, allowed: Allowed) -> Source:
     """The pictures in the package, read from its file: to import it takes a second. Raises ImportError without scikit-learn."""
     package = find_spec("sklearn")
     if package is None or package.origin is None:

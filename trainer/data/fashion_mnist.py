@@ -9,7 +9,7 @@ import numpy as np
 
 from trainer.config.data import FashionMNISTData
 from trainer.data import raw
-from trainer.data.raw import Piece, Source
+from trainer.data.raw import Allowed, Piece, Source
 
 VERSION = 1
 CLASSES = ["t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"]
@@ -23,7 +23,7 @@ PUBLISHED = {
 }
 
 
-def source(config: FashionMNISTData, data_dir: Path, allow_unverified: bool) -> Source:
+def source(config: FashionMNISTData, data_dir: Path, allowed: Allowed) -> Source:
     """The four IDX files. Raises raw.DataError."""
 
     def fetch() -> None:
@@ -33,7 +33,7 @@ def source(config: FashionMNISTData, data_dir: Path, allow_unverified: bool) -> 
         FashionMNIST(str(data_dir), download=True)
 
     folder = data_dir / "FashionMNIST" / "raw"
-    content, unverified = raw.read(folder, PUBLISHED, what="Fashion-MNIST", allow_unverified=allow_unverified, fetch=fetch)
+    content, unverified = raw.read(folder, PUBLISHED, what="Fashion-MNIST", allow_unverified=allowed.unverified, fetch=fetch)
     return Source(CLASSES, content, convert(content), unverified=unverified)
 
 

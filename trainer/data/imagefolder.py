@@ -18,10 +18,11 @@ from trainer.config.data import ImageFolderData
 from trainer.data import pictures
 from trainer.data.contents import Contents, Unreadable
 from trainer.data.listing import Listing, is_data
+from trainer.data.notes import seen_in
 from trainer.data.pictures import BadPicture, Fit, shown
-from trainer.data.raw import ELSEWHERE, DataError, Piece, Skipped, Source
+from trainer.data.raw import ELSEWHERE, Allowed, DataError, Piece, Seen, Skipped, Source
 
-VERSION = 2  # raised when the same files give other bytes, or are known by something else
+VERSION = 3  # raised when the same files give other bytes, or are known by something else
 AT_ONCE, AT_ONCE_BYTES = 64, 2**22  # what a thread reads at a time, so that memory is bounded also where files are large
 MOST_SHOWN = 20
 PROGRESS_S = 3.0
@@ -34,7 +35,7 @@ class File(NamedTuple):
     label: int
 
 
-def source(config: ImageFolderData, data_dir: Path, allow_unverified: bool) -> Source:
+def source(config: ImageFolderData, data_dir: Path, allowed: Allowed) -> Source:
     """Lists the folders, and looks at no file. Raises raw.DataError, which tells everything that is wrong with the folders."""
     root = data_dir / config.folder
     if not root.is_dir():
@@ -43,11 +44,14 @@ def source(config: ImageFolderData, data_dir: Path, allow_unverified: bool) -> S
     classes, splits, skipped = find(root, config, listing)
     settings = config.prepared_by()
     del settings["folder"]  # the same files elsewhere are the same set
+    if config.skip_bad and allowed.most_pixels != pictures.MOST_PIXELS:  # it decides what is skipped
+        settings["most_pixels"] = allowed.most_pixels
     content = {"settings": json.dumps(settings, sort_keys=True).encode()}
+    fit = Fit.of(config, allowed.most_pixels)
     files = Contents(root, {split: [file.name for file in listed] for split, listed in splits.items()})
     names = [os.fsencode(name).decode(errors="replace") for name in classes]
-    pieces = _read(files, config, splits, skipped)
-    return Source(names, content, pieces, {"fit": Fit.of(config)._asdict()}, files=files, notes=listing.notes())
+    pieces = _read(files, config, fit, splits, skipped)
+    return Source(names, content, pieces, {"fit": fit._asdict()}, files=files, notes=listing.notes())
 
 
 class Found(NamedTuple):
@@ -129,7 +133,7 @@ def _pictures(root: Path, folder: Path, listing: Listing) -> tuple[list[str], li
                 raise DataError(f"imagefolder: {shown(link)} leads back to a folder above it: remove the link")
         walked.append((os.path.relpath(place, root), not folders, names))
     for place, is_last, names in sorted(walked):
-        here = [f"{place}/{name}" for name in listing.data(names) if listing.is_picture(name)]
+        here = [f"{place}/{name}" for name in listing.pictures(names)]
         found += here
         if not here and is_last and listing.is_picture(place):
             hollow.append(Skipped(shown(place), "a folder, not a picture"))
@@ -172,9 +176,11 @@ def _by_fractions(files: list[File], fractions: list[float], seed: int) -> dict[
     return {name: [files[i] for i in part.indices] for name, part in zip(names, parts, strict=True)}
 
 
-def _read(contents: Contents, config: ImageFolderData, splits: dict[str, list[File]], skipped: list[Skipped]) -> Iterator[Piece]:
+def _read(
+    contents: Contents, config: ImageFolderData, fit: Fit, splits: dict[str, list[File]], skipped: list[Skipped]
+) -> Iterator[Piece]:
     """All pieces in the order of the splits. Raises raw.DataError, at the end, for all pictures that cannot be read."""
-    fit, total, done = Fit.of(config), sum(map(len, splits.values())), 0
+    total, done = sum(map(len, splits.values())), 0
     began = told = time.monotonic()
     parts = [(split, part) for split, files in splits.items() for part in _parts(files, contents)]
 
@@ -225,19 +231,24 @@ def _nothing(fit: Fit) -> tuple[np.ndarray, np.ndarray]:
 
 def _piece(contents: Contents, split: str, files: list[File], fit: Fit, *, encoded: bool) -> Piece:
     images, labels, kept, skipped = [], [], [], []
+    seen = Seen()
     for file in files:
         try:
             data = contents.read(file.name)
-            images.append(fit(pictures.read(data, fit.channels)))
+            picture = pictures.look(data, fit.channels, fit.most_pixels)
+            images.append(fit(picture.image))
         except (BadPicture, Unreadable) as error:
             skipped.append(Skipped(shown(file.name), str(error)))
             continue
+        seen = seen.and_of(seen_in(picture))
         labels.append(file.label)
         if encoded:
             kept.append((shown(file.name), data))
     if not images:
         return Piece(split, *_nothing(fit), encoded=kept if encoded else None, skipped=skipped)
-    return Piece(split, np.stack(images), np.array(labels, np.int64), encoded=kept if encoded else None, skipped=skipped)
+    return Piece(
+        split, np.stack(images), np.array(labels, np.int64), encoded=kept if encoded else None, skipped=skipped, seen=seen
+    )
 
 
 def _in_order(function: Callable[[tuple[str, list[File]]], Piece], parts: list[tuple[str, list[File]]]) -> Iterator[Piece]:

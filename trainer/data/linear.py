@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from trainer.config.data import LinearData
-from trainer.data.raw import DataError, Piece, Source
+from trainer.data.raw import Allowed, DataError, Piece, Source
 
 VERSION = 1  # raised when `convert` gives other bytes
 
 
-def source(config: LinearData, data_dir: Path, allow_unverified: bool) -> Source:
+def source(config: LinearData, data_dir: Path, allowed: Allowed) -> Source:
     """Nothing is read: the settings decide everything."""
     settings = config.model_dump_json(exclude={"validation"})
     return Source(["y"], {"settings": settings.encode()}, convert(config))

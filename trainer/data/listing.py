@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 
 from trainer.data import pictures
@@ -24,6 +25,7 @@ class Listing:
 
     def __init__(self) -> None:
         self.never: Counter[str] = Counter()
+        self.endings: Counter[str] = Counter()  # of files in the folders of images
 
     def data(self, names: list[str]) -> list[str]:
         """Those that can be data, sorted."""
@@ -42,11 +44,24 @@ class Listing:
         """By its ending."""
         return name.lower().endswith(pictures.EXTENSIONS)
 
+    def pictures(self, names: list[str]) -> list[str]:
+        """The files of a folder of images that are images, sorted; the others are counted by their endings."""
+        kept = []
+        for name in self.data(names):
+            if self.is_picture(name):
+                kept.append(name)
+            else:
+                self.endings[os.path.splitext(name)[1].lower() or "no ending"] += 1
+        return kept
+
     def notes(self) -> list[str]:
         """What was left out, a line each kind."""
-        if not self.never:
-            return []
-        return [f"left out, for such names are never data: {counted(self.never)}"]
+        found = []
+        if self.never:
+            found.append(f"left out, for such names are never data: {counted(self.never)}")
+        if self.endings:
+            found.append(f"left out, for such endings are no image's here: {counted(self.endings)}")
+        return found
 
 
 def counted(found: Counter[str]) -> str:

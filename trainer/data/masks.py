@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from trainer.data.pictures import BadPicture, pixels
+from trainer.data.pictures import MOST_PIXELS, BadPicture, pixels, refuse_bomb
 
 VOID = 255  # a pixel that has no class: no loss, no place in any figure
 
@@ -34,11 +34,14 @@ def of_colour() -> np.ndarray:
     return found
 
 
-def read(data: bytes, classes: int) -> np.ndarray:
+def read(data: bytes, classes: int, most_pixels: int = MOST_PIXELS) -> np.ndarray:
     """A mask's file -> uint8 [H, W], the number of each pixel's class, or VOID. Raises BadPicture."""
     try:
         image = Image.open(io.BytesIO(data), formats=("PNG",))
+        refuse_bomb(image, most_pixels)
         image.load()
+    except BadPicture:
+        raise
     except Exception as error:  # Pillow's decoders fail in many ways
         raise BadPicture(f"no mask that can be read: {type(error).__name__}: {error}") from error
     if image.mode in ("P", "L"):  # np.asarray gives a palette's indices
@@ -65,11 +68,13 @@ def encoded(mask: np.ndarray) -> bytes:
 
 
 class Crop(NamedTuple):
-    """How a picture of any size becomes uint8 [channels, height, width]: its middle is cut out."""
+    """How a picture of any size becomes uint8 [channels, height, width]: its middle is cut out. most_pixels: of a file that is
+    decoded."""
 
     channels: int
     height: int
     width: int
+    most_pixels: int = MOST_PIXELS
 
     @property
     def shape(self) -> tuple[int, int, int]:

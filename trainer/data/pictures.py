@@ -5,47 +5,72 @@ from __future__ import annotations
 import contextlib
 import io
 import warnings
-from typing import NamedTuple, Self
+from importlib.util import find_spec
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from trainer.config.data import ImageFolderData
 
-# torchvision.datasets.folder.IMG_EXTENSIONS, in lower case
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-# Known by their content, whatever the name says. Not all that Pillow can: it would start Ghostscript for EPS.
-FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF")
-MOST_PIXELS = Image.MAX_IMAGE_PIXELS or 89_478_485
+# An image is known by its content, whatever its name says; by its ending, whether a folder's file is taken for one. Not all that
+# Pillow reads: it would start Ghostscript for EPS, and formats without a signature could be anything (tests/test_pictures.py).
+ENDINGS = {
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
+    "PNG": (".png", ".apng"),
+    "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
+    "BMP": (".bmp",),
+    "TIFF": (".tif", ".tiff"),
+    "WEBP": (".webp",),
+    "GIF": (".gif",),
+    "AVIF": (".avif", ".avifs"),
+    "DIB": (".dib",),  # a BMP without its first header
+    "JPEG2000": (".jp2", ".j2k", ".jpc", ".jpf", ".jpx", ".j2c"),
+}
+EXTENSIONS = tuple(ending for endings in ENDINGS.values() for ending in endings)
+FORMATS = tuple(name for name in ENDINGS if name != "AVIF" or find_spec("PIL.AvifImagePlugin"))  # which Pillow has from 11.3 on
+MOST_PIXELS = 89_478_485  # as Pillow's own limit, a quarter of a gigabyte of RGB
+FULL = 65535  # the largest value of 16 bits
 
-# Pillow only warns where a picture of a few bytes unfolds to a quarter of a gigabyte; its other warnings are of tags that it
-# could not read, which do not change the pixels.
-warnings.filterwarnings("ignore", module=r"PIL\.")
-warnings.simplefilter("error", Image.DecompressionBombWarning)
+# Pillow's limit is one for the whole process; `read` holds each image against the run's own, before it is decoded.
+Image.MAX_IMAGE_PIXELS = None
+warnings.filterwarnings("ignore", module=r"PIL\.")  # they are of tags that could not be read, which do not change the pixels
 
 
 class BadPicture(Exception):
     """The bytes are no picture that can be decoded; the message is the reason, in a few words."""
 
 
+class Picture(NamedTuple):
+    """An image of mode L or RGB, and what its pixels no longer show. several: its file holds more frames than this first one.
+
+    values: the least and the largest of an image of 16 bits, as stored; None of one of 8.
+    """
+
+    image: Image.Image
+    several: bool = False
+    values: tuple[int, int] | None = None
+
+
 class Fit(NamedTuple):
     """How a picture of any size becomes uint8 [channels, size, size]: as torchvision's Resize(resize) and CenterCrop(size) do.
 
-    keep_aspect: the shorter side becomes `resize`; else both sides do.
+    keep_aspect: the shorter side becomes `resize`; else both sides do. most_pixels: of a file that is decoded.
     """
 
     channels: int
     size: int
     resize: int
     keep_aspect: bool
+    most_pixels: int = MOST_PIXELS
 
     @property
     def shape(self) -> tuple[int, int, int]:
         return self.channels, self.size, self.size
 
     @classmethod
-    def of(cls, config: ImageFolderData) -> Self:
-        return cls(config.channels, config.size, config.resize or config.size, config.keep_aspect)
+    def of(cls, config: ImageFolderData, most_pixels: int = MOST_PIXELS) -> Self:
+        return cls(config.channels, config.size, config.resize or config.size, config.keep_aspect, most_pixels)
 
     def __call__(self, image: Image.Image) -> np.ndarray:
         """uint8 [channels, size, size]. Raises BadPicture where the picture is so narrow that its resized form would be huge."""
@@ -69,7 +94,12 @@ def decode(data: bytes, channels: int) -> np.ndarray:
     return pixels(read(data, channels))
 
 
-def read(data: bytes, channels: int) -> Image.Image:
+def read(data: bytes, channels: int, most_pixels: int = MOST_PIXELS) -> Image.Image:
+    """The image of `look`."""
+    return look(data, channels, most_pixels).image
+
+
+def look(data: bytes, channels: int, most_pixels: int = MOST_PIXELS) -> Picture:
     """A picture's bytes -> an image of mode L or RGB, turned as its EXIF says. Raises BadPicture.
 
     Transparent pixels are laid on white. Of 16 bits a channel the upper eight count. Of several frames it is the first.
@@ -79,25 +109,64 @@ def read(data: bytes, channels: int) -> Image.Image:
         raise BadPicture("an empty file")
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
+        refuse_bomb(image, most_pixels)
+        if image.format == "PNG" and "RGB;16B" in str(image.tile):  # of which Pillow keeps the upper eight bits
+            _keep_upper_bits(image.info)
         image.load()
         with contextlib.suppress(Exception):  # spoilt tags beside good pixels, as some of ImageNet's have
             ImageOps.exif_transpose(image, in_place=True)
-        return _to_mode(image, "L" if channels == 1 else "RGB")
+        values = None
+        if has_16_bits(image):
+            image, values = _of_16_bits(image)
+        return Picture(_to_mode(image, "L" if channels == 1 else "RGB"), _has_more_frames(data), values)
     except (BadPicture, MemoryError):
         raise
     except UnidentifiedImageError:
         raise BadPicture(f"no picture by its content (known: {', '.join(FORMATS)})") from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise BadPicture(f"more than {MOST_PIXELS:,} pixels: a decompression bomb?") from None
     except Exception as error:  # Pillow's decoders fail in many ways: OSError, SyntaxError, struct.error, zlib.error, ...
         raise BadPicture(str(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}") from error
 
 
+def refuse_bomb(image: Image.Image, most_pixels: int) -> None:
+    """Raises BadPicture where an image that is not decoded yet has more pixels: a file of a few bytes can unfold to gigabytes."""
+    if image.width * image.height > most_pixels:
+        raise BadPicture(
+            f"more than {most_pixels:,} pixels: a decompression bomb? {image.width}x{image.height} is taken by "
+            f"`execution: {{max_image_pixels: {image.width * image.height}}}`"
+        )
+
+
+def has_16_bits(image: Image.Image) -> bool:
+    """Whether a grey image has 16 bits a pixel, which Pillow holds in 16 or in 32, by its version and by the file's format."""
+    return image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM"))
+
+
+def _of_16_bits(image: Image.Image) -> tuple[Image.Image, tuple[int, int]]:
+    """(the image with 8 bits, the least and the largest value that it had). A value that is transparent becomes white."""
+    wide = np.asarray(image).astype(np.uint32)
+    grey = ((wide * 255 + FULL // 2) // FULL).astype(np.uint8)
+    transparent = image.info.get("transparency")
+    if isinstance(transparent, int):
+        grey[wide == transparent] = 255
+    return Image.fromarray(grey), (int(wide.min()), int(wide.max()))
+
+
+def _keep_upper_bits(info: dict[Any, Any]) -> None:
+    """Makes of the colour that is transparent what Pillow makes of the pixels."""
+    if isinstance(info.get("transparency"), tuple):
+        info["transparency"] = tuple(value >> 8 for value in info["transparency"])
+
+
+def _has_more_frames(data: bytes) -> bool:
+    """Whether a file is an animation or has further pages. A photo with its small preview (MPO) is one image."""
+    with contextlib.suppress(Exception):  # spoilt further frames beside a good first one
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        return image.format != "MPO" and bool(getattr(image, "is_animated", False))
+    return False
+
+
 def _to_mode(image: Image.Image, mode: str) -> Image.Image:
-    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):  # 16 bits a pixel, by Pillow's version
-        wide = np.asarray(image).astype(np.uint32)
-        image = Image.fromarray(((wide * 255 + 32767) // 65535).astype(np.uint8))
-    elif image.mode in ("I", "F"):
+    if image.mode in ("I", "F"):
         raise BadPicture("pixels of 32 bits, whose range is not known: store it with 8 or 16 bits")
     if image.has_transparency_data:
         image = image.convert("RGBA")

@@ -19,8 +19,9 @@ from trainer.config.layout import RunDir, read_json
 from trainer.config.lock import Lock, LockLost
 from trainer.data import dataset, pictures
 from trainer.data.masks import Crop, EncodedMasks
-from trainer.data.pictures import BadPicture, Fit
-from trainer.data.raw import DataError
+from trainer.data.notes import of_decoding
+from trainer.data.pictures import MOST_PIXELS, BadPicture, Fit
+from trainer.data.raw import Allowed, DataError, Source
 from trainer.data.writing import write
 
 WAIT_S = 6 * 3600.0  # for another process that prepares the same data, and is alive
@@ -41,7 +42,7 @@ class Encoded:
         """Picture `number` at its own size. Raises DataError, which names the picture, where its bytes are spoilt."""
         begin, end = self.offsets[number : number + 2]
         try:
-            return pictures.read(self.data[begin:end].tobytes(), self.fit.channels)
+            return pictures.read(self.data[begin:end].tobytes(), self.fit.channels, self.fit.most_pixels)
         except BadPicture as error:
             raise DataError(
                 f"{self.name(number)} could be read when it was prepared and now cannot ({error}): remove {self.folder} "
@@ -106,13 +107,15 @@ class Prepared:
 
 
 def prepare(
-    config: DataConfig, data_dir: Path, cache_dir: Path, *, allow_unverified: bool = False, started: dict[str, Any] | None = None
+    config: DataConfig, data_dir: Path, cache_dir: Path, *, allow_unverified: bool = False, started: dict[str, Any] | None = None,
+    most_pixels: int | None = None,
 ) -> dict[str, Any]:
     """Converts the data set where the cache lacks it; returns its manifest with `path`, `made` (whether it was made now),
     `unverified` (the raw files that differ from the published checksums), `sources` (the sha256 of all that it is made from) and
     `notes` (what a user should know of it).
 
-    started: what this returned when the run was started, which keeps its set where the same sources are prepared otherwise now.
+    most_pixels: of an image that is decoded; None: pictures.MOST_PIXELS. started: what this returned when the run was started,
+    which keeps its set where the same sources are prepared otherwise now.
 
     A set is known by the contents of its files, and its folder is named by them. It appears by one rename, under a lock: an
     interrupted prepare leaves nothing that a later one would take for whole, and of two at once the second waits for the first.
@@ -120,18 +123,29 @@ def prepare(
     Raises raw.DataError, and OSError where the disk is full.
     """
     of = dataset(config.name)
-    source = of.source(config, data_dir, allow_unverified)
+    source = of.source(config, data_dir, Allowed(allow_unverified, most_pixels or MOST_PIXELS))
     content = dict(source.content)
     if source.files:
         source.files.learn(cache_dir / "contents")
         content["files"] = source.files.digest()
     sources = _digest(b"", content)
     path = cache_dir / "prepared" / f"{config.name}-{_digest(str(of.VERSION).encode(), content)[:8]}"
-    found = {"path": str(path), "unverified": list(source.unverified), "sources": sources, "notes": list(source.notes)}
-    if started and started["path"] != str(path) and (manifest := _kept(started, sources, config, data_dir)):
-        return {**manifest, **found, "path": started["path"], "made": False}
+    manifest = _kept(started, sources, config, data_dir) if started and started["path"] != str(path) else None
+    made = False
+    if manifest and started:
+        path = Path(started["path"])
+    else:
+        manifest, made = _found_or_made(path, config.name, source)
+    notes = [*source.notes, *of_decoding(manifest)]
+    return {
+        **manifest, "path": str(path), "unverified": list(source.unverified), "sources": sources, "notes": notes, "made": made,
+    }  # fmt: skip
+
+
+def _found_or_made(path: Path, name: str, source: Source) -> tuple[dict[str, Any], bool]:
+    """(the manifest of the set in `path`, whether it was made now)."""
     if manifest := read_json(path / "manifest.json"):
-        return {**manifest, **found, "made": False}
+        return manifest, False
     path.parent.mkdir(parents=True, exist_ok=True)
     lock, began = Lock(path.with_name(f".{path.name}.lock")), time.monotonic()
     while not lock.acquire():
@@ -141,12 +155,12 @@ def prepare(
     temporary = path.with_name(f".{path.name}.{lock.nonce}.tmp")
     try:
         if manifest := read_json(path / "manifest.json"):  # made while we waited
-            return {**manifest, **found, "made": False}
+            return manifest, False
         shutil.rmtree(path, ignore_errors=True)  # cleared by hand in part
         for left in path.parent.glob(f".{escape(path.name)}.*tmp"):  # by a prepare that was killed
             shutil.rmtree(left, ignore_errors=True)
         temporary.mkdir()
-        manifest = write(temporary, config.name, source, lock.renew)
+        manifest = write(temporary, name, source, lock.renew)
         lock.verify()
         temporary.rename(path)
     except LockLost as error:
@@ -154,7 +168,7 @@ def prepare(
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         lock.release()
-    return {**manifest, **found, "made": True}
+    return manifest, True
 
 
 def _digest(version: bytes, content: dict[str, bytes]) -> str:

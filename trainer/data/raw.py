@@ -22,11 +22,35 @@ class DataError(Exception):
     """The data is not there, or is not what it should be; the message says what, where to put it, and what to try."""
 
 
+class Allowed(NamedTuple):
+    """What a run takes though it is refused else. most_pixels: of an image that is decoded."""
+
+    unverified: bool
+    most_pixels: int
+
+
 class Skipped(NamedTuple):
     """A picture that cannot be read or used, and why."""
 
     name: str
     reason: str
+
+
+class Seen(NamedTuple):
+    """What decoding has shown of images, and their pixels no longer do. several: files with more frames than the first.
+
+    wide: images of 16 bits, whose values lie between `least` and `largest`.
+    """
+
+    several: int = 0
+    wide: int = 0
+    least: int = 65535
+    largest: int = 0
+
+    def and_of(self, other: Seen) -> Seen:
+        """Of both together."""
+        ends = min(self.least, other.least), max(self.largest, other.largest)
+        return Seen(self.several + other.several, self.wide + other.wide, *ends)
 
 
 class Piece(NamedTuple):
@@ -43,6 +67,7 @@ class Piece(NamedTuple):
     encoded: Sequence[tuple[str, bytes]] | None = None
     skipped: Sequence[Skipped] = ()
     encoded_masks: Sequence[bytes] | None = None
+    seen: Seen = Seen()
 
 
 class Source(NamedTuple):

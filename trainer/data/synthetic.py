@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from trainer.config.data import SyntheticData
-from trainer.data.raw import Piece, Source
+from trainer.data.raw import Allowed, Piece, Source
 
 VERSION = 1
 
 
-def source(config: SyntheticData, data_dir: Path, allow_unverified: bool) -> Source:
+def source(config: SyntheticData, data_dir: Path, allowed: Allowed) -> Source:
     """Nothing is read: the settings decide everything."""
     shape = (config.samples, config.classes, config.channels, config.size)
     return Source([str(i) for i in range(config.classes)], {"settings": ",".join(map(str, shape)).encode()}, convert(config))

@@ -16,10 +16,11 @@ from trainer.config.data import VOCData
 from trainer.data import masks, pictures
 from trainer.data.contents import Contents, Unreadable
 from trainer.data.masks import Crop
+from trainer.data.notes import seen_in
 from trainer.data.pictures import BadPicture
-from trainer.data.raw import ALL_THE_SAME, ELSEWHERE, DataError, Piece, Skipped, Source, accept
+from trainer.data.raw import ALL_THE_SAME, ELSEWHERE, Allowed, DataError, Piece, Seen, Skipped, Source, accept
 
-VERSION = 2  # raised when the same files give other bytes, or are known by something else
+VERSION = 3  # raised when the same files give other bytes, or are known by something else
 LISTS = {"train": "train", "test": "val"}  # VOC keeps the masks of its own test list to itself
 PUBLISHED = {"train": 1464, "test": 1449}  # pictures of VOC2012's lists (host.robots.ox.ac.uk/pascal/VOC/voc2012, its statistics)
 LIST_FOLDER = "ImageSets/Segmentation"
@@ -35,7 +36,7 @@ class Scene(NamedTuple):
     mask: str
 
 
-def source(config: VOCData, data_dir: Path, allow_unverified: bool) -> Source:
+def source(config: VOCData, data_dir: Path, allowed: Allowed) -> Source:
     """Reads the lists, and looks at no picture or mask.
 
     Raises raw.DataError, which tells everything that is missing.
@@ -55,8 +56,8 @@ def source(config: VOCData, data_dir: Path, allow_unverified: bool) -> Source:
             f"voc: {root} is not VOC2012 as it was published: {differ}. Name its classes by train.data.classes where it "
             f"is another set, or train on it {ALL_THE_SAME}"
         )
-        accept(allow_unverified, refusal, f"voc: {differ}: they differ from the published ones")
-    crop = Crop(3, *config.crop)
+        accept(allowed.unverified, refusal, f"voc: {differ}: they differ from the published ones")
+    crop = Crop(3, *config.crop, allowed.most_pixels)
     content = {"settings": f"{config.classes} {config.crop}".encode()}
     files = Contents(root, {split: [name for s in scenes for name in s[1:]] for split, scenes in splits.items()})
     pieces = _read(files, splits, crop, len(config.names()))
@@ -115,10 +116,12 @@ def _complaint(what: str, lines: list[str]) -> str:
 def _piece(contents: Contents, split: str, scenes: list[Scene], crop: Crop, classes: int, bad: list[str]) -> Piece:
     """Train pictures keep their size, for the random crops; of test pictures the middle is kept. bad: gains what is wrong."""
     whole, cut, skipped = [], [], []
+    seen = Seen()
     for scene in scenes:
         try:
             data, mask_file = contents.read(scene.picture), contents.read(scene.mask)
-            image, mask = pictures.read(data, crop.channels), masks.read(mask_file, classes)
+            picture = pictures.look(data, crop.channels, crop.most_pixels)
+            image, mask = picture.image, masks.read(mask_file, classes, crop.most_pixels)
         except (BadPicture, Unreadable) as error:
             bad.append(f"{scene.name}: {error}")
             continue
@@ -128,10 +131,11 @@ def _piece(contents: Contents, split: str, scenes: list[Scene], crop: Crop, clas
         elif not crop.fits(image):
             skipped.append(Skipped(scene.name, f"{size} pixels are smaller than the crop, {crop.height}x{crop.width}"))
         else:
+            seen = seen.and_of(seen_in(picture))
             whole.append((scene.name, data, masks.encoded(mask)))
             cut.append(crop.cut(image, mask, *crop.middle(image.height, image.width)))
     images = np.stack([i for i, _ in cut]) if cut else np.zeros((0, *crop.shape), np.uint8)
     labels = np.stack([m for _, m in cut]) if cut else np.zeros((0, *crop.shape[1:]), np.uint8)
     if split != "train":
-        return Piece(split, images, labels, skipped=skipped)
-    return Piece(split, images, labels, [(n, d) for n, d, _ in whole], skipped, [m for _, _, m in whole])
+        return Piece(split, images, labels, skipped=skipped, seen=seen)
+    return Piece(split, images, labels, [(n, d) for n, d, _ in whole], skipped, [m for _, _, m in whole], seen)

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from trainer.data.raw import Piece, Skipped, Source
+from trainer.data.raw import Piece, Seen, Skipped, Source
 
 
 def write(folder: Path, name: str, source: Source, after_each: Callable[[], None]) -> dict[str, Any]:
@@ -29,12 +29,14 @@ def write(folder: Path, name: str, source: Source, after_each: Callable[[], None
     """
     splits: dict[str, _Split] = {}
     skipped: list[Skipped] = []
+    seen = Seen()
     with contextlib.ExitStack() as stack:
         for piece in source.pieces:
             if piece.split not in splits:
                 splits[piece.split] = stack.enter_context(contextlib.closing(_Split(folder, piece)))
             splits[piece.split].append(piece)
             skipped += piece.skipped
+            seen = seen.and_of(piece.seen)
             after_each()
         for split in splits.values():
             split.finish()
@@ -52,6 +54,7 @@ def write(folder: Path, name: str, source: Source, after_each: Callable[[], None
         "shape": list(train.shape),
         **source.details,
         "skipped": [s._asdict() for s in skipped],
+        "seen": seen._asdict(),
         "files": files,
         "sha256": hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest(),
     }

@@ -1,0 +1,34 @@
+"""What a user should know of a prepared set, in sentences."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from trainer.data.pictures import FULL, Picture
+from trainer.data.raw import Seen
+
+NARROW = (FULL + 1) // 4  # 12-bit values in files of 16 bits fill a sixteenth of the range, 14-bit ones a quarter
+
+
+def seen_in(picture: Picture) -> Seen:
+    """What decoding one image has shown."""
+    if picture.values is None:
+        return Seen(int(picture.several))
+    return Seen(int(picture.several), 1, *picture.values)
+
+
+def of_decoding(manifest: dict[str, Any]) -> list[str]:
+    """What the pixels no longer show: further frames, and files of 16 bits that use a small part of them."""
+    if "seen" not in manifest:  # prepared by an earlier version
+        return []
+    seen = Seen(**manifest["seen"])
+    found = []
+    if seen.several:
+        found.append(f"{seen.several:,} image(s) have more frames or pages than one: the first is taken")
+    if seen.wide and seen.largest - seen.least < NARROW:
+        levels = f"{seen.least * 255 // FULL} to {seen.largest * 255 // FULL}"
+        found.append(
+            f"{seen.wide:,} image(s) of 16 bits use only the values {seen.least} to {seen.largest} of 0 to {FULL}: of 8 bits "
+            f"that is {levels}, nearly one grey: scale them to the full range to train on more"
+        )
+    return found
