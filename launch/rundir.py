@@ -6,16 +6,17 @@ import json
 import os
 import re
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from launch import array, records
 from launch.errors import Wrong
 from launch.records import Unreadable
-from trainer.config import steps
+from trainer.config import file_clock, steps
+from trainer.config.file_clock import Clock, MachineClock
 from trainer.config.layout import Attempt, RunDir, read_json
-from trainer.config.lock import Lock, local_pid
+from trainer.config.lock import is_of_this_machine, local_pid, read_record
 from trainer.config.outcome import Outcome
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ class Standing:
     where: str = ""
     holder: dict[str, Any] | None = None
     slurm_job: str | None = None
+    lock_age_s: float | None = None  # by which it runs or is dead, where the lock is another machine's
 
     @property
     def is_active(self) -> bool:
@@ -134,9 +136,15 @@ def read_config(run: RunDir) -> RunConfig | None:
         raise Unreadable(run.config, why) from None
 
 
-def standing(run: RunDir, slurm_states: dict[str, str] | None = None, jobs: dict[str, str] | None = None) -> Standing:
+def standing(
+    run: RunDir,
+    slurm_states: dict[str, str] | None = None,
+    jobs: dict[str, str] | None = None,
+    clock: Clock | None = None,
+) -> Standing:
     """Where the run stands. slurm_states: by job id, where Slurm was asked and answered: RUNNING, PENDING (Priority). It alone
-    knows what is still queued. jobs: as `slurm_jobs` tells, where that was asked.
+    knows what is still queued. jobs: as `slurm_jobs` tells, where that was asked. clock: for the ages of other machines' locks;
+    this machine's where none is given.
 
     Raises Unreadable where one of its files is bad."""
     try:
@@ -145,13 +153,34 @@ def standing(run: RunDir, slurm_states: dict[str, str] | None = None, jobs: dict
         return Standing("new")
     except OSError as error:
         raise Unreadable(run.path, str(error.strerror)) from None
-    holder = Lock(run.lock).holder() if LOCK in there and records.is_lock(run.lock) else None
+    found = read_record(run.lock) if LOCK in there and records.is_lock(run.lock) else None
+    clock = clock or MachineClock()
+    holder = found.holder if found and found.is_alive(clock) else None
+    state = _standing(run, there, holder, slurm_states, jobs)
+    if found and state.state in ("running", "dead") and not is_of_this_machine(found.holder):
+        return replace(state, lock_age_s=clock.now() - found.renewed)
+    return state
+
+
+def folder_clock(runs: list[RunDir]) -> Clock:
+    """The clock of the file system that the runs are in, for commands that write there."""
+    return file_clock.folder_clock(runs[0].path.parent) if runs else MachineClock()
+
+
+def _standing(
+    run: RunDir,
+    there: list[str],
+    holder: dict[str, Any] | None,
+    slurm_states: dict[str, str] | None,
+    jobs: dict[str, str] | None,
+) -> Standing:
+    """Likewise. there: the names in its directory. holder: of its lock, which is alive."""
     if holder is None and CONFIG not in there:
         return Standing("new")
     records.read(run.config, records.CONFIG)
     job = slurm_job(run) if jobs is None else jobs.get(run.run_id)
     if holder:
-        where = f"{holder.get('attempt')} on {holder['host']}"
+        where = f"{holder.get('attempt')} on {holder.get('host')}"
         return Standing("running", None, run.attempt(str(holder.get("attempt"))), where, holder, job)
     attempts = run.all_attempts() if ATTEMPTS in there else []
     newest = attempts[-1] if attempts else None

@@ -73,7 +73,7 @@ class Searched:
     def _result(self, trial: Record) -> tuple[str, float | None] | None:
         """optuna's word for how a trial's run ended, and the value of one that is complete; None while it may go on."""
         run = self.sweep.run(trial["run_id"])
-        outcome = rundir.standing(run).outcome
+        outcome = rundir.standing(run, clock=rundir.folder_clock([run])).outcome
         if outcome and outcome.status == "completed":
             best = outcome.extra.get("best")
             return ("COMPLETE", float(best["value"])) if best else ("FAIL", None)  # no validation of it was finite

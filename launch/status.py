@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from launch.records import Unreadable
 from launch.report import words
 from launch.rundir import Standing
 from launch.slurm_commands import NotHere, OtherCluster, SlurmError
+from trainer.config.file_clock import Clock
 from trainer.config.layout import Attempt, RunDir
 
 if TYPE_CHECKING:
@@ -24,13 +26,15 @@ COLOURS = {
 
 
 Silence = SlurmError | OtherCluster
+CLOCKS_DIFFER_S = 2.0  # some file systems count whole seconds
 
 
-def look(runs: list[RunDir]) -> tuple[dict[str, Standing], Silence | None]:
+def look(runs: list[RunDir], clock: Clock | None = None) -> tuple[dict[str, Standing], Silence | None]:
     """Where each run stands, by run_id, as far as that is known; and why Slurm did not tell what is in its queue.
 
     Slurm is asked once, and only where a run was submitted to it. A run that has a bad file is
-    `unreadable`, and keeps no other from being shown.
+    `unreadable`, and keeps no other from being shown. clock: for the ages of other machines' locks;
+    this machine's, for commands that write nothing.
     """
     jobs, problems = rundir.slurm_jobs(runs)
     states, silence = None, None
@@ -41,7 +45,7 @@ def look(runs: list[RunDir]) -> tuple[dict[str, Standing], Silence | None]:
             states = slurm.states(list(jobs.values()))
         except (SlurmError, OtherCluster) as error:
             silence = error
-    return {run.run_id: _standing(run, states, jobs, problems.get(run.run_id)) for run in runs}, silence
+    return {run.run_id: _standing(run, states, jobs, problems.get(run.run_id), clock) for run in runs}, silence
 
 
 def standings(runs: list[RunDir]) -> dict[str, Standing]:
@@ -50,7 +54,7 @@ def standings(runs: list[RunDir]) -> dict[str, Standing]:
     A machine without squeue is none of the cluster's: what the directories tell counts there. Raises SlurmError, and OtherCluster,
     where a run may be in the queue and Slurm does not answer.
     """
-    found, silence = look(runs)
+    found, silence = look(runs, rundir.folder_clock(runs))
     if silence and not isinstance(silence, NotHere):
         submitted, _ = rundir.slurm_jobs(runs)
         if any(found[run_id].state not in ("completed", "running") for run_id in submitted):
@@ -58,18 +62,38 @@ def standings(runs: list[RunDir]) -> dict[str, Standing]:
     return found
 
 
-def tell(silence: Silence | None) -> None:
-    """Prints, beside what is known, that Slurm did not answer."""
+def tell(silence: Silence | None, shown: Iterable[Standing] = ()) -> None:
+    """Prints, beside what is known, that Slurm did not answer, and by which clock the runs shown are alive or dead."""
     if silence:
         print(f"what Slurm has in its queue is not known: {silence}", file=sys.stderr)
+    ages = [where.lock_age_s for where in shown if where.lock_age_s is not None]
+    if ages:
+        print(f"judged by locks of other machines: {words.plural(len(ages), 'run')}; {lock_ages(ages)}", file=sys.stderr)
 
 
-def _standing(run: RunDir, states: dict[str, str] | None, jobs: dict[str, str], problem: Unreadable | None) -> Standing:
+def lock_ages(ages: list[float]) -> str:
+    """How old locks of other machines are, by which runs are alive or dead.
+
+    By this machine's clock: to know the file system's own, a file would have to be written.
+    """
+    if min(ages) < -CLOCKS_DIFFER_S:
+        ahead = words.seconds(-min(ages))
+        return f"one was renewed {ahead} from now by this machine's clock, which is not the file system's"
+    return f"the oldest was renewed {words.seconds(max(1.0, *ages))} ago by this machine's clock"
+
+
+def _standing(
+    run: RunDir,
+    states: dict[str, str] | None,
+    jobs: dict[str, str],
+    problem: Unreadable | None,
+    clock: Clock | None,
+) -> Standing:
     if problem:
         return unreadable(run, problem)
     try:
         with records.reading(run):
-            return rundir.standing(run, states, jobs)
+            return rundir.standing(run, states, jobs, clock)
     except Unreadable as error:
         return unreadable(run, error)
 
@@ -89,7 +113,7 @@ def show(runs: list[RunDir]) -> None:
                       where.where or "-", row.started, row.took))  # fmt: skip
     header = ("run", "state", "step", "loss", "test accuracy", "left", "where", "started", "took")
     table.show(header, found, left=("run", "state", "where", "started"))
-    tell(silence)
+    tell(silence, states.values())
 
 
 def row_of(run: RunDir, where: Standing) -> tuple[Row, Standing]:
@@ -146,7 +170,7 @@ def show_one(run: RunDir, console: Console) -> None:
     for attempt in run.all_attempts():
         said = "running" if where.state == "running" and where.attempt == attempt else _end_of(attempt)
         console.print(f"  {attempt.id:14} {said}", highlight=False, markup=False, soft_wrap=True)
-    tell(silence)
+    tell(silence, [where])
 
 
 def _end_of(attempt: Attempt) -> str:

@@ -73,11 +73,13 @@ def choose(sweep: SweepDir, job: str, signals: Signals) -> RunDir | None:
         trial, ready = begun
         if ready is None:
             print(search.told(trial), flush=True)
-        elif (before := rundir.standing(ready.run)).state in ("completed", "running"):  # by itself, or as another sweep's point
+            continue
+        before = rundir.standing(ready.run, clock=rundir.folder_clock([ready.run]))
+        if before.state in ("completed", "running"):  # by itself, or as another sweep's point
             print(f"trial {trial['trial']} is {trial['run_id']}, which is {before.state}: it has that result", flush=True)
-        else:
-            prepare(sweep, ready, before, code, job)
-            return ready.run
+            continue
+        prepare(sweep, ready, before, code, job)
+        return ready.run
     return None
 
 

@@ -54,7 +54,7 @@ def why_(run: str, site_file: Path | None, runs_dir: Path | None) -> None:
         lines = why.answer(found, status.unreadable(found, error))
     for line in lines:
         click.echo(line)
-    status.tell(silence)
+    status.tell(silence, standings.values())
 
 
 @click.command("logs")

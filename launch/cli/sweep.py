@@ -358,7 +358,7 @@ def show(sweep: SweepDir) -> list[tuple[str, str]]:
     measured = ["train loss", "test loss"] if found.of_numbers() else ["test accuracy"]
     header = (*names.values(), "state", "step", *measured, *(["validation"] if with_validation else []), "time", "run")
     table.show(header, rows, left=("state", "run"))
-    run_status.tell(silence)
+    run_status.tell(silence, standings.values())
     for run_id, where in standings.items():
         if where.state == "unreadable":
             click.echo(f"{run_id} is unreadable: {where.where}")
@@ -403,7 +403,7 @@ def show_plan_of(request: Request, loaded: Loaded, machine: Machine) -> Ready:
     standings, silence = run_status.look([r.run for _, r in ready])
     plan = reconcile(sweep, ready, standings)
     show_plan(sweep, plan)
-    run_status.tell(silence)
+    run_status.tell(silence, standings.values())
     names = points.short_names(ready[0][0].axes)
     rows = [(*(points.axis_value(v) for v in w.point.axes.values()), w.progress, w.run_id) for w in plan.wanted]
     table.show((*names.values(), "now", "run"), rows, left=("now", "run"))

@@ -18,6 +18,7 @@ from launch.records import Unreadable
 from launch.report import facts
 from launch.report.facts import Facts, Row, as_row
 from launch.report.words import NONE, finite, number, percent
+from trainer.config.file_clock import Clock
 from trainer.config.layout import RunDir, SweepDir
 from trainer.config.lock import Lock
 
@@ -140,8 +141,9 @@ def failures(points: list[Point]) -> dict[str, list[Point]]:
     return found
 
 
-def read(sweep: SweepDir) -> Sweep:
-    """The points of the newest submit, from whatever of their runs is there. Raises Unreadable where the sweep's record is bad."""
+def read(sweep: SweepDir, clock: Clock | None = None) -> Sweep:
+    """The points of the newest submit, from whatever of their runs is there. clock: for the ages of other machines' locks; this
+    machine's, for commands that write nothing. Raises Unreadable where the sweep's record is bad."""
     record = records.read(sweep.record, records.SWEEP) or {}
     submits = list(record.get("submits") or [])
     newest = submits[-1]["points"] if submits else []
@@ -152,18 +154,18 @@ def read(sweep: SweepDir) -> Sweep:
         sweep_id=sweep.sweep_id,
         job=str(record.get("job") or sweep.sweep_id.partition(".")[0]),
         job_text=sweep.job.read_text(errors="replace") if sweep.job.is_file() else "",
-        points=[_point(sweep, p) for p in newest],
+        points=[_point(sweep, p, clock) for p in newest],
         unwanted=[found for key, found in earlier.items() if key not in wanted],
         submits=submits,
         read_at=time.time(),
     )
 
 
-def _point(sweep: SweepDir, recorded: Row) -> Point:
+def _point(sweep: SweepDir, recorded: Row, clock: Clock | None) -> Point:
     run = sweep.run(recorded["run_id"])
     found = facts.read(run)
     if found.running:  # a lock file alone does not tell a run from a dead one
-        found = replace(found, running=Lock(run.lock).holder() is not None)
+        found = replace(found, running=Lock(run.lock).holder(clock) is not None)
     unreadable = None if found.running or found.outcome else _bad_file(run)
     return Point(recorded["axes"], found, recorded.get("error"), unreadable)
 

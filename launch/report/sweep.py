@@ -12,6 +12,7 @@ from launch.report.bundle import Line
 from launch.report.markup import Html, section, table, text
 from launch.report.points import Best, Point, Sweep
 from launch.report.words import NONE, number, percent, shown
+from trainer.config.file_clock import folder_clock
 from trainer.config.layout import SweepDir
 
 MOST_NAMED = 6  # failed points of one cause; the table below tells all
@@ -19,7 +20,7 @@ MOST_NAMED = 6  # failed points of one cause; the table below tells all
 
 def write(sweep: SweepDir) -> Path:
     """Writes `sweep.report` from what is there. Returns its path."""
-    return page.save(sweep.report, render(points.read(sweep)))
+    return page.save(sweep.report, render(points.read(sweep, folder_clock(sweep.path.parent))))
 
 
 def render(sweep: Sweep) -> Html:

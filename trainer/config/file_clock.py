@@ -8,6 +8,7 @@ beside it. Standard library only: compute nodes import it too.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import time
 from pathlib import Path
@@ -40,28 +41,39 @@ class FileClock:
 class FolderClock:
     """The clock of a folder's file system.
 
-    A file is written there when the time is first asked for. That happens once: afterwards the
-    difference between the two clocks is known. In a folder that cannot be written the time is this
-    machine's.
+    A file is written there when the time is first asked for. That happens once: afterwards the time
+    that passed since is added. In a folder that cannot be written the time is this machine's.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._ahead_s: float | None = None
+        self._at_boot: float | None = None
 
     def now(self) -> float:
-        if self._ahead_s is None:
-            self._ahead_s = self._measure()
-        return time.time() + self._ahead_s
+        if self._at_boot is None:
+            self._at_boot = self._measure() - uptime_s()
+        return self._at_boot + uptime_s()
 
     def _measure(self) -> float:
-        """How far the file system's clock is ahead of this machine's."""
         probe = self.folder / f".clock.{os.urandom(8).hex()}"
         try:
             probe.touch(exist_ok=False)
-            return probe.stat().st_mtime - time.time()
+            return probe.stat().st_mtime
         except OSError:
-            return 0.0
+            return time.time()
         finally:
             with contextlib.suppress(OSError):
                 probe.unlink(missing_ok=True)
+
+
+@functools.cache
+def folder_clock(folder: Path) -> FolderClock:
+    """The clock of that folder, one for the whole command: at most one file is written for it."""
+    return FolderClock(folder)
+
+
+def uptime_s() -> float:
+    """Seconds that also pass while the machine sleeps, and that no change of its clock moves."""
+    if hasattr(time, "CLOCK_BOOTTIME"):
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
+    return time.monotonic()

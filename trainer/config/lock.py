@@ -40,7 +40,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trainer.config.file_clock import Clock, FileClock, MachineClock
+from trainer.config.file_clock import Clock, FileClock, MachineClock, uptime_s
 
 LEASE_S = 120.0
 RENEW_S = LEASE_S / 6
@@ -159,13 +159,6 @@ def read_record(path: Path) -> Record | None:
         raise
 
 
-def awake_s() -> float:
-    """Seconds that pass while the machine sleeps, too."""
-    if hasattr(time, "CLOCK_BOOTTIME"):
-        return time.clock_gettime(time.CLOCK_BOOTTIME)
-    return time.monotonic()
-
-
 class Lock:
     """One file. `acquire` returns False where somebody alive holds it.
 
@@ -207,7 +200,7 @@ class Lock:
         mine = self._beside(f"mine.{host}.{nonce}")
         content = (json.dumps({**here, "nonce": nonce, **details}, indent=2) + "\n").encode()
 
-        began = awake_s()
+        began = uptime_s()
         self.path.parent.mkdir(parents=True, exist_ok=True)  # the first submit of a sweep makes it
         try:
             mine.write_bytes(content)  # not synced: no lock outlives a power cut
@@ -240,7 +233,7 @@ class Lock:
         Raises LockLost, and OSError where the disk does not answer: nothing is known then, and a
         later call tries again.
         """
-        now = awake_s()
+        now = uptime_s()
         if now - self.checked < self.lease_s / 24:
             return
         self.checked = now
@@ -267,7 +260,7 @@ class Lock:
             return
         mine = read_record(self.path)
         is_mine = mine is not None and mine.content == self.content
-        is_sure = is_mine and not self._may_be_judged_dead(awake_s())
+        is_sure = is_mine and not self._may_be_judged_dead(uptime_s())
         for lock in (*self.links, self):
             if is_sure:
                 lock.path.unlink(missing_ok=True)
