@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from launch import records, rundir, table
 from launch.records import Unreadable
 from launch.report import words
 from launch.rundir import Standing
 from launch.slurm_commands import NotHere, OtherCluster, SlurmError
+from launch.text import echo, plain
 from trainer.config.file_clock import Clock
 from trainer.config.layout import Attempt, RunDir
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 COLOURS = {
     "completed": "green", "failed": "red", "dead": "red", "running": "cyan", "queued": "yellow", "stopped": "yellow",
@@ -65,10 +61,10 @@ def standings(runs: list[RunDir]) -> dict[str, Standing]:
 def tell(silence: Silence | None, shown: Iterable[Standing] = ()) -> None:
     """Prints, beside what is known, that Slurm did not answer, and by which clock the runs shown are alive or dead."""
     if silence:
-        print(f"what Slurm has in its queue is not known: {silence}", file=sys.stderr)
+        echo(f"what Slurm has in its queue is not known: {silence}", err=True)
     ages = [where.lock_age_s for where in shown if where.lock_age_s is not None]
     if ages:
-        print(f"judged by locks of other machines: {words.plural(len(ages), 'run')}; {lock_ages(ages)}", file=sys.stderr)
+        echo(f"judged by locks of other machines: {words.plural(len(ages), 'run')}; {lock_ages(ages)}", err=True)
 
 
 def lock_ages(ages: list[float]) -> str:
@@ -155,21 +151,26 @@ class Row:
         )
 
 
-def show_one(run: RunDir, console: Console) -> None:
+def show_one(run: RunDir) -> None:
     """Prints all that there is to say about one run."""
     states, silence = look([run])
     row, where = row_of(run, states[run.run_id])
-    console.print(f"[bold]{run.run_id}[/]  [{COLOURS.get(where.state, 'white')}]{where.state}[/]")
-    for label, value in (("step", row.step), ("loss", row.loss), ("test accuracy", row.accuracy), ("left", row.left),
-                         ("where", where.where or "-"), ("directory", run.path)):
-        console.print(f"  {label:14} {value}", highlight=False, soft_wrap=True)
+    echo(plain(run.run_id), bold=True, nl=False)
+    echo("  ", nl=False)
+    echo(where.state, colour=COLOURS.get(where.state))
+    told: list[tuple[str, object]] = [
+        ("step", row.step), ("loss", row.loss), ("test accuracy", row.accuracy), ("left", row.left), ("where", where.where or "-"),
+        ("directory", run.path),
+    ]  # fmt: skip
     if where.outcome and where.outcome.cause:
-        console.print(f"  {'cause':14} {where.outcome.cause}", highlight=False, markup=False, soft_wrap=True)
+        told.append(("cause", where.outcome.cause))
     if where.outcome and where.outcome.hint:
-        console.print(f"  {'to try':14} {where.outcome.hint}", highlight=False, markup=False, soft_wrap=True)
+        told.append(("to try", where.outcome.hint))
     for attempt in run.all_attempts():
-        said = "running" if where.state == "running" and where.attempt == attempt else _end_of(attempt)
-        console.print(f"  {attempt.id:14} {said}", highlight=False, markup=False, soft_wrap=True)
+        is_running = where.state == "running" and where.attempt == attempt
+        told.append((attempt.id, "running" if is_running else _end_of(attempt)))
+    for label, value in told:
+        echo(f"  {plain(label):14} {plain(value)}")
     tell(silence, [where])
 
 

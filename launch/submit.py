@@ -30,6 +30,7 @@ from launch.site import BackendName, Folders, Machine
 from launch.site_file import Site
 from launch.snapshot import Code
 from launch.spec import Job, JobSpec, Loaded
+from launch.text import plain
 from launch.verdict import conclude
 from trainer.config import wandb_mode
 from trainer.config.layout import RunDir, read_json, write_json, write_text
@@ -447,4 +448,4 @@ def result_line(outcome: Outcome) -> str:
         line += f" after {outcome.global_step} steps"
     if outcome.status != "completed" and outcome.cause:
         line += f": {'rank ' + str(outcome.rank) + ': ' if outcome.rank is not None else ''}{outcome.cause}"
-    return line
+    return plain(line)

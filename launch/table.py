@@ -9,6 +9,8 @@ from itertools import zip_longest
 import click
 from rich.cells import cell_len
 
+from launch.text import echo_styled, plain
+
 Cell = str | tuple[str, str | None]  # a text, or a text and its colour
 NARROWEST = 16  # a column is folded to no less
 
@@ -26,7 +28,7 @@ def lines(
 
     fold: the columns whose texts go on below where the table would be wider than `width`; such a row has several lines.
     """
-    cells = [[(c, None) if isinstance(c, str) else c for c in row] for row in (header, *rows)]
+    cells = [[(plain(c), None) if isinstance(c, str) else (plain(c[0]), c[1]) for c in row] for row in (header, *rows)]
     widths = [max(map(width_of, column)) for column in zip(*([text for text, _ in row] for row in cells), strict=True)]
     flush_left = [name in left for name in header]
     foldable = [i for i, name in enumerate(header) if name in fold]
@@ -61,5 +63,5 @@ def _folded(row: Sequence[tuple[str, str | None]], widths: Sequence[int]) -> Ite
 def show(header: Sequence[str], rows: Iterable[Sequence[Cell]], left: Sequence[str] = ()) -> None:
     """Prints the table, in colour on a terminal."""
     first, *others = lines(header, rows, left)
-    click.echo(click.style(first, bold=True))
-    click.echo("\n".join(others) + "\n" if others else "", nl=False)
+    echo_styled(click.style(first, bold=True))
+    echo_styled("\n".join(others) + "\n" if others else "", nl=False)

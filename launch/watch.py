@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from launch.text import plain
 from trainer.config.layout import Attempt
 
 STEP = re.compile(r"\bstep (\d+)/(\d+)")
@@ -20,6 +22,9 @@ class Tail:
         self.path, self.position, self.rest = path, 0, b""
 
     def lines(self) -> list[str]:
+        return [line.decode(errors="replace") for line in self.new_lines()]
+
+    def new_lines(self) -> list[bytes]:
         try:
             with self.path.open("rb") as file:
                 file.seek(self.position)
@@ -27,8 +32,9 @@ class Tail:
         except OSError:
             return []
         self.position += len(new)
+        whole: list[bytes]
         *whole, self.rest = (self.rest + new).split(b"\n")
-        return [line.decode(errors="replace") for line in whole]
+        return whole
 
 
 class Follower:
@@ -58,4 +64,8 @@ class Follower:
                 self.progress.update(self.task, description="training", completed=int(found[1]), total=int(found[2]))
 
     def note(self, line: str) -> None:
-        self.console.print(line, markup=False)
+        """Prints a line; on a terminal, its escapes are shown."""
+        if self.console.is_terminal:
+            self.console.print(plain(line, keep="\t"), markup=False)
+        else:
+            click.echo(line, file=self.console.file)

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from launch.errors import Wrong
+from launch.text import plain
 
 Path_ = tuple[str | int, ...]
 
@@ -35,8 +36,9 @@ class Problem:
     message: str
 
     def __str__(self) -> str:
-        key = ".".join(map(str, self.path))
-        return f"{self.place}: {key}: {self.message}" if key else f"{self.place}: {self.message}"
+        key = plain(".".join(map(str, self.path)))
+        where = plain(self.place)
+        return f"{where}: {key}: {self.message}" if key else f"{where}: {self.message}"
 
 
 class SpecError(Wrong):

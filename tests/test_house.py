@@ -53,6 +53,9 @@ def complaints(name: str, text: str) -> list[str]:
                 found.append(f"{name}: launch imports {module}")
             if name in STANDARD_LIBRARY_ONLY and top not in sys.stdlib_module_names and top not in ("launch", "trainer"):
                 found.append(f"{name}: imports {top}, which a compute node may lack")
+        if name.startswith("launch/") and name not in ("launch/text.py", "launch/watch.py") and isinstance(node, ast.Attribute) \
+                and node.attr == "echo" and getattr(node.value, "id", "") == "click":
+            found.append(f"{name}:{node.lineno}: prints past launch.text")
         if isinstance(node, ast.Attribute) and node.attr in ("environ", "getenv") and getattr(node.value, "id", "") == "os" \
                 and name not in OWNERS["os.environ"] and name != "trainer/__main__.py":
             found.append(f"{name}:{node.lineno}: reads the environment")
@@ -78,6 +81,7 @@ def test_the_rules_of_the_house(name: str) -> None:
     ("trainer/x.py", '"""Doc."""\nfrom launch import spec\n', "trainer/x.py: the trainer imports launch"),
     ("launch/x.py", '"""Doc."""\nimport os\nos.environ["A"]\n', "launch/x.py:3: reads the environment"),
     ("launch/node.py", '"""Doc."""\nimport click\n', "launch/node.py: imports click, which a compute node may lack"),
+    ("launch/x.py", '"""Doc."""\nimport click\nclick.echo("a")\n', "launch/x.py:3: prints past launch.text"),
     ("launch/x.py", "import os\n", "launch/x.py: no sentence of what it owns"),
     ("launch/utils.py", '"""Doc."""\n', "launch/utils.py: a name that says nothing"),
     ("launch/x.py", '"""Doc."""\n' + "\n" * 500, "launch/x.py: 501 lines"),

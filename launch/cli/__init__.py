@@ -10,6 +10,7 @@ import sys
 import click
 
 from launch.errors import Failed, Wrong
+from launch.text import echo
 from trainer.config.lock import LockLost
 from trainer.config.outcome import EXIT_FAILED, EXIT_WRONG
 
@@ -75,10 +76,10 @@ def main() -> None:
     try:
         cli(standalone_mode=False)
     except Wrong as error:
-        click.echo(error.told(), err=True)
+        echo(error.told(), err=True)
         sys.exit(EXIT_WRONG)
     except (Failed, LockLost) as error:
-        click.echo(f"batchyard: {error}", err=True)
+        echo(f"batchyard: {error}", err=True)
         sys.exit(EXIT_FAILED)
     except click.exceptions.Exit as error:
         sys.exit(error.exit_code)

@@ -14,6 +14,7 @@ from launch.cli import options
 from launch.records import Unreadable
 from launch.report.words import plural
 from launch.rundir import Standing
+from launch.text import echo
 from trainer.config.layout import RunDir
 from trainer.config.lock import Lock
 from trainer.config.outcome import EXIT_FAILED
@@ -44,21 +45,21 @@ def clean_(
     where, _ = status.look(found)  # what is completed is so whatever Slurm says
     goes = [r for run in found if (r := _removals(run, where[run.run_id], older_than))]
     if not goes:
-        click.echo("nothing to remove: completed runs that are old enough keep no more than their best and last checkpoint")
+        echo("nothing to remove: completed runs that are old enough keep no more than their best and last checkpoint")
         return
     for removal in sorted(goes, key=lambda r: r.size):
         names = ", ".join(str(p.relative_to(removal.run.path)) for p in removal.paths)
-        click.echo(f"{removal.size / 1e6:10.1f} MB  {removal.run.run_id}: {names}")
+        echo(f"{removal.size / 1e6:10.1f} MB  {removal.run.run_id}: {names}")
     total = f"{sum(r.size for r in goes) / 1e6:.1f} MB of {plural(len(goes), 'run')} in {site.shown(folder)}"
     if dry_run:
-        click.echo(f"{total} would be removed")
+        echo(f"{total} would be removed")
         return
     if not yes and not click.confirm(f"remove {total}?"):
         return
     failed = False
     for removal in goes:
         failed |= not _remove(removal)
-    click.echo(f"removed {total}" if not failed else "not all could be removed")
+    echo(f"removed {total}" if not failed else "not all could be removed")
     sys.exit(EXIT_FAILED if failed else 0)
 
 
@@ -70,7 +71,7 @@ def _removals(run: RunDir, where: Standing, older_than_s: float) -> clean.Remova
     except Unreadable as error:
         found, where = None, status.unreadable(run, error)
     if where.state == "unreadable":
-        click.echo(f"{run.run_id} is left as it is; unreadable: {where.where}", err=True)
+        echo(f"{run.run_id} is left as it is; unreadable: {where.where}", err=True)
     return found
 
 
@@ -84,7 +85,7 @@ def _remove(removal: clean.Removal) -> bool:
     """Whether all is gone. Under the run's submit lock, so that nobody goes on from what is being removed."""
     lock = Lock(removal.run.submit_lock)
     if not lock.acquire():
-        click.echo(f"{removal.run.run_id}: a submit works on it; left alone", err=True)
+        echo(f"{removal.run.run_id}: a submit works on it; left alone", err=True)
         return False
     try:
         for path in removal.paths:
@@ -95,7 +96,7 @@ def _remove(removal: clean.Removal) -> bool:
             else:
                 path.unlink()
     except OSError as error:
-        click.echo(f"{removal.run.run_id}: {error}", err=True)
+        echo(f"{removal.run.run_id}: {error}", err=True)
         return False
     finally:
         lock.release()

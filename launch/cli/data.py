@@ -10,6 +10,7 @@ import click
 
 from launch import site, spec, submit, table
 from launch.cli import options
+from launch.text import echo
 
 MOST_CLASSES = 40  # rows of the table
 
@@ -31,10 +32,10 @@ def data_(workers: int | None, out: Path | None, fallback: bool, **given: Any) -
     asked += ["--out", str(out or f"{request.job.name}-data.png")]
     asked += ["--workers", str(workers)] if workers is not None else []
     result = submit.ask_of_job(request, job, site.machine(), "dataset", *asked)
-    click.echo(result.stderr, nl=False, err=True)
+    echo(result.stderr, nl=False, err=True)
     told = json.loads(result.stdout)
     for line in lines(told):
-        click.echo(line)
+        echo(line)
     if told["classes"]:
         table.show((told["counted"], *told["splits"]), classes(told), left=(told["counted"],))
     table.show(("one epoch read", "seconds", "samples/s", "first batch, s"), reads(told), left=("one epoch read",))

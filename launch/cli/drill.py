@@ -12,6 +12,7 @@ from launch import drill, site, spec
 from launch.cli import options
 from launch.drill_slurm import SlurmDrill
 from launch.slurm_commands import SlurmError
+from launch.text import echo
 from trainer.config.outcome import EXIT_DONE, EXIT_FAILED, EXIT_WRONG
 
 
@@ -47,22 +48,22 @@ def drill_(
     arguments += ["--site", str(site_file)] if site_file else []
     arguments += ["--data-dir", str(data_dir)] if data_dir else []
     folder = runs / f"{name}.drill"
-    click.echo(f"{name}: an undisturbed run, then {kills} kills (seed {seed}) in {site.shown(folder)}")
-    click.echo(f"{'':4}{'kill':40}{'asked at':>9}{'reached':>9}  attempt    seconds")
+    echo(f"{name}: an undisturbed run, then {kills} kills (seed {seed}) in {site.shown(folder)}")
+    echo(f"{'':4}{'kill':40}{'asked at':>9}{'reached':>9}  attempt    seconds")
     number = 0
 
     def tell(killed: drill.Killed) -> None:
         nonlocal number
         number += 1
         place = f"{killed.kill.step:9}{killed.reached:9}"
-        click.echo(f"{number:3} {killed.kill!s:40}{place}  {killed.attempt:10} {killed.seconds:7.1f}")
+        echo(f"{number:3} {killed.kill!s:40}{place}  {killed.attempt:10} {killed.seconds:7.1f}")
 
     common = (job, arguments, folder, kills, seed)
     try:
         chosen = drill.Drill(*common) if backend == "local" else SlurmDrill(*common, preempt_with, cut_with, timeout_min)
         result = chosen.carry_out(tell)
     except (drill.DrillError, SlurmError) as error:
-        click.echo(f"batchyard: {error}", err=True)
+        echo(f"batchyard: {error}", err=True)
         sys.exit(EXIT_WRONG)
     _conclude(result)
     sys.exit(EXIT_DONE if result.equal else EXIT_FAILED)
@@ -70,13 +71,13 @@ def drill_(
 
 def _conclude(result: drill.Result) -> None:
     counts = Counter(killed.kill.kind for killed in result.kills)
-    click.echo("kills: " + ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items())))
+    echo("kills: " + ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items())))
     before, after = result.weights
     same = "the same" if before == after else f"DIFFERENT, now {after}"
-    click.echo(f"weights_sha256: {before}, {same}")
-    click.echo(f"metrics.jsonl: {result.rows} rows, " + ("the same bytes" if result.first_difference is None else "DIFFERENT"))
+    echo(f"weights_sha256: {before}, {same}")
+    echo(f"metrics.jsonl: {result.rows} rows, " + ("the same bytes" if result.first_difference is None else "DIFFERENT"))
     if result.first_difference:
-        click.echo(f"first difference: {result.first_difference}")
-    click.echo(f"checkpoints that could not be read: {', '.join(result.spoilt) or 'none'}")
-    click.echo("attempts: " + ", ".join(f"{count} {end}" for end, count in Counter(result.ends).items()))
-    click.echo(f"processes left: {'; '.join(result.left_alive) or 'none'}")
+        echo(f"first difference: {result.first_difference}")
+    echo(f"checkpoints that could not be read: {', '.join(result.spoilt) or 'none'}")
+    echo("attempts: " + ", ".join(f"{count} {end}" for end, count in Counter(result.ends).items()))
+    echo(f"processes left: {'; '.join(result.left_alive) or 'none'}")

@@ -10,6 +10,7 @@ import click
 from launch import rundir, site, submit
 from launch import trust as trusting
 from launch.cli import options
+from launch.text import echo
 
 FORMATS = ("safetensors", "onnx", "torch-export")
 
@@ -36,9 +37,9 @@ def export_(run: str, form: str, best: bool, out: Path | None, site_file: Path |
     if form != FORMATS[0]:  # the code of older runs knows no other, and not the option
         asked += ["--format", form]
     result = submit.tool(found, submit.python_of(found, used), "export", *asked, needs="safetensors")
-    click.echo(result.stderr, nl=False, err=True)
+    echo(result.stderr, nl=False, err=True)
     written = json.loads(result.stdout)
     what = f"{written['tensors']} tensors" if form == "safetensors" \
         else f"{form}, at most {written['largest_difference']:.1g} from the model's own scores"
-    click.echo(f"{site.shown(written['file'])}: {what}, {written['bytes'] / 1e6:.1f} MB, from "
+    echo(f"{site.shown(written['file'])}: {what}, {written['bytes'] / 1e6:.1f} MB, from "
                f"{written['checkpoint']}, weights_sha256 {written['weights_sha256'][:16]}")

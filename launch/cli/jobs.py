@@ -13,6 +13,7 @@ import yaml
 from launch import site, spec
 from launch.cli import options
 from launch.slurm_commands import SlurmError
+from launch.text import echo, plain
 from launch.yaml_tree import Problem, SpecError
 from trainer.config.outcome import EXIT_DONE, EXIT_FAILED, EXIT_WRONG
 
@@ -22,14 +23,14 @@ def list_() -> None:
     """The jobs of this project, with their descriptions."""
     jobs = spec.find_all(site.project())
     if not jobs:
-        click.echo(f"no jobs in {site.project() / 'jobs'}")
+        echo(f"no jobs in {site.project() / 'jobs'}")
     width = max((len(job.name) for job in jobs), default=0)
     for job in jobs:
         try:
-            line = spec.load(job, without_gpu=False).description or ""
+            line = plain(spec.load(job, without_gpu=False).description or "")
         except SpecError as error:
             line = f"({len(error.problems)} mistake(s): batchyard check {job.name})"
-        click.echo(f"{job.name:{width}}  {line}".rstrip())
+        echo(f"{job.name:{width}}  {line}".rstrip())
 
 
 @click.command("show")
@@ -51,32 +52,32 @@ def show_(**given: Any) -> None:
     else:
         ready = submit.resolve(request, loaded.specs[0], machine)
     plan, placement = ready.plan, ready.placement
-    click.echo(f"run        {ready.run.run_id}  ({site.shown(ready.run.path)})")
-    click.echo(f"backend    {plan.backend}" + (f"  (site: {site.shown(used)})" if used else ""))
+    echo(f"run        {ready.run.run_id}  ({site.shown(ready.run.path)})")
+    echo(f"backend    {plan.backend}" + (f"  (site: {site.shown(used)})" if used else ""))
     threads = ready.config.execution.threads_per_rank
     nodes = f"{placement.nodes} node(s) x " if placement.nodes > 1 else ""
-    click.echo(f"ranks      {nodes}{placement.nproc_per_node} on {placement.device}, {threads} CPU thread(s) each")
+    echo(f"ranks      {nodes}{placement.nproc_per_node} on {placement.device}, {threads} CPU thread(s) each")
     micro, world = ready.config.micro_batch_size(), placement.world_size
     batch = ready.spec.train.global_batch_size
-    click.echo(f"batch      {batch} = {world} rank(s) x at most {micro}, {-(-batch // (micro * world))} round(s) a step")
+    echo(f"batch      {batch} = {world} rank(s) x at most {micro}, {-(-batch // (micro * world))} round(s) a step")
     if ready.spec.after:
-        click.echo(f"after      {ready.spec.after}, which is submitted along; while that is in the queue, this job waits behind it")
+        echo(f"after      {ready.spec.after}, which is submitted along; while that is in the queue, this job waits behind it")
     for note in plan.notes:
-        click.echo(f"note       {note}")
-    click.echo("\n# the job, resolved")
-    click.echo(yaml.safe_dump(ready.spec.model_dump(mode="json", exclude_unset=True), sort_keys=False).rstrip())
+        echo(f"note       {note}")
+    echo("\n# the job, resolved")
+    echo(yaml.safe_dump(ready.spec.model_dump(mode="json", exclude_unset=True), sort_keys=False).rstrip())
     if plan.backend == "slurm":
         from launch import slurm
 
-        click.echo("\n# the batch script")
+        echo("\n# the batch script")
         try:
-            click.echo(slurm.script(ready.run, plan))
+            echo(slurm.script(ready.run, plan))
         except SlurmError as error:  # it is asked where the job waits for another one's
-            click.echo(f"# not known before Slurm answers: {error}")
-        click.echo("# on each node launch.node then starts")
+            echo(f"# not known before Slurm answers: {error}")
+        echo("# on each node launch.node then starts")
     else:
-        click.echo("\n# the command")
-    click.echo(" \\\n  ".join([*(f"{k}={shlex.quote(v)}" for k, v in plan.env.items()), *map(shlex.quote, plan.argv)]))
+        echo("\n# the command")
+    echo(" \\\n  ".join([*(f"{k}={shlex.quote(v)}" for k, v in plan.env.items()), *map(shlex.quote, plan.argv)]))
 
 
 @click.command("check")
@@ -99,7 +100,7 @@ def check_(jobs: tuple[str, ...], settings: tuple[str, ...], deep: bool, data_di
             job = spec.find(name, project)
             loaded = spec.load_points(job, settings, without_gpu=False)
             points = f", {len(loaded.points)} points" if loaded.is_sweep else ""
-            click.echo(f"{name}: right" + (f", {loaded.search.trials} trials" if loaded.search else points))
+            echo(f"{name}: right" + (f", {loaded.search.trials} trials" if loaded.search else points))
             right.append(name)
         except SpecError as error:
             problems += error.problems
@@ -119,10 +120,10 @@ def _deep(names: list[str], settings: tuple[str, ...], data_dir: Path | None, si
         try:
             lines, there = inspection.deep(request, machine)
         except submit.SubmitError as error:
-            click.echo(f"{name}: {error}", err=True)
+            echo(f"{name}: {error}", err=True)
             codes.append(EXIT_WRONG)
             continue
         for line in lines:
-            click.echo(f"{name}: {line}")
+            echo(f"{name}: {line}")
         codes.append(EXIT_DONE if there else EXIT_FAILED)
     return max(codes)

@@ -12,6 +12,7 @@ import click
 from launch import rundir, submit
 from launch import trust as trusting
 from launch.cli import options
+from launch.text import echo
 from trainer.config.outcome import EXIT_FAILED
 
 MOST_CLASSES = 5
@@ -38,19 +39,19 @@ def predict_(
     trusting.check(found, used.trusted, once=trust)
     asked = ("--out", str(out or found.predicted), "--", *pictures)
     result = submit.tool(found, submit.python_of(found, used), "predict", *asked, needs="torch")
-    click.echo(result.stderr, nl=False, err=True)
+    echo(result.stderr, nl=False, err=True)
     told = json.loads(result.stdout)
     unread = [p for p in told["pictures"] if "problem" in p]
     if as_json:
-        click.echo(json.dumps(told, indent=2))
+        echo(json.dumps(told, indent=2))
     else:
         which = WHICH.get(told.get("which"), "")  # the code of older runs does not tell
-        click.echo(f"{told['run_id']} {told['checkpoint']}{which}, {len(told['classes'])} classes")
+        echo(f"{told['run_id']} {told['checkpoint']}{which}, {len(told['classes'])} classes")
         for picture in told["pictures"]:
             if "problem" not in picture:
-                click.echo(line(picture))
+                echo(line(picture))
     for picture in unread:
-        click.echo(f"{picture['file']}: {picture['problem']}", err=True)
+        echo(f"{picture['file']}: {picture['problem']}", err=True)
     sys.exit(EXIT_FAILED if unread else 0)
 
 

@@ -12,6 +12,7 @@ import click
 from launch import rundir, submit
 from launch import trust as trusting
 from launch.cli import options
+from launch.text import echo
 from trainer.config.outcome import EXIT_FAILED
 
 SHOWN = 8
@@ -35,7 +36,7 @@ def replay_(run: str, site_file: Path | None, runs_dir: Path | None, trust: bool
     trusting.check(found, used.trusted, once=trust)
     told = json.loads(submit.tool(found, submit.python_of(found, used), "replay", needs="torch").stdout)
     for line in lines(told):
-        click.echo(line)
+        echo(line)
     sys.exit(0 if told["first"] else EXIT_FAILED)
 
 

@@ -14,6 +14,7 @@ from launch.cli import options
 from launch.report import points
 from launch.report.words import NONE, plural
 from launch.results import Row
+from launch.text import echo, echo_styled
 from launch.yaml_tree import Problem, SpecError
 
 
@@ -34,15 +35,15 @@ def results_(jobs: tuple[str, ...], as_html: bool, as_json: bool, site_file: Pat
     project = site.project()
     found, problems, without = _rows([spec.find(job, project) for job in jobs] or spec.find_all(project), folder)
     if as_json:
-        click.echo(json.dumps([row.to_json() for row in found], indent=2, ensure_ascii=False))
+        echo(json.dumps([row.to_json() for row in found], indent=2, ensure_ascii=False))
     elif as_html:
         from launch.report import results as pages
 
-        click.echo(site.shown(pages.write(found, folder)))
+        echo(site.shown(pages.write(found, folder)))
     elif found:
         show(found)
     if jobs and without:
-        click.echo(f"no printed figure (`published` in the job's file), and no run: {', '.join(without)}", err=True)
+        echo(f"no printed figure (`published` in the job's file), and no run: {', '.join(without)}", err=True)
     if problems:
         raise SpecError(problems)
 
@@ -63,7 +64,7 @@ def _rows(jobs: list[spec.Job], folder: Path) -> tuple[list[Row], list[Problem],
         if not of_job:
             without.append(job.name)
     for run_id, why in unread.items():
-        click.echo(f"{run_id} is left out; unreadable: {why}", err=True)
+        echo(f"{run_id} is left out; unreadable: {why}", err=True)
     return found, problems, without
 
 
@@ -82,12 +83,12 @@ def show(found: list[Row]) -> None:
     width = shutil.get_terminal_size((0, 0)).columns or None  # a pipe has none
     left, fold = ("figure", "verdict", "notes"), ("figure", "verdict")
     first, *lines = table.lines(header, cells, left, fold, width)
-    click.echo(click.style(first, bold=True))
+    echo_styled(click.style(first, bold=True))
     for heading, group in itertools.groupby(zip(found, lines, strict=True), key=lambda pair: _heading(pair[0])):
-        click.echo(click.style(heading, bold=True))
-        click.echo("\n".join(line for _, line in group))
-    click.echo("\n" + "\n".join(f"{number:>3}  {text}" for text, number in notes.items()))
-    click.echo(f"{plural(len(found), 'figure')}; ours: mean ± standard deviation over seeds")
+        echo(heading, bold=True)
+        echo_styled("\n".join(line for _, line in group))
+    echo("\n" + "\n".join(f"{number:>3}  {text}" for text, number in notes.items()))
+    echo(f"{plural(len(found), 'figure')}; ours: mean ± standard deviation over seeds")
 
 
 def _heading(row: Row) -> str:

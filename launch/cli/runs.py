@@ -13,6 +13,7 @@ from launch.errors import Failed
 from launch.records import Unreadable
 from launch.rundir import NoSuchRun, Standing
 from launch.slurm_commands import NotHere
+from launch.text import echo, echo_log, plain
 from trainer.config.layout import Attempt, RunDir, SweepDir
 
 
@@ -28,11 +29,11 @@ def status_(run: str | None, site_file: Path | None, runs_dir: Path | None) -> N
         sweeps.status(sweep)
         return
     if run:
-        status.show_one(rundir.find(run, runs), options.console())
+        status.show_one(rundir.find(run, runs))
         return
     found = rundir.all_runs(runs)
     if not found:
-        click.echo(f"no runs in {site.shown(runs)} yet: batchyard submit JOB makes one")
+        echo(f"no runs in {site.shown(runs)} yet: batchyard submit JOB makes one")
         return
     status.show(found)
 
@@ -53,7 +54,7 @@ def why_(run: str, site_file: Path | None, runs_dir: Path | None) -> None:
     except Unreadable as error:
         lines = why.answer(found, status.unreadable(found, error))
     for line in lines:
-        click.echo(line)
+        echo(plain(line))
     status.tell(silence, standings.values())
 
 
@@ -75,27 +76,31 @@ def logs_(run: str, follow: bool, rank: int, site_file: Path | None, runs_dir: P
         attempt = _newest_attempt(found, standing)
         if attempt is not None and attempt != shown:
             shown, tail = attempt, Tail(attempt.rank_log(rank))
-            click.echo(f"# {found.run_id} {attempt.id}, rank {rank}", err=True)
-        for line in tail.lines() if tail else []:
-            click.echo(line)
+            echo(f"# {found.run_id} {attempt.id}, rank {rank}", err=True)
+        for line in tail.new_lines() if tail else []:
+            echo_log(line)
         may_run = standing.is_active or (standing.state == "unknown" and not isinstance(silence, NotHere))
         if not follow or not may_run:
             break
         time.sleep(0.3)
     if shown is None:
-        click.echo(f"{found.run_id} has not started: {standing.where or standing.state}", err=True)
+        echo(f"{found.run_id} has not started: {standing.where or standing.state}", err=True)
         status.tell(silence)
     elif not shown.rank_log(rank).exists():
         log = shown.node_log(0)
-        click.echo(f"# rank {rank} left no log; {site.shown(log)}:", err=True)
-        click.echo(log.read_text(errors="replace") if log.exists() else "(nothing)")
+        echo(f"# rank {rank} left no log; {site.shown(log)}:", err=True)
+        if log.exists():
+            for line in log.read_bytes().splitlines():
+                echo_log(line)
+        else:
+            echo("(nothing)", err=True)
 
 
 def _newest_attempt(run: RunDir, standing: Standing) -> Attempt | None:
     """Of a run that has a bad file, too: its logs may tell more."""
     if standing.state != "unreadable":
         return standing.attempt
-    click.echo(f"# {run.run_id} is unreadable: {standing.where}", err=True)
+    echo(f"# {run.run_id} is unreadable: {standing.where}", err=True)
     attempts = run.all_attempts()
     return attempts[-1] if attempts else None
 
@@ -154,7 +159,7 @@ def cancel_runs(runs: list[RunDir], standings: dict[str, Standing], *, now: bool
         except (NoSuchRun, Failed) as error:
             problems.append(error)
     for problem in problems[:-1]:
-        click.echo(f"batchyard: {problem}", err=True)
+        echo(f"batchyard: {problem}", err=True)
     if problems:
         raise problems[-1]
     return len(alive)
@@ -192,7 +197,7 @@ def cancel_run(found: RunDir, standing: Standing, *, now: bool = False) -> None:
 
 def _say_cancelled(found: RunDir, standing: Standing, *, now: bool) -> None:
     how = "is ended" if now else "stops after a checkpoint"
-    click.echo(f"{found.run_id} ({standing.where}) {how}; batchyard status {found.run_id} tells when it has")
+    echo(f"{found.run_id} ({standing.where}) {how}; batchyard status {found.run_id} tells when it has")
 
 
 @click.command("report")
@@ -204,4 +209,4 @@ def report_(run: str, site_file: Path | None, runs_dir: Path | None) -> None:
 
     runs = options.runs_folder(site_file, runs_dir)
     sweep = sweepdir.find(run, runs)
-    click.echo(site.shown(report.write_sweep(sweep) if sweep else report.write(rundir.find(run, runs))))
+    echo(site.shown(report.write_sweep(sweep) if sweep else report.write(rundir.find(run, runs))))

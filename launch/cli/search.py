@@ -8,8 +8,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-import click
-
 from launch import local, rundir, search, site, slurm, snapshot, sweepdir, trial
 from launch import status as run_status
 from launch import submit as submitting
@@ -23,6 +21,7 @@ from launch.spec import Loaded
 from launch.submit import Ready, Request, SubmitError
 from launch.sweep import Sweep
 from launch.sweepdir import Submit
+from launch.text import echo
 from trainer.config.lock import Lock
 
 
@@ -103,9 +102,9 @@ def _queue(
         trial.leave_request(of.sweep, replace(template, request=request), code)
         behind = {job.split("_")[0] for job in rundir.slurm_jobs([r.run for r in ready])[0].values()}
         arrays = slurm.submit_trials(of.sweep, template.plan, code.root, tasks, at_once, sorted(behind))
-    click.echo(f"queued {words.plural(tasks, 'trial')} as Slurm job array {', '.join(arrays)}, at most {at_once} at once; each is "
+    echo(f"queued {words.plural(tasks, 'trial')} as Slurm job array {', '.join(arrays)}, at most {at_once} at once; each is "
                "chosen when it begins")
-    click.echo(f"batchyard status {of.sweep.sweep_id} shows what has begun; batchyard cancel {of.sweep.sweep_id} stops it")
+    echo(f"batchyard status {of.sweep.sweep_id} shows what has begun; batchyard cancel {of.sweep.sweep_id} stops it")
     return exit_code
 
 
@@ -122,7 +121,7 @@ def _trials(
         if ready:
             yield record["axes"], ready
         else:
-            click.echo(f"batchyard: {search.told(record)}", err=True)
+            echo(f"batchyard: {search.told(record)}", err=True)
         of.open_trials()
 
 
@@ -132,9 +131,9 @@ def _show(of: Searched, to_continue: dict[int, Record]) -> None:
     kinds = {"done": begun - open_trials, "to go on with": len(to_continue), "running": open_trials - len(to_continue),
              "to begin": of.missing()}  # fmt: skip
     told = ", ".join(f"{count} {kind}" for kind, count in kinds.items() if count)
-    click.echo(f"{of.sweep.sweep_id}: {words.plural(of.search.trials, 'trial')}: {told}")
+    echo(f"{of.sweep.sweep_id}: {words.plural(of.search.trials, 'trial')}: {told}")
     for number, record in to_continue.items():
-        click.echo(f"  continued    trial {number}  {record['run_id']}")
+        echo(f"  continued    trial {number}  {record['run_id']}")
 
 
 def show_plan_of(request: Request, loaded: Loaded, machine: Machine) -> Ready:
@@ -142,6 +141,6 @@ def show_plan_of(request: Request, loaded: Loaded, machine: Machine) -> Ready:
     refuse(request)
     of = search.searched(sweeps.sweep_of(request), loaded)
     told = f"{words.plural(of.search.trials, 'trial')}, {of.missing()} to begin"
-    click.echo(f"{of.sweep.sweep_id}: {told}; each is chosen when it begins, by the results of those before")
-    click.echo(f"\na run as a trial may be, {loaded.points[0]}:")
+    echo(f"{of.sweep.sweep_id}: {told}; each is chosen when it begins, by the results of those before")
+    echo(f"\na run as a trial may be, {loaded.points[0]}:")
     return submitting.resolve(request, loaded.specs[0], machine)

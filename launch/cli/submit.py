@@ -16,6 +16,7 @@ from launch.site import BackendName, Machine
 from launch.snapshot import Code
 from launch.spec import JobSpec, Loaded
 from launch.submit import Ready, Request
+from launch.text import echo, plain
 from trainer.config.layout import SweepDir
 from trainer.config.outcome import EXIT_DONE, Outcome
 
@@ -34,7 +35,7 @@ def submit_(backend: BackendName | None, prune: bool, trust: bool, **given: Any)
     request, site_file = options.request(backend=backend, **given)
     request = replace(request, trust=trust)
     if submit.slurm_is_here_unasked(request, site_file, backend):
-        click.echo("sbatch is here, but no site file says slurm: running on this machine (--backend slurm runs it there)")
+        echo("sbatch is here, but no site file says slurm: running on this machine (--backend slurm runs it there)")
     loaded, machine = submit.load(request)
     if prune:
         _refuse_prune(request, loaded)
@@ -92,11 +93,11 @@ def _after_its_parents(request: Request, job: JobSpec) -> Request:
     own = replace(request, job=before, settings=(), new=False, run_id=None, sweep=None)
     loaded, machine = submit.load(own)
     ready = submit.resolve(_after_its_parents(own, loaded.specs[0]), loaded.specs[0], machine)
-    click.echo(f"{request.job.name} comes after {before.name}:")
+    echo(f"{request.job.name} comes after {before.name}:")
     if (code := run(ready, snapshot.look(request.project), local.Foreground())) != EXIT_DONE:
-        click.echo(f"{request.job.name} was not started: {ready.run.run_id} is not completed; submitting again goes on with both")
+        echo(f"{request.job.name} was not started: {ready.run.run_id} is not completed; submitting again goes on with both")
         sys.exit(code)
-    click.echo()
+    echo()
     return replace(request, after=ready.run)
 
 
@@ -122,11 +123,11 @@ def run(ready: Ready, code: Code, front: local.Foreground) -> int:
         if before.state == "completed":
             return _done(ready, before, code)
         if before.is_active:
-            click.echo(f"{ready.run.run_id} is {before.state}: {before.where}; batchyard logs {ready.run.run_id} -f")
+            echo(f"{ready.run.run_id} is {before.state}: {before.where}; batchyard logs {ready.run.run_id} -f")
             return EXIT_DONE
         _announce(ready, before)
         image = image_of(ready) if ready.plan.backend == "docker" else None
-        ready = submit.prepare_run(ready, before, code, image, lambda line: click.echo(f"  {line}"), lock)
+        ready = submit.prepare_run(ready, before, code, image, lambda line: echo(f"  {line}"), lock)
         if ready.plan.backend == "slurm":
             return _queue(ready)
         attempt, process = local.submit(ready.run, ready.plan)
@@ -152,13 +153,13 @@ def _adopt_sweep(sweep: SweepDir) -> None:
 def _announce(ready: Ready, before: Standing) -> None:
     placement, threads = ready.placement, ready.config.execution.threads_per_rank
     nodes = f"{placement.nodes} nodes x " if placement.nodes > 1 else ""
-    click.echo(f"{ready.run.run_id} on {ready.plan.backend}: {nodes}{placement.nproc_per_node} rank(s) on {placement.device}, "
+    echo(f"{ready.run.run_id} on {ready.plan.backend}: {nodes}{placement.nproc_per_node} rank(s) on {placement.device}, "
                f"{threads} CPU thread(s) each")
-    click.echo(f"  {site.shown(ready.run.path)}")
+    echo(f"  {site.shown(ready.run.path)}")
     for note in ready.plan.notes:
-        click.echo(f"  {note}")
+        echo(f"  {note}")
     if before.state != "new":
-        click.echo(f"  continues; it was {before.state}" + (f" ({before.where})" if before.where else ""))
+        echo(f"  continues; it was {before.state}" + (f" ({before.where})" if before.where else ""))
 
 
 def image_of(ready: Ready) -> str:
@@ -175,34 +176,29 @@ def _queue(ready: Ready) -> int:
     from launch import slurm
 
     attempt, job_id = slurm.submit(ready.run, ready.plan)
-    click.echo(f"queued as Slurm job {job_id}; its script: {site.shown(attempt.script)}")
-    click.echo(f"batchyard logs {ready.run.run_id} -f follows it; batchyard cancel {ready.run.run_id} stops it after a checkpoint")
+    echo(f"queued as Slurm job {job_id}; its script: {site.shown(attempt.script)}")
+    echo(f"batchyard logs {ready.run.run_id} -f follows it; batchyard cancel {ready.run.run_id} stops it after a checkpoint")
     return EXIT_DONE
 
 
 def _done(ready: Ready, before: Standing, code: Code) -> int:
     outcome = before.outcome
     assert outcome is not None
-    click.echo(f"{ready.run.run_id} is done: {submit.result_line(outcome)} ({outcome.attempt})")
+    echo(f"{ready.run.run_id} is done: {submit.result_line(outcome)} ({outcome.attempt})")
     if submit.code_differs(ready.run, code):
-        click.echo("finished with other code than yours: --new trains with yours")
-    click.echo(f"report: {site.shown(report.write(ready.run))}")
+        echo("finished with other code than yours: --new trains with yours")
+    echo(f"report: {site.shown(report.write(ready.run))}")
     return EXIT_DONE
 
 
 def _ended(ready: Ready, outcome: Outcome) -> int:
-    from rich.console import Console
-
-    console = Console(highlight=False, soft_wrap=True)
     colour = {"completed": "green", "stopped": "yellow", "failed": "red"}[outcome.status]
-    console.print(f"[{colour}]{ready.run.run_id}[/] ", end="")
-    console.print(submit.result_line(outcome), markup=False)
+    echo(ready.run.run_id, colour=colour, nl=False)
+    echo(f" {submit.result_line(outcome)}")
     if outcome.hint:
-        console.print(f"to try: {outcome.hint}", markup=False)
+        echo(f"to try: {plain(outcome.hint)}")
     if outcome.status == "stopped":
-        console.print(f"batchyard submit {ready.run.run_id} continues it", markup=False)
+        echo(f"batchyard submit {ready.run.run_id} continues it")
     with contextlib.suppress(OSError):  # a disk that ended the run takes no report
-        console.print(f"report: {site.shown(report.write(ready.run))}", markup=False)
+        echo(f"report: {site.shown(report.write(ready.run))}")
     return outcome.exit_code
-
-

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from launch import inspection, site, spec
 from launch.cli import options
+from launch.text import echo
 
 
 @click.command("summary")
@@ -29,11 +30,11 @@ def summary_(depth: int | None, fallback: bool, **given: Any) -> None:
     for row in rows(found.model["layers"], depth):
         shape = "x".join(map(str, row["shape"])) if row["shape"] is not None else "-"
         table.add_row(row["name"], row["type"], shape, f"{row['parameters']:,}", f"{row['flops']:,}")
-    click.echo("input " + "x".join(map(str, found.model["input"])))
+    echo("input " + "x".join(map(str, found.model["input"])))
     options.console().print(table, highlight=False)
-    click.echo(inspection.model_line(found))
+    echo(inspection.model_line(found))
     if found.problem is not None and not found.model["classes_known"]:
-        click.echo(f"how many classes there are only the data tell: {found.problem}")
+        echo(f"how many classes there are only the data tell: {found.problem}")
 
 
 def rows(layers: list[dict[str, Any]], depth: int | None) -> list[dict[str, Any]]:

@@ -10,8 +10,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-import click
-
 from launch import local, report, site, slurm, snapshot, sweepdir, table
 from launch import status as run_status
 from launch import submit as submitting
@@ -30,6 +28,7 @@ from launch.spec import Loaded
 from launch.submit import Made, Ready, Request, SubmitError, Together
 from launch.sweep import Point, Reconciled, Sweep
 from launch.sweepdir import Submit
+from launch.text import echo, plain
 from trainer.config.layout import SweepDir, write_json
 from trainer.config.lock import RENEW_S, Lock
 from trainer.config.outcome import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED
@@ -93,7 +92,7 @@ def submit_all(request: Request, loaded: Loaded, machine: Machine, *, prune: boo
     submit = sweepdir.begin(sweep, request.job.name, request.backend, request.settings, record)
     done_by_others = [r for wanted, (_, r) in zip(plan.wanted, ready, strict=True) if wanted.progress == "done"]
     if differ := sum(submitting.code_differs(r.run, code) for r in done_by_others):
-        click.echo(f"{words.plural(differ, 'point')} finished with other code than yours: --new trains all with yours")
+        echo(f"{words.plural(differ, 'point')} finished with other code than yours: --new trains all with yours")
     if request.backend == "slurm":
         at_once = Sweep.model_validate(loaded.written["sweep"]).array_parallelism
         return queue_all(sweep, submit, request.job.name, [r for _, r in to_run], code, at_once)
@@ -110,11 +109,11 @@ def _prune(sweep: SweepDir, plan: Reconciled) -> None:
     try:
         runs.cancel_runs(unwanted, run_status.standings(unwanted))
     except (NoSuchRun, SlurmError) as error:  # of one on another machine: the others are submitted all the same
-        click.echo(error)
+        echo(error)
 
 
 def say(line: str) -> None:
-    click.echo(f"  {line}")
+    echo(f"  {line}")
 
 
 class Written(NamedTuple):
@@ -140,8 +139,8 @@ def queue_all(sweep: SweepDir, submit: Submit, job: str, to_run: list[Ready], co
     submit["ended"] = time.time()
     _record(sweep, submit, job)
     if arrays:
-        click.echo(f"queued {words.plural(len(queued), 'point')} as Slurm job array {', '.join(arrays)}, at most {at_once} at once")
-        click.echo(f"batchyard status {sweep.sweep_id} shows them; batchyard cancel {sweep.sweep_id} stops them after a checkpoint")
+        echo(f"queued {words.plural(len(queued), 'point')} as Slurm job array {', '.join(arrays)}, at most {at_once} at once")
+        echo(f"batchyard status {sweep.sweep_id} shows them; batchyard cancel {sweep.sweep_id} stops them after a checkpoint")
     return EXIT_FAILED if any("error" in p for p in submit["points"]) else EXIT_DONE
 
 
@@ -190,7 +189,7 @@ def _tasks(submit: Submit, written: list[Written], lock: Lock) -> tuple[list[tup
         try:
             queued.append((_task(ready, text, made.result(), data), ready.plan))
         except (SubmitError, OSError) as error:
-            _note(submit, ready, error, echo=str(error) not in told)  # one set of a thousand points has one thing to say
+            _note(submit, ready, error, is_new=str(error) not in told)  # one set of a thousand points has one thing to say
             told.add(str(error))
         lock.renew()
     return queued, data
@@ -222,25 +221,25 @@ def show_plan(sweep: SweepDir, plan: Reconciled) -> None:
     """How many points there are of each kind, and those by name that a person should know of."""
     names = points.short_names(axis for w in plan.wanted[:1] for axis in w.point.axes)
     told = [f"{count} {progress}" for progress, count in plan.count().items() if count]
-    click.echo(f"{sweep.sweep_id}: {words.plural(len(plan.wanted), 'point')}: {', '.join(told)}")
+    echo(f"{sweep.sweep_id}: {words.plural(len(plan.wanted), 'point')}: {', '.join(told)}")
     for wanted in plan.wanted:
         name = _label(names, wanted.point.axes)
         if wanted.progress == "failed":
-            click.echo(f"  tried again  {name}  {wanted.run_id} failed")
+            echo(f"  tried again  {name}  {wanted.run_id} failed")
         elif wanted.progress == "stopped":
-            click.echo(f"  continued    {name}  {wanted.run_id} was stopped")
+            echo(f"  continued    {name}  {wanted.run_id} was stopped")
         elif wanted.progress == "running":
-            click.echo(f"  passed over  {name}  {wanted.run_id} runs already")
+            echo(f"  passed over  {name}  {wanted.run_id} runs already")
         elif wanted.progress == "unreadable":
-            click.echo(f"  left alone   {name}  {wanted.run_id} is unreadable: batchyard status {wanted.run_id} tells why")
+            echo(f"  left alone   {name}  {wanted.run_id} is unreadable: batchyard status {wanted.run_id} tells why")
         if wanted.before:
-            click.echo(f"  changed      {name}  {wanted.run_id}, was {wanted.before}")
+            echo(f"  changed      {name}  {wanted.run_id}, was {wanted.before}")
     for axes, run_id in plan.unwanted:
-        click.echo(f"  not wanted   {_label(names, axes)}  {run_id} is left as it is")
+        echo(f"  not wanted   {_label(names, axes)}  {run_id} is left as it is")
 
 
 def _label(names: dict[str, str], axes: dict[str, Any]) -> str:
-    return " ".join(f"{names.get(axis, axis)}={points.axis_value(value)}" for axis, value in axes.items())
+    return plain(" ".join(f"{names.get(axis, axis)}={points.axis_value(value)}" for axis, value in axes.items()))
 
 
 @contextmanager
@@ -274,13 +273,13 @@ def run_all(
                 axes, ready = point
                 each_s = (time.monotonic() - begun) / max(1, number)
                 left = f", about {words.seconds(each_s * (count - number))} left" if number else ""
-                click.echo(f"\n[{number + 1}/{count}{left}] {_label(points.short_names(axes), axes)}")
+                echo(f"\n[{number + 1}/{count}{left}] {_label(points.short_names(axes), axes)}")
                 _run_one(sweep, submit, ready, code, front)
                 with suppress(OSError):  # a disk may be full for a while
                     report.write_sweep(sweep)  # after each point: a morning's reader may come before the end
             return front.asked_to_stop or sweepdir.cancelled(sweep, submit)
     except KeyboardInterrupt:
-        click.echo("stopped between two points")
+        echo("stopped between two points")
         return True
 
 
@@ -292,9 +291,9 @@ def _run_one(sweep: SweepDir, submit: Submit, ready: Ready, code: Code, front: l
         _tell(sweep, submit, ready, error)
 
 
-def _note(submit: Submit, ready: Ready, error: Exception, *, echo: bool = True) -> None:
-    if echo:
-        click.echo(f"batchyard: {ready.run.run_id}: {error}", err=True)
+def _note(submit: Submit, ready: Ready, error: Exception, *, is_new: bool = True) -> None:
+    if is_new:
+        echo(f"batchyard: {ready.run.run_id}: {error}", err=True)
     next(p for p in submit["points"] if p["run_id"] == ready.run.run_id)["error"] = str(error)
 
 
@@ -313,20 +312,20 @@ def conclude(sweep: SweepDir, submit: Submit, job: str, stopped: bool, final: Co
     whatever it was, is their result."""
     submit["ended"] = time.time()
     _record(sweep, submit, job)
-    click.echo()
+    echo()
     states = [state for run_id, state in show(sweep) if run_id not in final]
     try:
-        click.echo(f"report: {site.shown(report.write_sweep(sweep))}")
+        echo(f"report: {site.shown(report.write_sweep(sweep))}")
     except OSError as error:
-        click.echo(f"the report could not be written: {error}", err=True)
+        echo(f"the report could not be written: {error}", err=True)
     failed = any(s in ("failed", "dead", "unreadable") for s in states) or any(
         "error" in p and p["run_id"] not in final for p in submit["points"]
     )
     if stopped or any(s in ("stopped", "cancelled") for s in states):
-        click.echo(f"batchyard submit {sweep.sweep_id} continues it" + (" and tries the failed points again" if failed else ""))
+        echo(f"batchyard submit {sweep.sweep_id} continues it" + (" and tries the failed points again" if failed else ""))
         return EXIT_STOPPED
     if failed:
-        click.echo(f"batchyard submit {sweep.sweep_id} tries the failed points again")
+        echo(f"batchyard submit {sweep.sweep_id} tries the failed points again")
         return EXIT_FAILED
     return EXIT_DONE
 
@@ -335,7 +334,7 @@ def status(sweep: SweepDir) -> None:
     """`batchyard status` of a sweep."""
     states = [state for _, state in show(sweep)]
     told = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
-    click.echo(f"{sweep.sweep_id}: {words.plural(len(states), 'point')}: {told}; batchyard report {sweep.sweep_id} makes its page")
+    echo(f"{sweep.sweep_id}: {words.plural(len(states), 'point')}: {told}; batchyard report {sweep.sweep_id} makes its page")
 
 
 def show(sweep: SweepDir) -> list[tuple[str, str]]:
@@ -361,9 +360,9 @@ def show(sweep: SweepDir) -> list[tuple[str, str]]:
     run_status.tell(silence, standings.values())
     for run_id, where in standings.items():
         if where.state == "unreadable":
-            click.echo(f"{run_id} is unreadable: {where.where}")
+            echo(f"{run_id} is unreadable: {where.where}")
     for line in _told(found):
-        click.echo(line)
+        echo(line)
     return [(run.run_id, standings[run.run_id].state) for run in runs]
 
 
@@ -389,7 +388,7 @@ def cancel(sweep: SweepDir, *, now: bool = False) -> bool:
     if not waiting and not sweepdir.is_submitted(sweep) and not any(s.is_active for s in standings.values()):
         return False
     write_json(sweep.cancel, {"time": time.time()})
-    click.echo(f"{sweep.sweep_id}: no further point begins")
+    echo(f"{sweep.sweep_id}: no further point begins")
     for job in waiting:  # one that begins now finds the word above
         slurm.cancel(job, "PENDING")
     runs.cancel_runs(points_, standings, now=now)
@@ -407,5 +406,5 @@ def show_plan_of(request: Request, loaded: Loaded, machine: Machine) -> Ready:
     names = points.short_names(ready[0][0].axes)
     rows = [(*(points.axis_value(v) for v in w.point.axes.values()), w.progress, w.run_id) for w in plan.wanted]
     table.show((*names.values(), "now", "run"), rows, left=("now", "run"))
-    click.echo(f"\nthe first point, {ready[0][0]}:")
+    echo(f"\nthe first point, {ready[0][0]}:")
     return ready[0][1]

@@ -57,7 +57,7 @@ class Point:
     @property
     def losses(self) -> list[float | None]:
         """Of the newest evaluation of the train rows, which tables alone have, and of the test set."""
-        evals = {row.get("split"): finite(row.get("loss")) for row in self.run.evals}
+        evals = {str(row.get("split")): finite(row.get("loss")) for row in self.run.evals}
         return [evals.get("train"), evals.get("test")]
 
     @property
