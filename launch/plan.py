@@ -148,7 +148,13 @@ def build(
     job: JobSpec, config: RunConfig, placement: Placement, run: RunDir, site: Site, where: Folders,
     backend: BackendName, python: str, user: tuple[int, int],
 ) -> Plan:
-    """The plan of one run. user: (uid, gid) that a container's files shall belong to."""
+    """The plan of one run. user: (uid, gid) that a container's files shall belong to. Raises SpecError."""
+    if backend == "slurm" and "\\" in str(run.path):
+        message = (
+            f"{run.path} has a backslash, with which Slurm opens no log: the job would fail and leave no word; name a folder "
+            "without one by --runs-dir, or by paths.runs in the site file"
+        )
+        raise SpecError([Problem(Place("--runs-dir"), (), message)])
     env = {
         "OMP_NUM_THREADS": str(config.execution.threads_per_rank),
         "PYTHONPATH": str(run.packages),  # the frozen code, before Python starts

@@ -17,7 +17,7 @@ from trainer.config import file_clock, steps
 from trainer.config.file_clock import Clock, MachineClock
 from trainer.config.layout import Attempt, RunDir, read_json
 from trainer.config.lock import is_of_this_machine, local_pid, read_record
-from trainer.config.outcome import Outcome
+from trainer.config.outcome import RETRIES, Outcome
 
 if TYPE_CHECKING:
     from trainer.config.run import RunConfig
@@ -32,6 +32,7 @@ _OF_A_RUN = RunDir(Path())
 CONFIG, PLAN, LOCK, CANCEL, ATTEMPTS, SLURM_JOB = (str(path) for path in (
     _OF_A_RUN.config, _OF_A_RUN.plan, _OF_A_RUN.lock, _OF_A_RUN.cancel, _OF_A_RUN.attempts, _OF_A_RUN.slurm_job,
 ))  # fmt: skip
+IN_THE_QUEUE = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "CONFIGURING", "SUSPENDED", "RUNNING", "COMPLETING")
 LAST_BYTES = 2**16  # of metrics.jsonl and timing.jsonl, in which their newest rows are looked for
 
 
@@ -157,7 +158,8 @@ def standing(
     clock = clock or MachineClock()
     holder = found.holder if found and found.is_alive(clock) else None
     state = _standing(run, there, holder, slurm_states, jobs)
-    if found and state.state in ("running", "dead") and not is_of_this_machine(found.holder):
+    by_slurm = state.state == "dead" and holder is not None  # the lock's age decided nothing
+    if found and state.state in ("running", "dead") and not by_slurm and not is_of_this_machine(found.holder):
         return replace(state, lock_age_s=clock.now() - found.renewed)
     return state
 
@@ -179,7 +181,7 @@ def _standing(
         return Standing("new")
     records.read(run.config, records.CONFIG)
     job = slurm_job(run) if jobs is None else jobs.get(run.run_id)
-    if holder:
+    if holder and not _job_is_gone(holder, job, slurm_states):
         where = f"{holder.get('attempt')} on {holder.get('host')}"
         return Standing("running", None, run.attempt(str(holder.get("attempt"))), where, holder, job)
     attempts = run.all_attempts() if ATTEMPTS in there else []
@@ -190,7 +192,8 @@ def _standing(
     is_done = outcome is not None and outcome.status == "completed"  # whatever Slurm still has to do for its job
     if job and not is_done and slurm_states is not None and job in slurm_states:
         state = slurm_states[job]
-        if state.split()[0] in ("PENDING", "REQUEUED", "REQUEUE_HOLD", "CONFIGURING", "SUSPENDED", "RUNNING", "COMPLETING"):
+        is_ending = state in ("RUNNING", "COMPLETING") and outcome is not None and outcome.verdict not in RETRIES
+        if not is_ending and state.split()[0] in IN_THE_QUEUE:
             return Standing("queued", None, newest, f"Slurm job {job} {state}", None, job)
     if outcome:
         state_: State = outcome.status
@@ -208,6 +211,14 @@ def _standing(
     if job:  # what was queued has a script at most
         return Standing("dead", None, None, f"Slurm job {job} is gone")
     return Standing("new")
+
+
+def _job_is_gone(holder: dict[str, Any], job: str | None, slurm_states: dict[str, str] | None) -> bool:
+    """Whether the attempt that holds the run's lock has ended, by Slurm's word: its job has left the queue, or is back in it. A
+    launch.node that was killed on another machine holds the lock until its lease is over."""
+    if job is None or slurm_states is None or local_pid(holder) is not None:
+        return False
+    return str(holder.get("attempt")).startswith(f"slurm-{job}.") and slurm_states.get(job, "PENDING").startswith("PENDING")
 
 
 def slurm_job(run: RunDir) -> str | None:

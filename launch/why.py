@@ -85,6 +85,14 @@ def _queued(run: RunDir, where: Standing) -> list[str]:
         state, reason, start, since = slurm.queue_entry(job)
     except SlurmError as error:  # it answered a moment ago
         return [f"{run.run_id} is queued: {where.where}", f"Slurm tells no more: {error}".splitlines()[0]]
+    attempt = where.attempt
+    before = records.outcome(attempt.outcome) if attempt else None
+    if attempt and before and state in ("RUNNING", "COMPLETING") and _is_of_this_start(attempt, start):
+        return [
+            f"{run.run_id} {_end(before, attempt)}",
+            f"its Slurm job {job} is still {state}; whether it starts the run again shows in a moment",
+            f"`batchyard cancel {run.run_id}` takes it out of the queue",
+        ]
     if state in ("RUNNING", "COMPLETING"):
         lines = [f"{run.run_id} is between the queue and its first word: Slurm job {job} is {state}"]
     else:
@@ -92,10 +100,18 @@ def _queued(run: RunDir, where: Standing) -> list[str]:
         lines = [f"{run.run_id} waits in the queue as Slurm job {job} since {since}: {meaning.format(job=job)} ({reason})"]
     if re.match(r"\d", start) and state == "PENDING":
         lines.append(f"it starts about {start}, as Slurm guesses now")
-    attempt = where.attempt
-    if attempt and (before := records.outcome(attempt.outcome)):
+    if attempt and before:
         lines.append(f"before, it {_end(before, attempt)}")
     return [*lines, f"`batchyard cancel {run.run_id}` takes it out of the queue"]
+
+
+def _is_of_this_start(attempt: Attempt, start: str) -> bool:
+    """Whether an attempt that has ended is what its job, which started then (as squeue tells), was last started for."""
+    ended = (records.read(attempt.record, records.ATTEMPT) or {}).get("ended")
+    try:
+        return ended is not None and time.mktime(time.strptime(start, "%Y-%m-%dT%H:%M:%S")) <= float(ended)
+    except ValueError:  # N/A
+        return False
 
 
 def _unknown(run: RunDir, where: Standing) -> list[str]:

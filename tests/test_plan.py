@@ -44,7 +44,7 @@ def build(
     job = planning.with_defaults(job, site, backend)
     placement = planning.place(job, site, machine, backend, strict=given.get("strict", False))
     config = planning.run_config("x", RUN.run_id, job, placement, None)
-    return planning.build(job, config, placement, RUN, site, WHERE, backend, "/venv/bin/python", (1000, 1001))
+    return planning.build(job, config, placement, given.get("run", RUN), site, WHERE, backend, "/venv/bin/python", (1000, 1001))
 
 
 def shape(plan: Plan) -> tuple[int, int, str]:
@@ -79,6 +79,14 @@ def test_fewer_gpus_keep_the_micro_batch_and_accumulate(tmp_path: Path, machine:
 def test_strict_resources_refuse(tmp_path: Path, backend: BackendName, gpus: int) -> None:
     with pytest.raises(SpecError, match=r"--strict-resources: the job asks for 8 GPU\(s\), this machine has"):
         build(tmp_path, JOB, Machine(gpus, 8), backend, strict=True)
+
+
+def test_a_path_in_which_slurm_opens_no_log_is_refused(tmp_path: Path) -> None:
+    """It reads a backslash as an escape: the job failed, and there was no log."""
+    run = RunDir(Path("/my\\runs/x-00000000"))
+    with pytest.raises(SpecError, match=r"--runs-dir: /my\\runs/x-00000000 has a backslash, with which Slurm opens no log"):
+        build(tmp_path, JOB, Machine(0, 4), "slurm", run=run)
+    assert build(tmp_path, JOB, Machine(0, 4), "local", run=run).argv
 
 
 def test_slurm_believes_the_site_and_never_the_login_node(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from launch import rundir, status
 from launch.rundir import Standing
+from trainer.config import lock
 from trainer.config.layout import RunDir, read_jsonl, write_json
 from trainer.config.outcome import Outcome
 
@@ -55,6 +56,42 @@ def test_a_completed_run_is_completed_while_its_job_ends(run: RunDir) -> None:
     assert rundir.standing(run, {"12": "COMPLETING"}).state == "queued"
     Outcome("completed", "completed", attempt.id, "trainer rank 0", 700).write(attempt.outcome)
     assert rundir.standing(run, {"12": "COMPLETING"}).state == "completed"
+
+
+def test_a_run_that_is_over_does_not_wait_while_its_job_ends(run: RunDir) -> None:
+    write_json(run.slurm_job, {"job_id": "12"})
+    attempt = run.attempt("slurm-12.0")
+    write_json(attempt.record, {"started": time.time()})
+    Outcome("failed", "user_error", attempt.id, "trainer rank 0", 400).write(attempt.outcome)
+    for state in ("RUNNING", "COMPLETING"):
+        assert rundir.standing(run, {"12": state}).state == "failed"
+    assert rundir.standing(run, {"12": "PENDING (BeginTime)"}).state == "queued"
+
+
+def test_a_lock_of_a_job_that_slurm_no_longer_has_holds_nothing(run: RunDir) -> None:
+    """launch.node was killed on another machine: the run "ran" until the lease was over."""
+    write_json(run.slurm_job, {"job_id": "12"})
+    attempt = run.attempt("slurm-12.0")
+    write_json(attempt.record, {"started": time.time()})
+    elsewhere = {**lock.me(), "host": "n1", "boot": "another", "attempt": attempt.id}
+    write_json(run.lock, elsewhere)
+    for asked in (None, {"12": "RUNNING"}, {"12": "COMPLETING"}):
+        assert rundir.standing(run, asked).state == "running"
+    gone = rundir.standing(run, {})
+    assert (gone.state, gone.attempt) == ("dead", attempt)
+    assert rundir.standing(run, {"12": "PENDING (BeginTime)"}).state == "queued"
+    write_json(run.slurm_job, {"job_id": "13"})  # Slurm was not asked for the other
+    assert rundir.standing(run, {}).state == "running"
+    write_json(run.slurm_job, {"job_id": "12"})
+    write_json(run.lock, {**lock.me(), "attempt": attempt.id})  # a living process of this machine
+    assert rundir.standing(run, {}).state == "running"
+
+
+def test_a_run_that_was_cancelled_while_it_stopped_is_cancelled(run: RunDir) -> None:
+    Outcome("stopped", "preempted", "local-1", "trainer rank 0", 400).write(run.attempt("local-1").outcome)
+    assert rundir.standing(run).state == "stopped"
+    write_json(run.cancel, {})
+    assert rundir.standing(run).state == "cancelled"
 
 
 def test_what_was_submitted_again_and_never_began_does_not_tell_of_the_attempt_before(run: RunDir) -> None:

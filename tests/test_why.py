@@ -16,6 +16,7 @@ from tests.cli import Shell
 from trainer.config.layout import RunDir, write_json
 from trainer.config.lock import Lock
 from trainer.config.outcome import Outcome
+from trainer.watchdog import Watchdog
 
 
 @pytest.fixture
@@ -104,6 +105,14 @@ def test_slow_steps_are_no_stall(held: RunDir) -> None:
     assert "runs: step 12" in answer(held)[0]
 
 
+def test_a_rank_that_has_made_its_steps_is_not_in_start_up(run: RunDir) -> None:
+    """"Now in start-up" at step 345 of 345."""
+    rank = Watchdog(run.attempt("local-1"), 0, None)
+    assert rank.look()["phase"] == "start-up"
+    rank.step = 345
+    assert rank.look()["phase"] == "shutdown"
+
+
 def test_a_stopped_one(run: RunDir) -> None:
     checkpoint(run, 20)
     ended(run, "stopped", "preempted", global_step=20, cause="asked to stop")
@@ -148,6 +157,27 @@ def test_a_dead_one_is_judged_without_a_trace(run: RunDir) -> None:
 def test_a_slurm_job_that_vanished_before_it_began(run: RunDir) -> None:
     write_json(run.slurm_job, {"job_id": "7"})
     assert answer(run, {})[0] == "t-0123abcd is dead: Slurm job 7 is gone, and no attempt of it has begun"
+
+
+@pytest.mark.parametrize(("restarted", "first"), [
+    (False, "stopped (preempted) at"), (True, "is between the queue and its first word"),
+])  # fmt: skip
+def test_one_whose_job_is_still_ending(run: RunDir, tmp_path: Path, restarted: bool, first: str) -> None:
+    """"Between the queue and its first word", although its outcome was known."""
+    write_json(run.slurm_job, {"job_id": "7", "logs": "x"})
+    attempt = run.attempt("slurm-7.0")
+    write_json(attempt.record, {"started": time.time() - 60, "ended": time.time()})
+    Outcome("stopped", "preempted", attempt.id, "trainer rank 0", 400, cause="asked to stop").write(attempt.outcome)
+    start = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(time.time() + (30 if restarted else -61)))
+    squeue = tmp_path / "bin" / "squeue"
+    squeue.parent.mkdir()
+    times = f"{start}|2026-01-01T00:00:00"
+    squeue.write_text(f"#!/bin/sh\ncase \"$*\" in *%S*) echo 'COMPLETING|None|{times}';; *) echo '7|COMPLETING|None';; esac\n")
+    squeue.chmod(0o755)
+    shell = Shell(run.path.parent, env=(("PATH", f"{squeue.parent}:{os.environ['PATH']}"),))
+    lines = shell.run("why", run.run_id).splitlines()
+    assert f"{run.run_id} {first}" in lines[0] and "asked to stop" in lines[1 if restarted else 0]
+    assert restarted or lines[1].startswith("its Slurm job 7 is still COMPLETING")
 
 
 def test_a_completed_one(run: RunDir) -> None:

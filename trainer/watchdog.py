@@ -67,7 +67,10 @@ class Watchdog(threading.Thread):
     def look(self) -> dict[str, Any]:
         """Where the main thread is now."""
         frame = sys._current_frames().get(threading.main_thread().ident or 0)
-        return place([*traceback.walk_stack(frame)][::-1])
+        found = place([*traceback.walk_stack(frame)][::-1])
+        if found["phase"] == "start-up" and self.step is not None:  # outside the loop, after it
+            found["phase"] = "shutdown"
+        return found
 
     def write_heartbeat(self) -> None:
         """Replaced whole, without fsync: two quick operations, also on a network disk. A disk that fails stops no training here."""
