@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from dataclasses import dataclass
 from functools import cached_property
@@ -36,22 +37,33 @@ class Run:
     def state(self) -> str:
         return rundir.standing(self.run).state
 
-    @cached_property
+    @property
     def rows(self) -> list[dict[str, Any]]:
-        """metrics.jsonl."""
-        return records.rows(self.run.metrics, records.METRICS)
+        """metrics.jsonl, which is not kept: there are thousands of runs. Ask all of one run before the next."""
+        return _rows(self.run.metrics)
+
+    @cached_property
+    def reached_epoch(self) -> int:
+        """The epoch of its last row; 0: it has none."""
+        return max((int(row["epoch"]) for row in self.rows[-1:]), default=0)
 
     def is_readable(self) -> bool:
         """Whether its rows and its state are whole; else `unread` says what is wrong."""
         try:
             with records.reading(self.run):
-                return self.rows is not None and bool(self.state)
+                return self.reached_epoch >= 0 and bool(self.state)
         except Unreadable as error:
             self.unread[self.run.run_id] = error.within(self.run.path)
             return False
 
     def evaluations(self, split: str) -> list[dict[str, Any]]:
         return [row for row in self.rows if row.get("kind") == "eval" and row.get("split") == split]
+
+
+@functools.lru_cache(maxsize=8)
+def _rows(metrics: Path) -> list[dict[str, Any]]:
+    """The rows of the few runs that were asked last, as the seeds of one job."""
+    return records.rows(metrics, records.METRICS)
 
 
 def read_runs(runs: Path) -> tuple[dict[str, list[Run]], dict[str, str]]:
@@ -114,8 +126,7 @@ def not_in_full(run: Run) -> list[str]:
 
 def epochs(run: Run) -> str:
     """How many epochs a run reached, and of how many."""
-    wanted = run.config.train.epochs
-    reached = max((int(row["epoch"]) for row in run.rows[-1:]), default=0)
+    wanted, reached = run.config.train.epochs, run.reached_epoch
     return f"{wanted}" if reached == wanted else f"{reached} of {wanted}"
 
 

@@ -194,12 +194,23 @@ def _one_a_seed(runs: Iterable[Run]) -> list[Run]:
 
 
 def _rows(job: Job, point: Point, published: Published, figures: dict[str, Any], group: Group) -> list[Row]:
-    found = []
+    wanted: dict[tuple[str, str | None], float | None] = {}
     for name, printed in figures.items():
-        for of_class, value in printed.items() if isinstance(printed, dict) else [(None, printed)]:
-            measured = [(run, v) for run in group.runs if (v := measure(run, name, published.epoch, of_class)) is not None]
-            found.append(_row(job, point, published, name, of_class, value, measured, group))
-    return found
+        of_classes = printed if isinstance(printed, dict) else {None: printed}
+        wanted |= {(name, of_class): value for of_class, value in of_classes.items()}
+
+    # run by run, for a run's rows are read once where it is asked for all figures in turn
+    measured: dict[tuple[str, str | None], list[tuple[Run, float]]] = {figure: [] for figure in wanted}
+    for run in group.runs:
+        for name, of_class in wanted:
+            value = measure(run, name, published.epoch, of_class)
+            if value is not None:
+                measured[name, of_class].append((run, value))
+
+    return [
+        _row(job, point, published, name, of_class, printed, measured[name, of_class], group)
+        for (name, of_class), printed in wanted.items()
+    ]
 
 
 def _row(

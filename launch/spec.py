@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import functools
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -223,7 +224,7 @@ def _fallback(tree: Tree) -> tuple[Tree | None, list[Problem]]:
 def _check(variant: Tree, settings: tuple[str, ...]) -> tuple[Loaded, list[Problem]]:
     """The specs that a merged job holds, one a point, and what is wrong with it."""
     spec, found = validate(JobSpec, variant, ALSO_KNOWN)
-    plain = Tree({k: v for k, v in variant.value.items() if k != "sweep"}, variant.keys, variant.values)
+    plain = yaml_tree.without(variant, "sweep")  # each point copies it, and a sweep may have ten thousand places
     written = variant.value.get("sweep")
     in_sweep = [p for p in found if p.path[:1] == ("sweep",)]
     if written is None or in_sweep:  # without a right sweep no axis can be laid on: what it would give is not missing
@@ -283,12 +284,18 @@ def _conflicts(spec: JobSpec | None, tree: Tree) -> list[Problem]:
 
 def _right_parts(train: dict[str, Any]) -> dict[str, Any]:
     parts = {}
-    for name, info in TrainConfig.model_fields.items():
+    for name in TrainConfig.model_fields:
         if name in train:
             with contextlib.suppress(ValidationError):
-                adapter = TypeAdapter[Any](Annotated[info.annotation, info])  # type: ignore[arg-type]
-                parts[name] = adapter.validate_python(train[name], strict=True)
+                parts[name] = _adapter(name).validate_python(train[name], strict=True)
     return parts
+
+
+@functools.cache
+def _adapter(name: str) -> TypeAdapter[Any]:
+    """What checks one setting of `train` by itself. It takes milliseconds to make, and a sweep may be wrong at every point."""
+    info = TrainConfig.model_fields[name]
+    return TypeAdapter(Annotated[info.annotation, info])  # type: ignore[arg-type]
 
 
 def _with_bases(path: Path, seen: tuple[Path, ...]) -> Tree:

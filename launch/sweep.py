@@ -7,7 +7,7 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, Self
 
@@ -237,11 +237,24 @@ def overlay(point: Point, tree: Tree) -> Tree:
             if parts[:end] not in tree.keys or end == len(parts):
                 over.keys[parts[:end]] = tree.place(where, of_key=True)
         over.values[parts] = tree.place(where)
-        if isinstance(value, (dict, list)):
+        for inner in _paths_in(value):
             for own, theirs in ((over.keys, tree.keys), (over.values, tree.values)):
-                inner = [path for path in theirs if len(path) > len(where) and path[: len(where)] == where]
-                own.update({(*parts, *path[len(where) :]): theirs[path] for path in inner})
+                if (place := theirs.get((*where, *inner))) is not None:
+                    own[(*parts, *inner)] = place
     return over
+
+
+def _paths_in(value: Any) -> Iterator[Path_]:
+    """The path of everything inside a value."""
+    children: Iterable[tuple[str | int, Any]] = ()
+    if isinstance(value, dict):
+        children = value.items()
+    elif isinstance(value, list):
+        children = enumerate(value)
+    for key, child in children:
+        yield (key,)
+        for path in _paths_in(child):
+            yield (key, *path)
 
 
 def attribute(at_points: list[tuple[Point, list[Problem]]], tree: Tree) -> list[Problem]:

@@ -166,27 +166,35 @@ def _convert_mapping(
 def merge(base: Tree, over: Tree, at: Path_ = ()) -> Tree:
     """`base` with `over` laid on it, below `at`: maps merge, everything else is replaced; each part keeps its own place."""
     result = Tree(_copy(base.value), dict(base.keys), dict(base.values))
-
-    def lay(path: Path_, value: Any) -> None:
-        target = result.value
-        for key in path[:-1]:
-            target = target[key]
-        if isinstance(value, dict) and (not path or isinstance(target.get(path[-1]), dict)) and _same_kind(
-            value, target.get(path[-1]) if path else {}
-        ):
-            for key, child in value.items():
-                lay((*path, key), child)
-        else:
-            inside = isinstance(target.get(path[-1]), (dict, list))  # else the places end there: a sweep merges thousands of values
-            for places in (result.keys, result.values):
-                for old in [p for p in places if p[: len(path)] == path] if inside else [path]:
-                    places.pop(old, None)
-            target[path[-1]] = _copy(value)
-        for own, theirs in ((result.keys, over.keys), (result.values, over.values)):
-            own.update({p: v for p, v in theirs.items() if p and p[: len(path)] == path})
-
-    lay(at, over.value)
+    _lay(over.value, at, over, result)
     return result
+
+
+def _lay(value: Any, path: Path_, over: Tree, result: Tree) -> None:
+    """Lays a value of `over` on `result` at `path`. No closure of `merge`, which would be a cycle and keep thousands of trees."""
+    target = result.value
+    for key in path[:-1]:
+        target = target[key]
+    if isinstance(value, dict) and (not path or isinstance(target.get(path[-1]), dict)) and _same_kind(
+        value, target.get(path[-1]) if path else {}
+    ):
+        for key, child in value.items():
+            _lay(child, (*path, key), over, result)
+    else:
+        inside = isinstance(target.get(path[-1]), (dict, list))  # else the places end there: a sweep merges thousands of values
+        for places in (result.keys, result.values):
+            for old in [p for p in places if p[: len(path)] == path] if inside else [path]:
+                places.pop(old, None)
+        target[path[-1]] = _copy(value)
+    for own, theirs in ((result.keys, over.keys), (result.values, over.values)):
+        own.update({p: v for p, v in theirs.items() if p and p[: len(path)] == path})
+
+
+def without(tree: Tree, key: str) -> Tree:
+    """The tree without a key at its top, and without the places in it."""
+    value = {k: v for k, v in tree.value.items() if k != key}
+    keys, values = ({p: place for p, place in places.items() if p[:1] != (key,)} for places in (tree.keys, tree.values))
+    return Tree(value, keys, values)
 
 
 def _same_kind(over: dict[str, Any], base: dict[str, Any]) -> bool:
