@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from optuna import Study
     from optuna.samplers import BaseSampler
 
+NO_OPTUNA = "a search takes optuna: install the extra 'search' in the Python of batchyard"
+
 Record = dict[str, Any]  # of one trial, as it stands in sweep.json among the points: {axes, run_id, study, trial}
 
 
@@ -44,9 +46,9 @@ class Searched:
         try:
             return open_study(self.sweep.journal, self.name, self.metric, self.search.halving, sampler)
         except ImportError:
-            raise SubmitError("a search takes optuna: install the extra 'search' in the Python of batchyard") from None
+            raise SubmitError(NO_OPTUNA) from None
         except ValueError as error:
-            raise SubmitError(f"{self.sweep.journal} is spoilt: {error}; --new begins another search") from None
+            raise SubmitError(f"{self.sweep.journal} is corrupt: {error}; submitting again mends it") from None
 
     def trials(self) -> dict[int, Record]:
         """Every trial that has begun, in the order of their numbers; what is known last of each."""
@@ -149,17 +151,17 @@ def _ask(of: Searched, begun: set[int]) -> tuple[int, dict[str, Any]]:
             _tell(study, lost.number, "FAIL")
     seed = int.from_bytes(hashlib.sha256(f"{of.search.seed}/{len(known)}".encode()).digest()[:4])
     samplers = {"tpe": optuna.samplers.TPESampler, "random": optuna.samplers.RandomSampler}
-    distributions = _distributions(of.search)
-    asked = of.study(samplers[of.search.sampler](seed=seed)).ask(distributions)
+    drawn_from = distributions(of.search)
+    asked = of.study(samplers[of.search.sampler](seed=seed)).ask(drawn_from)
     values = {axis: json.loads(v) if axis in of.search.choices else v for axis, v in asked.params.items()}
     for axis, r in of.search.ranges.items():
         if isinstance(values[axis], float):  # four digits, as in a random sweep; the study learns from what is run
             values[axis] = max(r.low, min(r.high, float(f"{values[axis]:.4g}")))
-            asked.storage.set_trial_param(asked._trial_id, axis, values[axis], distributions[axis])
+            asked.storage.set_trial_param(asked._trial_id, axis, values[axis], drawn_from[axis])
     return asked.number, values
 
 
-def _distributions(search: Search) -> dict[str, Any]:
+def distributions(search: Search) -> dict[str, Any]:
     """optuna's. Choices as JSON, since its own are scalars: a trial may choose between mappings."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 

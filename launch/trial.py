@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from launch import rundir, search, slurm, submit, sweepdir
+from launch import rundir, search, slurm, study_restore, submit, sweepdir
 from launch.node import POLL_S, Node, Signals, attend, place
 from launch.rundir import Standing
 from launch.site import Folders
@@ -66,6 +66,8 @@ def choose(sweep: SweepDir, job: str, signals: Signals) -> RunDir | None:
     request, code = read_request(sweep)
     loaded, machine = submit.load(request)
     of = search.searched(sweep, loaded)
+    if mended := study_restore.mend(of):
+        print(mended, flush=True)
     while signals.received is None and not sweepdir.cancelled(sweep, sweepdir.submits(sweep)[-1]):
         of.open_trials()
         if (begun := search.begin(of, request, machine)) is None:
@@ -145,7 +147,10 @@ def follow_choice(sweep: SweepDir, chosen: Path, here: Node, signals: Signals) -
     code = attend(RunDir(Path(path)), here, signals)
     if here.rank == 0:
         loaded, _ = submit.load(read_request(sweep)[0])
-        search.searched(sweep, loaded).open_trials()
+        of = search.searched(sweep, loaded)
+        if mended := study_restore.mend(of):
+            print(mended, flush=True)
+        of.open_trials()
     return code
 
 

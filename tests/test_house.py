@@ -17,7 +17,8 @@ OWNERS = {  # what may be used only there
     "submitit": ("launch/slurm.py",),
     "safetensors": ("trainer/export.py", "trainer/state_dict.py"),
     "onnxruntime": ("trainer/program.py",),
-    "optuna": ("trainer/config/study.py", "trainer/search.py", "launch/search.py"),
+    "optuna": ("trainer/config/study.py", "trainer/config/journal.py", "trainer/search.py", "launch/search.py",
+               "launch/study_restore.py"),
     # launch/slurm_commands.py: what of it Slurm's commands may see
     "os.environ": ("trainer/distributed.py", "trainer/tracking.py", "launch/site.py", "launch/node.py", "launch/slurm_commands.py"),
 }

@@ -32,6 +32,7 @@ class Judge:
             return self._ask(epoch, math.nan if value is None else value, over)
         except (OSError, ValueError, LookupError, RuntimeError) as error:  # the disk; the journal; its lock
             say(f"the search's journal {self.journal} does not answer, so this trial goes on: {error}")
+            self._study = None  # a submit may mend the file: the next time it is read from its beginning
             return False
 
     def _ask(self, epoch: int, value: float, over: bool) -> bool:

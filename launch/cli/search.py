@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from launch import local, rundir, search, site, slurm, snapshot, sweepdir, trial
+from launch import local, rundir, search, site, slurm, snapshot, study_restore, sweepdir, trial
 from launch import status as run_status
 from launch import submit as submitting
 from launch.cli import sweep as sweeps
@@ -35,6 +35,8 @@ def submit_all(request: Request, loaded: Loaded, machine: Machine) -> int:
     if request.backend == "slurm":
         with _queueing(of):
             slurm.adopt_sweep(of.sweep)
+    if mended := study_restore.mend(of):
+        echo(mended)
     to_continue = _to_continue(of)
     _show(of, to_continue)
     for note in request.notes:

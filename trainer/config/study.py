@@ -42,13 +42,14 @@ def open_study(
     Raises OSError and ValueError where the disk, or the journal, is not in order.
     """
     import optuna
-    from optuna.storages.journal import JournalFileBackend
+
+    from trainer.config.journal import Journal
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     pruner: optuna.pruners.BasePruner = optuna.pruners.NopPruner()
     if halving:
         pruner = optuna.pruners.SuccessiveHalvingPruner(halving.min_epochs, halving.reduction_factor)
-    storage = optuna.storages.JournalStorage(JournalFileBackend(str(journal)))
+    storage = optuna.storages.JournalStorage(Journal(journal))
     direction: Literal["minimize", "maximize"] = "minimize" if metric == "loss" else "maximize"
     return optuna.create_study(
         storage=storage, study_name=name, direction=direction, pruner=pruner, sampler=sampler or optuna.samplers.RandomSampler(),
