@@ -9,9 +9,10 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from launch.yaml_tree import Path_, Problem, Tree
+from launch.yaml_tree import MAX_SHOWN, Path_, Problem, Tree
 
 M = TypeVar("M", bound=BaseModel)
+LONGEST = 200  # characters of a value that are shown
 
 # Words that people bring from other tools, and ours.
 SYNONYMS = {
@@ -39,7 +40,9 @@ def validate(model: type[M], tree: Tree, also_known: tuple[str, ...] = ()) -> tu
     try:
         return model.model_validate(tree.value), []
     except ValidationError as error:
-        problems = [_problem(model, tree, dict(e), also_known) for e in error.errors()]
+        found = error.errors()
+        problems = [_problem(model, tree, dict(e), also_known) for e in found[:MAX_SHOWN]]
+        problems += [Problem(tree.place(e["loc"]), e["loc"], e["msg"]) for e in found[MAX_SHOWN:]]  # which are counted alone
     misspelt = {(*p.path[:-1], m[1]) for p in problems if (m := _SUGGESTED.match(p.message))}
     # a required key that was misspelt is one mistake, not two
     return None, [p for p in problems if not (p.message.startswith("is missing") and p.path in misspelt)]
@@ -218,4 +221,6 @@ def show(value: Any) -> str:
         return "nothing (null)"
     if isinstance(value, bool):
         return "true" if value else "false"
-    return f"{value!r}" if isinstance(value, str) else str(value)
+    if isinstance(value, str):
+        return f"{value!r}" if len(value) <= LONGEST else f"{value[:LONGEST]!r} and {len(value) - LONGEST:,} characters more"
+    return str(value)

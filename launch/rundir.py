@@ -81,6 +81,8 @@ def _age(entry: os.DirEntry[str]) -> float | None:
 
 def find(name: str, runs: Path) -> RunDir:
     """RUN: a run_id, a unique prefix of one, or a job's name (its newest run). Raises NoSuchRun."""
+    if not name.strip():
+        raise NoSuchRun("the name of a run is empty: batchyard status lists them")
     exact = RunDir(runs / name)
     if "/" not in name and exact.config.exists():
         return exact

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from launch.errors import Wrong
+from launch.text import plain
 
 if TYPE_CHECKING:
     from launch.site_file import Site
@@ -34,6 +35,10 @@ def find(named: Path | None, project: Path) -> Path | None:
     config = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
     candidates = [named] if named else [config / "batchyard" / "site.yaml", project / "site.yaml"]
     return next((candidate for candidate in candidates if candidate.is_file()), None)
+
+
+class OddPath(Wrong):
+    """A path that no script and no terminal takes as it is."""
 
 
 @dataclass(frozen=True)
@@ -58,9 +63,19 @@ def folders(site: Site, data_dir: Path | None = None) -> Folders:
     """Where things lie: `data_dir` (an option of the call), else the site's, else $BATCHYARD_DATA and the defaults."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "batchyard"
     data = data_dir or site.paths.data or os.environ.get("BATCHYARD_DATA") or "data"
-    return Folders(
+    found = Folders(
         *(Path(p).expanduser().absolute() for p in (data, site.paths.cache or cache, site.paths.runs or RUNS))
     )
+    for name, folder in (("data", found.data), ("cache", found.cache), ("runs", found.runs)):
+        printable(folder, f"paths.{name}")
+    return found
+
+
+def printable(path: Path, what: str) -> Path:
+    """The path. Raises OddPath where it has a control character: a newline in it would be a line of the batch script."""
+    if odd := re.search(r"[\x00-\x1f\x7f-\x9f]", str(path)):
+        raise OddPath(f"{what}: {plain(path)} has a control character ({plain(odd[0])}) in it; rename that folder, or name another")
+    return path
 
 
 def machine() -> Machine:

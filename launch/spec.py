@@ -13,8 +13,8 @@ from typing import Annotated, Any
 from pydantic import Field, TypeAdapter, ValidationError
 
 from launch import published as publishing
+from launch import site, yaml_tree
 from launch import sweep as sweeping
-from launch import yaml_tree
 from launch.mistakes import show, validate
 from launch.published import Published
 from launch.sweep import Point, Search, Sweep
@@ -83,6 +83,7 @@ def find(job: str, project: Path) -> Job:
         near = difflib.get_close_matches(name, known, 1)
         raise SpecError([Problem(Place(job), (), "no such job" + (f"; did you mean '{near[0]}'?" if near else "")
                                  + f" known: {', '.join(known) or 'none'}; or give a path to a .yaml file")])
+    site.printable(path.absolute(), "the job's file")
     if not NAME.match(name):
         raise SpecError([Problem(Place(str(path)), (), f"a job's name matches {NAME.pattern[:-1]}, this one is {name!r}")])
     return Job(name, path)

@@ -13,6 +13,10 @@ from launch.errors import Wrong
 from launch.text import plain
 
 Path_ = tuple[str | int, ...]
+MAX_VALUES = 100_000  # of one file, each alias counted as what it stands for
+MAX_DEPTH = 50
+MAX_SHOWN = 50  # mistakes
+MAX_DIGITS = 400  # of a number
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,10 @@ class SpecError(Wrong):
     """All mistakes at once."""
 
     def __init__(self, problems: list[Problem]) -> None:
-        super().__init__("\n".join(map(str, problems)))
+        shown = [str(problem) for problem in problems[:MAX_SHOWN]]
+        if len(problems) > MAX_SHOWN:
+            shown.append(f"and {len(problems) - MAX_SHOWN:,} more mistakes")
+        super().__init__("\n".join(shown))
         self.problems = problems
 
     def told(self) -> str:
@@ -85,7 +92,7 @@ _SCALARS: list[tuple[re.Pattern[str], Any]] = [
 
 def scalar(text: str) -> Any:
     """A plain scalar by YAML 1.2's core schema: `1e-3` is a float; `on`, `no` and `12:30` are strings."""
-    for pattern, make in _SCALARS:
+    for pattern, make in _SCALARS if len(text) <= MAX_DIGITS else ():
         if pattern.match(text):
             return make(text)
     return text
@@ -106,7 +113,7 @@ def read(path: Path, shown_as: str | None = None) -> Tree:
 def parse(text: str, source: str) -> Tree:
     """Reads a mapping from YAML text. Raises SpecError with every duplicate key and every odd key at once."""
     try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        root = _compose(text)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         place = Place(source, mark.line + 1, mark.column + 1) if mark else Place(source)
@@ -120,10 +127,29 @@ def parse(text: str, source: str) -> Tree:
     if root is not None:
         if not isinstance(root, yaml.MappingNode):
             raise SpecError([Problem(Place(source, 1, 1), (), "expected a mapping (`key: value` lines) at the top")])
-        tree.value = _convert(root, (), tree, problems, source, ())
+        try:
+            tree.value = _convert(root, (), tree, problems, source, ())
+        except TooMuch as error:
+            problems.append(error.problem)
     if problems:
         raise SpecError(problems)
     return tree
+
+
+class TooMuch(Exception):
+    """A text that stands for more than a job can be, such as aliases of aliases."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(str(problem))
+        self.problem = problem
+
+
+def _compose(text: str) -> yaml.Node | None:
+    """The nodes of a YAML text. Raises yaml's errors."""
+    try:
+        return yaml.compose(text, Loader=yaml.SafeLoader)
+    except RecursionError:
+        raise yaml.YAMLError(f"it is nested deeper than {MAX_DEPTH} levels") from None
 
 
 def _convert(
@@ -131,6 +157,11 @@ def _convert(
 ) -> Any:
     place = Place(source, node.start_mark.line + 1, node.start_mark.column + 1)
     tree.values[path] = place
+    if len(tree.values) > MAX_VALUES:
+        message = f"makes more than {MAX_VALUES:,} values, each alias counted as what it stands for"
+        raise TooMuch(Problem(place, path[:1], message))
+    if len(parents) > MAX_DEPTH:
+        raise TooMuch(Problem(place, path[:1], f"is nested deeper than {MAX_DEPTH} levels"))
     if id(node) in parents:
         problems.append(Problem(place, path, "an alias that holds itself"))
         return None
@@ -217,11 +248,15 @@ def setting(option: str) -> Tree:
     if not equals or not all(parts):
         raise SpecError([Problem(place, (), "expected KEY.KEY=VALUE, as in train.optimizer.lr=0.1")])
     try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        node = _compose(text)
     except yaml.YAMLError:
-        raise SpecError([Problem(place, tuple(parts), f"the value {text!r} is not YAML; quote it")]) from None
+        shown = f"{text[:MAX_DIGITS]!r}"
+        raise SpecError([Problem(place, tuple(parts), f"the value {shown} is not YAML; quote it")]) from None
     inner, problems = Tree(None), list[Problem]()
-    value = None if node is None else _convert(node, (), inner, problems, place.source, ())
+    try:
+        value = None if node is None else _convert(node, (), inner, problems, place.source, ())
+    except TooMuch as error:
+        raise SpecError([Problem(place, tuple(parts), error.problem.message)]) from None
     if problems:
         raise SpecError([Problem(place, tuple(parts), p.message) for p in problems])
     tree = Tree(value)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import atexit
+import errno
 import gc
 import importlib
+import os
 import sys
 
 import click
 
-from launch.errors import Failed, Wrong
+from launch.errors import Failed, Wrong, of_the_system
 from launch.text import echo
 from trainer.config.lock import LockLost
 from trainer.config.outcome import EXIT_FAILED, EXIT_WRONG
@@ -81,6 +83,12 @@ def main() -> None:
     except (Failed, LockLost) as error:
         echo(f"batchyard: {error}", err=True)
         sys.exit(EXIT_FAILED)
+    except BrokenPipeError:  # `batchyard status | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(EXIT_FAILED)
+    except OSError as error:
+        echo(f"batchyard: {of_the_system(error)}", err=True)
+        sys.exit(EXIT_WRONG if error.errno == errno.ENAMETOOLONG else EXIT_FAILED)
     except click.exceptions.Exit as error:
         sys.exit(error.exit_code)
     except click.ClickException as error:

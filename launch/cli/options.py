@@ -55,11 +55,11 @@ def trust(function: F) -> F:
 def runs_folder(site_file: Path | None, runs_dir: Path | None) -> Path:
     """The folder of the run directories. Raises SpecError, and NoSiteFile."""
     if runs_dir and site_file is None:
-        return runs_dir.absolute()
+        return site.printable(runs_dir.absolute(), "--runs-dir")
     if site.find(site_file, site.project()) is None:
-        return Path(site.RUNS).absolute()
+        return site.printable(Path(site.RUNS).absolute(), "the working folder")
     used = site_of(site_file)
-    return runs_dir.absolute() if runs_dir else site.folders(used).runs
+    return site.printable(runs_dir.absolute(), "--runs-dir") if runs_dir else site.folders(used).runs
 
 
 def site_of(site_file: Path | None) -> Site:
@@ -95,7 +95,7 @@ def request(
         found, notes = site_files.with_variables(found)
     where = site.folders(found, data_dir)
     if runs_dir:
-        where = site.Folders(where.data, where.cache, runs_dir.absolute())
+        where = site.Folders(where.data, where.cache, site.printable(runs_dir.absolute(), "--runs-dir"))
     run = RunDir(where.runs / job)
     if "/" not in job and run.config.exists() and not new:  # a run_id: that run goes on, by its own resolved job
         config = records.read(run.config, {**records.CONFIG, "job*": records.TEXT}) or {}
