@@ -24,6 +24,7 @@ from launch import local, parent, restarts, rundir, site, snapshot, spec, trust
 from launch import plan as planning
 from launch.errors import Wrong
 from launch.plan import Placement, Plan
+from launch.records import Unreadable
 from launch.report import words
 from launch.rundir import Standing
 from launch.site import BackendName, Folders, Machine
@@ -69,7 +70,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Ready:
-    """Everything decided before anything is written."""
+    """Everything decided before anything is written. unreadable: what is wrong with the config.json that a point's run has."""
 
     request: Request
     spec: JobSpec
@@ -77,6 +78,7 @@ class Ready:
     run: RunDir
     config: RunConfig
     plan: Plan
+    unreadable: str | None = None
 
 
 def load(request: Request) -> tuple[Loaded, Machine]:
@@ -95,7 +97,13 @@ def resolve(request: Request, job: JobSpec, machine: Machine) -> Ready:
     job = parent.with_run_id(request.job, job, after)
     run_id = request.run_id or f"{request.job.name}-{job.train.digest()[:8]}"
     run = rundir.run_for(run_id, request.folders.runs, new=request.new)
-    before = rundir.read_config(run) if run.path.exists() else None
+    before, unreadable = None, None
+    try:
+        before = rundir.read_config(run) if run.path.exists() else None
+    except Unreadable as error:
+        if request.sweep is None:
+            raise
+        unreadable = error.within(run.path)  # the other points are not kept from theirs
     if before and canonical(before.train) != canonical(job.train):
         raise SubmitError(f"{run.path} holds a run of another configuration:\n{_difference(before, job)}\n--new starts another run")
     fixed, sweep = (before.execution, request.sweep or before.sweep) if before else (None, request.sweep)
@@ -109,7 +117,7 @@ def resolve(request: Request, job: JobSpec, machine: Machine) -> Ready:
     plan = dataclasses.replace(plan, notes=[*request.notes, *plan.notes])
     if config.execution.tracking.mode != "disabled":
         _check_wandb(plan)
-    return Ready(request, job, placement, run, config, plan)
+    return Ready(request, job, placement, run, config, plan, unreadable)
 
 
 def _check_wandb(plan: Plan) -> None:

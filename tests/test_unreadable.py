@@ -209,3 +209,18 @@ def test_a_bad_record_of_a_sweep(tmp_path: Path, content: str | None, capsys: py
     for verb in ("status", "report", "cancel"):
         with pytest.raises(Unreadable, match=r"sweep\.json: "):
             cli([verb, "--runs-dir", str(tmp_path), "digits.sweep"], standalone_mode=False)
+
+
+def test_a_points_bad_file_keeps_no_other_point_from_its_place(tmp_path: Path) -> None:
+    job = tmp_path / "s.yaml"
+    job.write_text(
+        "train: {epochs: 1, global_batch_size: 8, data: {name: digits}, model: {name: mlp, hidden: [4]}, "
+        "optimizer: {name: sgd, lr: 0.1}, schedule: {name: constant}}\nsweep: {grid: {train.seed: [0, 1]}}\n"
+    )
+    shell = Shell(tmp_path / "runs")
+    first = shell.run("show", str(job)).splitlines()[2].split()[-1]
+    for content in ("5", '{"job": "s", "train": {"odd": 1}}'):  # and of another version
+        spoil(RunDir(shell.runs / first), "config.json", content)
+        plan = shell.run("show", str(job)).splitlines()
+        assert plan[0] == "s.sweep: 2 points: 1 missing, 1 unreadable"
+        assert plan[1].split() == ["left", "alone", "seed=0", *f"{first} is unreadable: batchyard status {first} tells why".split()]

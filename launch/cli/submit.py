@@ -115,11 +115,9 @@ def run(ready: Ready, code: Code, front: local.Foreground) -> int:
 
             slurm.adopt(ready.run)
         before = status.standings([ready.run])[ready.run.run_id]
-        if before.state == "unreadable":
-            raise submit.SubmitError(
-                f"{ready.run.run_id} is unreadable: {before.where}\nput that file back from a copy, or remove it where no process "
-                "writes it; --new starts another run"
-            )
+        if bad_file := ready.unreadable or (before.where if before.state == "unreadable" else None):
+            to_try = "put that file back from a copy, or remove it where no process writes it; --new starts another run"
+            raise submit.SubmitError(f"{ready.run.run_id} is unreadable: {bad_file}\n{to_try}")
         if before.state == "completed":
             return _done(ready, before, code)
         if before.is_active:

@@ -170,7 +170,8 @@ def _write(sweep: SweepDir, submit: Submit, to_run: list[Ready], code: Code, tog
     now = run_status.standings([ready.run for ready in known])
     for ready in known:
         before = now[ready.run.run_id]
-        if sweeping.PROGRESS[before.state] not in ("done", "running", "unreadable"):  # by another submit, since the table
+        progress = "unreadable" if ready.unreadable else sweeping.PROGRESS[before.state]
+        if progress not in ("done", "running", "unreadable"):  # by another submit, since the table
             write(ready, before)
             lock.renew()
     return [written[ready.run.run_id] for ready in to_run if ready.run.run_id in written]
@@ -214,7 +215,9 @@ def _task(ready: Ready, text: str | None, made: dict[str, Any], data: list[dict[
 def reconcile(sweep: SweepDir, ready: list[tuple[Point, Ready]], standings: dict[str, Standing]) -> Reconciled:
     """The points as wanted against the runs that there are."""
     runs = [(point, r.run.run_id) for point, r in ready]
-    return sweeping.reconcile(runs, {run_id: s.state for run_id, s in standings.items()}, sweepdir.recorded(sweep))
+    states: dict[str, str] = {run_id: s.state for run_id, s in standings.items()}
+    states |= {r.run.run_id: "unreadable" for _, r in ready if r.unreadable}
+    return sweeping.reconcile(runs, states, sweepdir.recorded(sweep))
 
 
 def show_plan(sweep: SweepDir, plan: Reconciled) -> None:
