@@ -33,7 +33,7 @@ from launch.snapshot import Code
 from launch.spec import Job, JobSpec, Loaded
 from launch.text import plain
 from launch.verdict import conclude
-from trainer.config import wandb_mode
+from trainer.config import micro_batches, steps, wandb_mode
 from trainer.config.layout import RunDir, read_json, write_json, write_text
 from trainer.config.lock import RENEW_S, Lock
 from trainer.config.outcome import EXIT_WRONG, Outcome
@@ -321,11 +321,35 @@ def prepare_data(
             f"the prepared data is not what {run.run_id} was trained on "
             f"(sha256 {record['sha256'][:12]}, was {known['sha256'][:12]}); --new starts another run"
         )
+    if not known:
+        check_micro_batches(ready, record)
     write_json(run.data_record, record, sync=made is None)
     for note in record.get("notes", ()):
         say(note)
     if left_out := len(record.get("skipped", ())):
         say(f"{left_out} picture(s) cannot be used and are left out; {site.shown(run.data_record)} names them")
+
+
+def check_micro_batches(ready: Ready, record: dict[str, Any]) -> None:
+    """Raises SubmitError where BatchNorm would refuse a micro-batch of a run that has not begun. record: of its data."""
+    config, prepared = ready.config, record["samples"]["train"]
+    train, ranks = dict(config.train), config.execution.ranks
+    if problem := micro_batches.problem(train, prepared, ranks):
+        raise SubmitError(f"train.global_batch_size: {problem}")
+    samples = steps.trained_on(prepared, config.train.data.wanted()[0], config.train.data.validation)
+    if not micro_batches.only_torch_knows(train):
+        return
+    if not micro_batches.is_one_sample(train, samples, config.train.global_batch_size, ranks):
+        return
+    asked = ("--prepared", str(prepared), "--classes", str(len(record["classes"])))
+    with tempfile.TemporaryDirectory(prefix="batchyard-") as folder:
+        path = Path(folder) / "config.json"
+        write_json(path, config.model_dump(mode="json"))
+        code = ready.run.code
+        if not code.exists():  # a point that waits in an array's listing
+            code = Path(folder)
+            snapshot.link_packages(code, ready.request.project)
+        tool_of(code, ready.plan.python, "inspect", path, *asked, needs="torch")
 
 
 def prepared_alike(one: RunConfig, other: RunConfig) -> bool:

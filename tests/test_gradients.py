@@ -11,7 +11,8 @@ from torch.nn import functional
 
 from tests import ranks
 from trainer import models, randomness
-from trainer.data.batches import Batches, cut
+from trainer.config.steps import cut
+from trainer.data.batches import Batches
 from trainer.data.prepared import load, prepare
 
 MLP = {"name": "mlp", "hidden": [16, 16]}

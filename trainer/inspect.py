@@ -15,14 +15,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from trainer import models
-from trainer.config.data import ImageFolderData, Pictures
+from trainer import freeze, models
+from trainer.config import micro_batches, steps
+from trainer.config.data import ImageFolderData, Pictures, SmallPictures
 from trainer.config.layers import MANY_CLASSES
 from trainer.config.outcome import EXIT_WRONG
 from trainer.config.run import RunConfig
 from trainer.data import dataset
 from trainer.data.pictures import MOST_PIXELS
-from trainer.data.raw import Allowed, DataError
+from trainer.data.raw import Allowed, DataError, Source
 
 
 class DoesNotFit(Exception):
@@ -34,13 +35,38 @@ def inspect(config: RunConfig, data_dir: Path) -> dict[str, Any]:
     data = look_for_data(config, data_dir)
     given = config.train.data.pictures()
     classes = len(data["classes"]) if "classes" in data else given.classes
-    model = look_at_model(config, given._replace(classes=classes or MANY_CLASSES), classes_known=classes is not None)
+    of_all = given._replace(classes=classes or MANY_CLASSES)
+    if (listed := data.get("train_samples")) is not None:
+        look_at_smallest_batch(config, of_all, listed)
+    model = look_at_model(config, of_all, classes_known=classes is not None)
     return {"data": data, "model": model}
 
 
+def look_at_smallest_batch(config: RunConfig, given: Pictures, prepared: int) -> None:
+    """Trains on the smallest micro-batch of the run where that is one sample, by shapes alone. prepared: train samples of the data.
+
+    Raises DoesNotFit where BatchNorm takes no single value, and where frozen names do not fit the model.
+    """
+    train = config.train
+    samples = steps.trained_on(prepared, train.data.wanted()[0], train.data.validation)
+    parts, ranks = dict(train), config.execution.ranks
+    if not micro_batches.is_one_sample(parts, samples, train.global_batch_size, ranks):
+        return
+    assert given.classes is not None
+    try:
+        model = models.build_on_meta(train.model, given.classes, given.channels, given[1:3])
+        freeze.apply(model, train.freeze, train.freeze_batch_norm)
+        saved_bytes(model, (1, *given[:3]))
+    except DataError as error:
+        raise DoesNotFit(str(error)) from error
+    except (ValueError, RuntimeError, AssertionError, NotImplementedError) as error:
+        if "more than 1 value per channel" in str(error):  # what else a model does not take, look_at_model says
+            raise DoesNotFit(f"train.global_batch_size: {micro_batches.sentence(parts, samples, ranks)}") from error
+
+
 def look_for_data(config: RunConfig, data_dir: Path) -> dict[str, Any]:
-    """{"name", "classes": their names, "notes": what else a user should know of them} or {"name", "problem": what is wrong, and
-    where to put it}.
+    """{"name", "classes": their names, "train_samples": how many there are, None where only prepare knows, "notes": what else a
+    user should know of them} or {"name", "problem": what is wrong, and where to put it}.
 
     Finds the files, or fetches them, and holds them against their checksums; converts nothing.
     """
@@ -53,7 +79,17 @@ def look_for_data(config: RunConfig, data_dir: Path) -> dict[str, Any]:
     classes, wanted = source.classes, data.pictures().classes
     if wanted is not None and wanted != len(classes):
         return {"name": name, "problem": f"{data.name} has {len(classes)} classes, the job takes it for {wanted}"}
-    return {"name": name, "classes": classes, "notes": list(source.notes)}
+    return {"name": name, "classes": classes, "train_samples": train_samples(config, source), "notes": list(source.notes)}
+
+
+def train_samples(config: RunConfig, source: Source) -> int | None:
+    """How many samples prepare will make of the train split: by the settings, else by the files that are listed."""
+    data = config.train.data
+    if isinstance(data, SmallPictures):
+        return data.available()[0]
+    if isinstance(data, ImageFolderData) and not data.skip_bad and source.files is not None:
+        return len(source.files.names["train"])
+    return None
 
 
 def look_at_model(config: RunConfig, given: Pictures, *, classes_known: bool = True) -> dict[str, Any]:
@@ -144,11 +180,18 @@ def saved_bytes(model: nn.Module, shape: tuple[int, ...]) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("config", type=Path)
-    parser.add_argument("--data-dir", type=Path, required=True)
+    parser.add_argument("--data-dir", type=Path)
+    parser.add_argument("--prepared", type=int, help="train samples as prepared: look at the smallest micro-batch alone")
+    parser.add_argument("--classes", type=int, help="of the prepared data")
     arguments = parser.parse_args()
     config = RunConfig.model_validate_json(arguments.config.read_text())
     try:
-        print(json.dumps(inspect(config, arguments.data_dir)))
+        if arguments.prepared is not None:
+            given = config.train.data.pictures()._replace(classes=arguments.classes)
+            look_at_smallest_batch(config, given, arguments.prepared)
+            print(json.dumps({}))
+        else:
+            print(json.dumps(inspect(config, arguments.data_dir)))
     except DoesNotFit as error:
         print(error, file=sys.stderr)
         sys.exit(EXIT_WRONG)

@@ -202,6 +202,7 @@ def _task(ready: Ready, text: str | None, made: dict[str, Any], data: list[dict[
     if text is None:
         submitting.prepare_data(ready, say, made)
         return Task(ready.run, None)
+    submitting.check_micro_batches(ready, made)
     if made not in data:
         data.append(made)
         for note in made.get("notes", ()):

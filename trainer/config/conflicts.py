@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from trainer.config import micro_batches
 from trainer.config.augment import ColourJitter, HorizontalFlip, RandomCrop, ResizedCrop
 from trainer.config.data import ImageData, ImageFolderData, SmallPictures, VOCData
 from trainer.config.layers import Model
@@ -29,6 +30,8 @@ def _batches(train: Mapping[str, Any]) -> Iterator[Conflict]:
         yield ("mix",), "needs two samples at once: make micro_batch_size larger"
     if micro and whole and micro > whole:
         yield ("micro_batch_size",), f"{micro} is more than global_batch_size {whole}: a rank would never hold so many"
+    if problem := micro_batches.of_job(train):
+        yield ("global_batch_size",), problem
 
 
 def _parity(train: Mapping[str, Any]) -> Iterator[Conflict]:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from trainer.config.data import Pictures
-from trainer.config.layers import MANY_CLASSES, Model, batch_norm, conv, linear
+from trainer.config.layers import MANY_CLASSES, Model, batch_norm, conv, halved, linear
 
 Positive = Annotated[int, Field(ge=1)]
 
@@ -20,6 +20,10 @@ class ResNetModel(Model):
     blocks: list[Positive] = Field([2, 2, 2, 2], min_length=1, description="basic blocks per stage")
     stem: Literal["3x3", "7x7"] = Field("3x3", description="3x3: for small pictures; 7x7: stride 2 and max-pooling after it")
     dropout: float = Field(0.0, ge=0, lt=1, description="before the last layer")
+
+    def normalised_pixels(self, given: Pictures) -> int:
+        times = len(self.blocks) - 1 + (0 if self.stem == "3x3" else 2)
+        return halved(given.height, times) * halved(given.width, times)
 
     def parameters(self, given: Pictures) -> int:
         total = conv(given.channels, self.width, 3 if self.stem == "3x3" else 7, bias=False) + batch_norm(self.width)
@@ -44,6 +48,9 @@ class LeNetModel(Model):
 
     def smallest(self) -> int:
         return 16
+
+    def normalised_pixels(self, given: Pictures) -> int | None:
+        return 1 if self.batch_norm else None  # between the linear layers
 
     def parameters(self, given: Pictures) -> int:
         first, second = self.channels
@@ -166,6 +173,11 @@ class DenseNetModel(Model):
 
     def smallest(self) -> int:
         return (2 << len(self.convolutions)) - 3
+
+    def normalised_pixels(self, given: Pictures) -> int:
+        pools = len(self.convolutions) - 1
+        height, width = (halved(size, 2) >> pools for size in (given.height, given.width))
+        return height * width
 
     def parameters(self, given: Pictures) -> int:
         channels = 64

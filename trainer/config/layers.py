@@ -18,6 +18,11 @@ class Model(Strict):
         """Height and width, in pixels, that a picture must have at least, as far as that is known without torch."""
         return 1
 
+    def normalised_pixels(self, given: Pictures) -> int | None:
+        """Pixels of the smallest map that a BatchNorm of the model normalises, for one picture; None where it has no such layer, or
+        only torch knows."""
+        return None
+
     def parameters(self, given: Pictures) -> int | None:
         """How many numbers are trained; None where only torch can count them."""
         raise NotImplementedError
@@ -26,6 +31,13 @@ class Model(Strict):
 def conv(in_channels: int, channels: int, kernel_size: int, bias: bool = True) -> int:
     """Numbers in a square convolution."""
     return (kernel_size**2 * in_channels + bias) * channels
+
+
+def halved(size: int, times: int) -> int:
+    """Pixels of a side after so many layers of stride 2 that are padded: each rounds up."""
+    for _ in range(times):
+        size = (size + 1) // 2
+    return size
 
 
 def batch_norm(channels: int) -> int:

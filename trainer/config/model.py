@@ -17,7 +17,7 @@ from trainer.config.convnets import (
     VGG11Model,
 )  # fmt: skip
 from trainer.config.data import Pictures
-from trainer.config.layers import MANY_CLASSES, Model, linear
+from trainer.config.layers import MANY_CLASSES, Model, halved, linear
 from trainer.config.library import TimmModel, TorchvisionModel, family
 from trainer.config.strict import Strict
 
@@ -41,6 +41,9 @@ class FCNModel(Model):
 
     name: Literal["fcn"]
     width: int = Field(64, ge=1, description="channels of the first stage; each further stage doubles them")
+
+    def normalised_pixels(self, given: Pictures) -> int:
+        return halved(given.height, 5) * halved(given.width, 5)
 
     def parameters(self, given: Pictures) -> int:
         """How many numbers are trained."""

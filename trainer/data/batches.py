@@ -32,12 +32,6 @@ class MicroBatch(NamedTuple):
     global_samples: int
 
 
-def cut(samples: int, most: int) -> list[tuple[int, int]]:
-    """Cuts 0..samples into the fewest pieces of at most `most`, as even as can be: [(start, stop), ...]."""
-    pieces = -(-samples // most)
-    return [(samples * i // pieces, samples * (i + 1) // pieces) for i in range(pieces)]
-
-
 class Plan:
     """Which samples a rank takes in each step: the same in every process that asks.
 
@@ -71,7 +65,7 @@ class Plan:
         """(chunk, start, stop, global_samples) of each of this rank's rounds; start and stop are places in the epoch's order."""
         begin = step % self.steps_per_epoch * self.global_batch_size
         samples = min(self.global_batch_size, self.samples - begin)
-        chunks = cut(samples, self.micro_batch_size)
+        chunks = counting.cut(samples, self.micro_batch_size)
         pieces: list[tuple[int | None, int, int, int]] = []
         for round_ in range(-(-len(chunks) // self.world_size)):
             chunk = round_ * self.world_size + self.rank
