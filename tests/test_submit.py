@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli import PROJECT, SHORT, Shell, finish, outcome, processes_of, step_reached, wait_for
+from tests.cli import BATCHYARD, PROJECT, SHORT, Shell, finish, outcome, processes_of, step_reached, wait_for
 from trainer.config.layout import RunDir, read_json, write_json
 from trainer.config.outcome import Outcome
 
@@ -33,6 +33,42 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, cache: str) -> tuple[R
     shell = Shell(tmp_path_factory.mktemp("whole"), env=(("XDG_CACHE_HOME", cache),))
     printed = shell.run("submit", "digits", *SHORT)
     return shell.only_run(), printed
+
+
+def refusing(folder: Path, name: str, script: str) -> Path:
+    """A program of that name, which refuses."""
+    program = folder / name
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    return program
+
+
+@pytest.mark.parametrize(("why", "told"), [
+    ("python", "has no numpy, which trainer.prepare needs"), ("data", "there is no folder"), ("weights", "there is no file"),
+    ("sbatch", "invalid partition specified: nope"), ("image", "no image"),
+])
+def test_a_first_submit_that_is_refused_leaves_no_run(shell: Shell, tmp_path: Path, why: str, told: str) -> None:
+    site = tmp_path / "site.yaml"
+    site.write_text(f"python: {refusing(tmp_path, 'python-without-numpy', 'exit 1')}\n" if why == "python" else "{}\n")
+    refusing(tmp_path, "sbatch", "echo 'sbatch: error: invalid partition specified: nope' >&2; exit 1")
+    refusing(tmp_path, "docker", "echo 'Error: No such image' >&2; exit 1")
+    for name in ("squeue", "scontrol"):
+        refusing(tmp_path, name, "exit 0")
+    settings = {
+        "data": ["--set", "train.data={name: imagefolder, folder: none, size: 8}"],
+        "weights": ["--set", f"train.weights={{file: none.pt, sha256: '{'0' * 64}'}}"],
+        "sbatch": ["--backend", "slurm"], "image": ["--backend", "docker"],
+    }.get(why, [])  # fmt: skip
+    shell = Shell(shell.runs, env=(*shell.env, ("PATH", f"{tmp_path}:{os.environ['PATH']}")))
+    code = 1 if why in ("sbatch", "image") else 2
+    printed = shell.run("submit", "digits", "--site", str(site), "--data-dir", str(tmp_path), *settings, code=code)
+    assert told in printed and not list(shell.runs.iterdir())
+    assert "no runs in" in shell.run("status")
+
+
+def test_a_command_without_a_verb_is_refused_with_the_list_of_verbs(tmp_path: Path) -> None:
+    done = subprocess.run([*BATCHYARD], cwd=PROJECT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "") and "run a job, or continue it" in done.stderr
 
 
 def wait_for_run(shell: Shell, process: subprocess.Popen[str]) -> RunDir:

@@ -65,10 +65,17 @@ class Verbs(click.Group):
         return super().resolve_command(ctx, args)
 
 
-@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(
+    cls=Verbs, invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
 @click.version_option(package_name="batchyard", message="batchyard %(version)s")
-def cli() -> None:
+@click.pass_context
+def cli(context: click.Context) -> None:
     """Batch training jobs on a laptop, in a container, or on a Slurm cluster, from one YAML file."""
+    if context.invoked_subcommand is None:  # click 8.1 would exit 0, later ones 2
+        click.echo(context.get_help(), err=True)
+        sys.exit(EXIT_WRONG)
 
 
 def main() -> None:

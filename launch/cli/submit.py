@@ -109,6 +109,7 @@ def run(ready: Ready, code: Code, front: local.Foreground) -> int:
     if ready.plan.backend == "slurm" and ready.config.sweep:
         _adopt_sweep(SweepDir(ready.request.folders.runs / ready.config.sweep))
     lock = submit.take(ready.run.submit_lock, ready.run.run_id)
+    is_first = not ready.run.config.exists()
     try:
         if ready.plan.backend == "slurm":
             from launch import slurm
@@ -129,8 +130,13 @@ def run(ready: Ready, code: Code, front: local.Foreground) -> int:
         if ready.plan.backend == "slurm":
             return _queue(ready)
         attempt, process = local.submit(ready.run, ready.plan)
+    except BaseException:
+        if is_first and ready.config.trial is None:  # the study knows a trial already
+            submit.discard(ready.run)
+        raise
     finally:
         lock.release()
+        submit.remove_if_empty(ready.run)
     from launch.watch import Follower  # and with it rich, for those alone who stay in front of a run
 
     return _ended(ready, front.wait(ready.run, attempt, process, Follower(attempt)))
