@@ -221,7 +221,7 @@ def begin_record(plan: dict[str, Any], run: RunDir, node: Node) -> dict[str, Any
 def held_by_another(run: RunDir, attempt: Attempt, node: Node, signals: Signals, lock: Lock) -> int:
     """The run's lock could not be had. A job that was asked to stop while it waited for a lost node's lease starts again, unless a
     person has cancelled it. Returns batchyard's exit code."""
-    print(f"{run.run_id} is held by {lock.holder()}", file=sys.stderr)
+    print(f"{run.run_id} is held by {lock.owner()}", file=sys.stderr)
     if signals.received is None or node.slurm_job is None or run.cancel.exists():
         return EXIT_FAILED
     generation = restarts.generation_of(run, node.attempt_id)

@@ -36,7 +36,7 @@ def copy(prepared: Path, scratch: Path, held: Lock | None = None) -> Path:
         lock, end = Lock(target.with_name(f".{target.name}.lock")), time.monotonic() + WAIT_S
         while not lock.acquire():
             if time.monotonic() > end:
-                raise NotCopied(f"{lock.holder()} has been copying {target} for {WAIT_S:.0f} s")
+                raise NotCopied(f"{lock.owner()} has been copying {target} for {WAIT_S:.0f} s")
             _renew(held)
             time.sleep(0.1)
         try:

@@ -32,9 +32,14 @@ def mend(of: Searched) -> str | None:
     if not of.sweep.journal.exists() and not trials:
         return None
     try:
-        from trainer.config.journal import put_aside
+        from trainer.config.journal import is_whole, put_aside
     except ImportError:
         raise SubmitError(NO_OPTUNA) from None
+
+    # without the lock, which hundreds of tasks want that begin at once
+    newest = max(trials, default=-1)
+    if is_whole(of.sweep.journal) and len(of.study().get_trials(deepcopy=False)) > newest:
+        return None
 
     lock = submitting.take(of.sweep.submit_lock, of.sweep.sweep_id)
     try:

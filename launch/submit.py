@@ -177,7 +177,7 @@ def take(path: Path, name: str, held: Lock | None = None) -> Lock:
     end = time.monotonic() + LOCK_WAIT_S
     while not acquire(lock, name, held):
         if time.monotonic() > end:
-            raise SubmitError(f"another submit of {name} has not ended within {LOCK_WAIT_S:.0f} s: {lock.holder()}")
+            raise SubmitError(f"another submit of {name} has not ended within {LOCK_WAIT_S:.0f} s: {lock.owner()}")
         time.sleep(0.05)
     return lock
 

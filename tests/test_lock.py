@@ -353,6 +353,14 @@ def test_what_cannot_be_read_is_not_taken_for_dead(tmp_path: Path) -> None:
     assert Lock(path).holder() is None and path.is_dir()
 
 
+def test_messages_name_the_owner(tmp_path: Path) -> None:
+    mine = Lock(tmp_path / "lock.json")
+    assert mine.owner() == "nobody any more"
+    assert mine.acquire(attempt="local-1")
+    assert mine.owner() == f"pid {os.getpid()} on {lock.me()['host']} (local-1)"
+    mine.release()
+
+
 def test_a_nonce_that_is_no_name_names_no_file(tmp_path: Path, dead_pid: int) -> None:
     path = tmp_path / "deep" / "lock.json"
     leave_dead(path, dead_pid)

@@ -35,6 +35,7 @@ def test_a_node_that_lost_its_run_ends_the_command_before_it_writes_again(tmp_pa
     waits = f"sleep 600 & echo $! > {tmp_path}/started; wait; wait"
     client.write_text(
         f'#!/bin/sh\n[ "$1" = kill ] && exec echo "$@" > {tmp_path}/asked\n'
+        '[ "$1" = run ] || exit 0\n'
         f"trap 'echo TERM >> {tmp_path}/seen' TERM; {waits}\n"
     )
     client.chmod(0o755)
@@ -81,7 +82,7 @@ def test_a_submit_that_lost_its_lock_starts_nothing(tmp_path: Path) -> None:
     (tmp_path / "go").touch()
     printed = finish(submit, code=1)
     last = printed.strip().splitlines()[-1]
-    assert last.startswith(f"batchyard: {run.submit_lock} is now held by pid {os.getpid()} on n2:")
+    assert last.startswith(f"batchyard: {run.submit_lock} is now held by pid {os.getpid()} on n2 (slurm")
     assert "Traceback" not in printed
     assert not run.attempts.exists() and read_json(run.submit_lock) == taken
 

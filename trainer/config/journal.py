@@ -15,7 +15,7 @@ from typing import Any
 
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 
-LONGEST_RECORD_BYTES = 2**20
+TAIL_BYTES = 2**16  # in which the last record is looked for, before the whole file is read
 
 
 class Journal(JournalFileBackend):
@@ -47,6 +47,11 @@ def put_aside(path: Path) -> Path | None:
         return None
     with _held(JournalFileSymlinkLock(str(path))):
         return _cut(path)
+
+
+def is_whole(path: Path) -> bool:
+    """Whether there is a journal, all of whose lines are records."""
+    return path.exists() and all(map(_is_record, path.read_bytes().splitlines(keepends=True)))
 
 
 @contextmanager
@@ -86,7 +91,7 @@ def _cut(path: Path) -> Path | None:
 def _ends_whole(path: Path) -> bool:
     with path.open("rb") as file:
         size = file.seek(0, os.SEEK_END)
-        file.seek(max(0, size - LONGEST_RECORD_BYTES))
+        file.seek(max(0, size - TAIL_BYTES))
         lines = file.read().splitlines(keepends=True)
     return not lines or _is_record(lines[-1])
 

@@ -189,6 +189,14 @@ class Lock:
             return None
         return found.holder
 
+    def owner(self) -> str:
+        """Who is written in it, dead or alive, for messages."""
+        try:
+            found = read_record(self.path)
+        except OSError as error:
+            return f"somebody whose lock cannot be read ({error.strerror})"
+        return _named(found.holder) if found else "nobody any more"
+
     def acquire(self, **details: Any) -> bool:
         """Takes the lock; details are kept in it.
 
@@ -286,10 +294,9 @@ class Lock:
                 "taken and freed it"
             )
         if found.content != content:
-            other = found.holder
             raise LockLost(
-                f"{self.path} is now held by pid {other.get('pid')} on {other.get('host')}: this "
-                f"process did not renew its lock for {self.lease_s:.0f} s, and lost it"
+                f"{self.path} is now held by {_named(found.holder)}: this process did not renew its "
+                f"lock for {self.lease_s:.0f} s, and lost it"
             )
 
     def _beside(self, name: str) -> Path:
@@ -370,6 +377,11 @@ class Lock:
             gone.unlink(missing_ok=True)
         else:
             gone.replace(path)
+
+
+def _named(holder: dict[str, Any]) -> str:
+    attempt = f" ({holder['attempt']})" if "attempt" in holder else ""
+    return f"pid {holder.get('pid')} on {holder.get('host')}{attempt}"
 
 
 def _link(mine: Path, path: Path, content: bytes) -> bool:

@@ -150,7 +150,7 @@ def _found_or_made(path: Path, name: str, source: Source) -> tuple[dict[str, Any
     lock, began = Lock(path.with_name(f".{path.name}.lock")), time.monotonic()
     while not lock.acquire():
         if time.monotonic() > began + WAIT_S:
-            raise DataError(f"another process has been preparing {path} for {WAIT_S:.0f} s: {lock.holder()}")
+            raise DataError(f"another process has been preparing {path} for {WAIT_S:.0f} s: {lock.owner()}")
         time.sleep(0.1)
     temporary = path.with_name(f".{path.name}.{lock.nonce}.tmp")
     try:
