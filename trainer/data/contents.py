@@ -51,8 +51,10 @@ class Contents:
     Nothing is looked at before `learn`, which stats every file once.
     """
 
-    def __init__(self, root: Path, names: Mapping[str, Sequence[str]]) -> None:
+    def __init__(self, root: Path, names: Mapping[str, Sequence[str]], images: Mapping[str, Sequence[str]] | None = None) -> None:
+        """images: those of `names` that are images; None: all."""
         self.root, self.names = root, names
+        self.images = names if images is None else images
         self.known: dict[str, Known] = {}
 
     def learn(self, memory: Path) -> None:
@@ -91,6 +93,12 @@ class Contents:
                 known = self.known[name]
                 total.update(f"{split} {known.digest.hex() or 'unreadable'} ".encode() + os.fsencode(name) + b"\0")
         return total.digest()
+
+    def in_training_too(self, split: str) -> list[tuple[str, str]]:
+        """Images of a split whose very contents are trained on: the name of each, and that of a train image."""
+        trained = {self.known[name].digest: name for name in reversed(self.images["train"])}
+        found = [(name, trained.get(self.known[name].digest)) for name in self.images[split] if self.known[name].digest]
+        return [(name, same) for name, same in found if same is not None]
 
     def read(self, name: str) -> bytes:
         """A file's content. Raises Unreadable, and raw.DataError where it is not what `learn` found."""

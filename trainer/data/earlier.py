@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from trainer.config.data import DataConfig, ImageData, ImageFolderData, VOCData
-from trainer.data import imagefolder, voc
+from trainer.data import imagefolder, voc, voc_lists
 from trainer.data.listing import Listing
 from trainer.data.raw import DataError
 
@@ -64,7 +64,7 @@ def _of_image_folders(config: ImageFolderData, root: Path) -> dict[str, bytes]:
 def _of_voc(config: VOCData, root: Path) -> dict[str, bytes]:
     files = hashlib.sha256()
     for split, listed in voc.LISTS.items():
-        names: Sequence[str] = (root / voc.LIST_FOLDER / f"{listed}.txt").read_text(encoding="utf-8").split()
+        names: Sequence[str] = (root / voc_lists.FOLDER / f"{listed}.txt").read_text(encoding="utf-8").split()
         for name in names:
             paths = (root / "JPEGImages" / f"{name}.jpg", root / "SegmentationClass" / f"{name}.png")
             found = [path.stat() for path in paths]

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import time
+import unicodedata
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -24,7 +25,7 @@ from trainer.data.raw import ELSEWHERE, Allowed, DataError, Piece, Seen, Skipped
 
 VERSION = 3  # raised when the same files give other bytes, or are known by something else
 AT_ONCE, AT_ONCE_BYTES = 64, 2**22  # what a thread reads at a time, so that memory is bounded also where files are large
-MOST_SHOWN = 20
+MOST_SHOWN, MOST_NAMED = 20, 5
 PROGRESS_S = 3.0
 
 
@@ -74,6 +75,13 @@ def find(root: Path, config: ImageFolderData, listing: Listing) -> Found:
     classes: dict[str, list[str]] = {}
     splits: dict[str, list[File]] = {}
     skipped: list[Skipped] = []
+    flat = _class_folders_at_once(root, folders) if config.fractions is None else []
+    if flat:
+        names = ", ".join(map(shown, flat[:MOST_NAMED])) + (", ..." if len(flat) > MOST_NAMED else "")
+        raise DataError(
+            f"imagefolder: {root} has no folder '{config.train_folder}' and no '{config.test_folder}', but folders with pictures "
+            f"({names}): where these are the classes, train.data.fractions splits them, as in fractions: [0.8, 0.2]"
+        )
     for split, folder in folders.items():
         if not (root / folder).is_dir():
             there = ", ".join(sorted(shown(e.name) for e in os.scandir(root) if e.is_dir() and is_data(e.name))) or "no folder"
@@ -83,8 +91,10 @@ def find(root: Path, config: ImageFolderData, listing: Listing) -> Found:
         classes[split], complaints = _classes(root / folder, listing)
         wrong += complaints
         splits[split] = []
-        for label, name in enumerate(classes[split]):
+        labels = {_composed(name): label for label, name in enumerate(next(iter(classes.values())))}
+        for name in classes[split]:
             found, hollow = _pictures(root, Path(folder) / name, listing)
+            label = labels.get(_composed(name), -1)  # -1: told below
             splits[split] += [File(picture, label) for picture in found]
             skipped += hollow
             if not found:
@@ -101,6 +111,20 @@ def find(root: Path, config: ImageFolderData, listing: Listing) -> Found:
     return Found(classes["train"], splits, skipped)
 
 
+def _composed(name: str) -> str:
+    """By which names that look alike are equal: macOS writes an accent as a letter of its own."""
+    return unicodedata.normalize("NFC", name)
+
+
+def _class_folders_at_once(root: Path, folders: dict[str, str]) -> list[str]:
+    """The folders that hold pictures where there are two or more, and none of the folders of the splits."""
+    if any((root / folder).is_dir() for folder in folders.values()):
+        return []
+    names = sorted(e.name for e in os.scandir(root) if e.is_dir() and is_data(e.name))
+    found = [name for name in names if any(file.lower().endswith(pictures.EXTENSIONS) for file in os.listdir(root / name))]
+    return found if len(found) > 1 else []
+
+
 def _classes(folder: Path, listing: Listing) -> tuple[list[str], list[str]]:
     """(names of the class folders, sorted; what is wrong)."""
     entries = {e.name: e for e in os.scandir(folder)}
@@ -111,6 +135,11 @@ def _classes(folder: Path, listing: Listing) -> tuple[list[str], list[str]]:
     if loose:
         wrong.append(f"{len(loose)} picture(s) lie beside the class folders of {folder} ({shown(loose[0])}, ...): "
                      "move each into its class's folder, or out of this one")  # fmt: skip
+    alike: dict[str, str] = {}
+    for name in classes:
+        if alike.setdefault(_composed(name), name) != name:
+            wrong.append(f"{folder} has two class folders that look alike, {alike[_composed(name)]!a} and {name!a}: "
+                         "their letters are composed otherwise (Unicode); move the pictures into one")  # fmt: skip
     if len(classes) < 2:
         wrong.append(f"{folder} has {len(classes)} class folder(s); expected one for each class, at least two")
     return classes, wrong
@@ -144,10 +173,11 @@ def _differences(root: Path, folders: dict[str, str], classes: dict[str, list[st
     """What the splits' classes lack of each other's: a model has one output a class."""
     wrong = []
     for split, names in classes.items():
+        mine = {_composed(name) for name in names}
         for other, others in classes.items():
             wrong += [
                 f"{root / folders[split]} has no class folder '{shown(name)}', which {root / folders[other]} has: "
-                "every split needs the same classes" for name in others if name not in names
+                "every split needs the same classes" for name in others if _composed(name) not in mine
             ]  # fmt: skip
     return wrong
 

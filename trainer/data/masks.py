@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
-from trainer.data.pictures import MOST_PIXELS, BadPicture, pixels, refuse_bomb
+from trainer.data.pictures import FORMATS, MOST_PIXELS, BadPicture, pixels, refuse_bomb
 
 VOID = 255  # a pixel that has no class: no loss, no place in any figure
 
@@ -37,15 +37,20 @@ def of_colour() -> np.ndarray:
 def read(data: bytes, classes: int, most_pixels: int = MOST_PIXELS) -> np.ndarray:
     """A mask's file -> uint8 [H, W], the number of each pixel's class, or VOID. Raises BadPicture."""
     try:
-        image = Image.open(io.BytesIO(data), formats=("PNG",))
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        if image.format != "PNG":  # a JPEG changes the numbers, others Pillow may turn into colours
+            raise BadPicture(f"the mask is a file of the format {image.format}: its classes are certain in a PNG alone")
         refuse_bomb(image, most_pixels)
         image.load()
     except BadPicture:
         raise
+    except UnidentifiedImageError:
+        raise BadPicture("the mask is no image by its content") from None
     except Exception as error:  # Pillow's decoders fail in many ways
         raise BadPicture(f"no mask that can be read: {type(error).__name__}: {error}") from error
-    if image.mode in ("P", "L"):  # np.asarray gives a palette's indices
-        mask = np.asarray(image)
+    image = _opaque(image)
+    if image.mode in ("P", "L", "1"):  # np.asarray gives a palette's indices
+        mask = np.asarray(image).astype(np.uint8)
     elif image.mode == "RGB":
         indices = of_colour()[np.asarray(image).astype(np.int64) @ np.array([65536, 256, 1])]
         if (indices < 0).any():
@@ -58,6 +63,15 @@ def read(data: bytes, classes: int, most_pixels: int = MOST_PIXELS) -> np.ndarra
     if (strange := mask[(mask >= classes) & (mask != VOID)]).size:
         raise BadPicture(f"class {int(strange.max())} in a mask; known are 0 to {classes - 1}, and {VOID} for none")
     return mask
+
+
+def _opaque(image: Image.Image) -> Image.Image:
+    """Without an alpha channel that says nothing. Raises BadPicture where it does."""
+    if image.mode not in ("RGBA", "LA"):
+        return image
+    if image.getchannel("A").getextrema() != (255, 255):
+        raise BadPicture("a mask with transparent pixels, whose class is not known: store it without an alpha channel")
+    return image.convert(image.mode.removesuffix("A"))
 
 
 def encoded(mask: np.ndarray) -> bytes:

@@ -53,6 +53,20 @@ class Seen(NamedTuple):
         return Seen(self.several + other.several, self.wide + other.wide, *ends)
 
 
+class Pixels(NamedTuple):
+    """What masks hold, int64 [256] each: pixels of each class in those that are kept, and in all that were listed; scenes: in how
+    many of those kept the class is. void: masks in which no pixel has a class."""
+
+    kept: np.ndarray
+    listed: np.ndarray
+    scenes: np.ndarray
+    void: int
+
+    def and_of(self, other: Pixels) -> Pixels:
+        """Of both together."""
+        return Pixels(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))
+
+
 class Piece(NamedTuple):
     """Some pictures of a split, in its order. images: uint8 [n, C, H, W], labels: int64 [n]. Of a table: its rows, float32
     [n, features, 1, 1], and targets, float32 [n, targets].
@@ -68,6 +82,7 @@ class Piece(NamedTuple):
     skipped: Sequence[Skipped] = ()
     encoded_masks: Sequence[bytes] | None = None
     seen: Seen = Seen()
+    pixels: Pixels | None = None
 
 
 class Source(NamedTuple):

@@ -5,10 +5,8 @@ ImageSets/Segmentation/{train,val}.txt, JPEGImages/<name>.jpg, SegmentationClass
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -17,23 +15,15 @@ from trainer.data import masks, pictures
 from trainer.data.contents import Contents, Unreadable
 from trainer.data.masks import Crop
 from trainer.data.notes import seen_in
-from trainer.data.pictures import BadPicture
-from trainer.data.raw import ALL_THE_SAME, ELSEWHERE, Allowed, DataError, Piece, Seen, Skipped, Source, accept
+from trainer.data.pictures import BadPicture, shown
+from trainer.data.raw import ALL_THE_SAME, ELSEWHERE, Allowed, DataError, Piece, Pixels, Seen, Skipped, Source, accept
+from trainer.data.voc_lists import Lists, Scene
 
 VERSION = 3  # raised when the same files give other bytes, or are known by something else
 LISTS = {"train": "train", "test": "val"}  # VOC keeps the masks of its own test list to itself
 PUBLISHED = {"train": 1464, "test": 1449}  # pictures of VOC2012's lists (host.robots.ox.ac.uk/pascal/VOC/voc2012, its statistics)
-LIST_FOLDER = "ImageSets/Segmentation"
 AT_ONCE = 16  # pictures of a piece, so that memory is bounded
-MOST_SHOWN = 20
-
-
-class Scene(NamedTuple):
-    """A picture and its mask, by their names below the set's folder. name: as the list has it."""
-
-    name: str
-    picture: str
-    mask: str
+MOST_SHOWN, MOST_NAMED = 20, 3
 
 
 def source(config: VOCData, data_dir: Path, allowed: Allowed) -> Source:
@@ -44,11 +34,10 @@ def source(config: VOCData, data_dir: Path, allowed: Allowed) -> Source:
     root = data_dir / config.folder
     if not root.is_dir():
         raise DataError(f"voc: there is no folder {root}. Put VOC2012's there, or name the folder that holds it {ELSEWHERE}")
-    splits = {split: _scenes(root, name) for split, name in LISTS.items()}
-    there = {*_names_in(root, "JPEGImages"), *_names_in(root, "SegmentationClass")}
-    missing = [str(root / name) for scenes in splits.values() for s in scenes for name in s[1:] if name not in there]
-    if missing:
-        raise DataError(_complaint(f"{len(missing)} file(s) that the lists name are missing", missing))
+    lists = Lists(root)
+    splits = {split: lists.scenes(name) for split, name in LISTS.items()}
+    if lists.wrong:
+        raise DataError(_complaint(f"{len(lists.wrong)} file(s) that the lists name are missing", lists.wrong))
     others = [] if config.classes else _not_vocs({split: len(scenes) for split, scenes in splits.items()})
     if others:
         differ = "; ".join(others)
@@ -59,9 +48,12 @@ def source(config: VOCData, data_dir: Path, allowed: Allowed) -> Source:
         accept(allowed.unverified, refusal, f"voc: {differ}: they differ from the published ones")
     crop = Crop(3, *config.crop, allowed.most_pixels)
     content = {"settings": f"{config.classes} {config.crop}".encode()}
-    files = Contents(root, {split: [name for s in scenes for name in s[1:]] for split, scenes in splits.items()})
+    files = Contents(
+        root, {split: [name for s in scenes for name in s[1:]] for split, scenes in splits.items()},
+        {split: [s.picture for s in scenes] for split, scenes in splits.items()},
+    )  # fmt: skip
     pieces = _read(files, splits, crop, len(config.names()))
-    return Source(config.names(), content, pieces, {"crop": crop._asdict()}, others, files)
+    return Source(config.names(), content, pieces, {"crop": crop._asdict()}, others, files, lists.notes)
 
 
 def _not_vocs(counts: dict[str, int]) -> list[str]:
@@ -72,27 +64,9 @@ def _not_vocs(counts: dict[str, int]) -> list[str]:
     ]  # fmt: skip
 
 
-def _scenes(root: Path, name: str) -> list[Scene]:
-    listed = root / LIST_FOLDER / f"{name}.txt"
-    try:
-        names = listed.read_text().split()
-    except OSError as error:
-        raise DataError(f"voc: {listed} cannot be read: {error.strerror}") from None
-    if not names:
-        raise DataError(f"voc: {listed} names no picture")
-    return [Scene(n, f"JPEGImages/{n}.jpg", f"SegmentationClass/{n}.png") for n in names]
-
-
-def _names_in(root: Path, folder: str) -> Iterator[str]:
-    """The files in a folder and below it, by their names below `root`: listed, which takes no stat of each."""
-    for place, _, names in os.walk(root / folder, followlinks=True):
-        below = os.path.relpath(place, root)
-        yield from (f"{below}/{name}" for name in names)
-
-
 def _read(contents: Contents, splits: dict[str, list[Scene]], crop: Crop, classes: int) -> Iterator[Piece]:
     """All pieces in the order of the splits; too small pictures are left out. Raises raw.DataError, at the end, for bad ones."""
-    bad: list[str] = []
+    bad: list[tuple[str, str]] = []
     for split, scenes in splits.items():
         kept = 0
         for start in range(0, len(scenes), AT_ONCE):
@@ -105,7 +79,18 @@ def _read(contents: Contents, splits: dict[str, list[Scene]], crop: Crop, classe
                 "a smaller train.data.crop keeps more"
             )
     if bad:
-        raise DataError(_complaint(f"{len(bad)} picture(s) or mask(s) of {contents.root} are wrong", bad))
+        raise DataError(_complaint(f"{len(bad)} picture(s) or mask(s) of {contents.root} are wrong", _by_reason(bad)))
+
+
+def _by_reason(bad: list[tuple[str, str]]) -> list[str]:
+    """A line a reason: what is wrong with all masks is said once."""
+    names: dict[str, list[str]] = {}
+    for name, reason in bad:
+        names.setdefault(reason, []).append(shown(name))
+    return [
+        f"{', '.join(some[:MOST_NAMED])}{f' and {len(some) - MOST_NAMED} more' if len(some) > MOST_NAMED else ''}: {reason}"
+        for reason, some in names.items()
+    ]
 
 
 def _complaint(what: str, lines: list[str]) -> str:
@@ -113,29 +98,39 @@ def _complaint(what: str, lines: list[str]) -> str:
     return "\n  ".join([f"voc: {what}:", *lines[:MOST_SHOWN], *more])
 
 
-def _piece(contents: Contents, split: str, scenes: list[Scene], crop: Crop, classes: int, bad: list[str]) -> Piece:
+def _piece(contents: Contents, split: str, scenes: list[Scene], crop: Crop, classes: int, bad: list[tuple[str, str]]) -> Piece:
     """Train pictures keep their size, for the random crops; of test pictures the middle is kept. bad: gains what is wrong."""
     whole, cut, skipped = [], [], []
     seen = Seen()
+    pixels = Pixels(*(np.zeros(256, np.int64) for _ in range(3)), 0)
     for scene in scenes:
         try:
             data, mask_file = contents.read(scene.picture), contents.read(scene.mask)
             picture = pictures.look(data, crop.channels, crop.most_pixels)
             image, mask = picture.image, masks.read(mask_file, classes, crop.most_pixels)
         except (BadPicture, Unreadable) as error:
-            bad.append(f"{scene.name}: {error}")
+            bad.append((scene.name, str(error)))
             continue
         size = f"{image.height}x{image.width}"
         if mask.shape != (image.height, image.width):
-            bad.append(f"{scene.name}: the picture has {size} pixels, its mask {mask.shape[0]}x{mask.shape[1]}")
+            bad.append((scene.name, f"the picture has {size} pixels, its mask {mask.shape[0]}x{mask.shape[1]}"))
         elif not crop.fits(image):
+            pixels.listed[:] += np.bincount(mask.reshape(-1), minlength=256)
             skipped.append(Skipped(scene.name, f"{size} pixels are smaller than the crop, {crop.height}x{crop.width}"))
         else:
             seen = seen.and_of(seen_in(picture))
             whole.append((scene.name, data, masks.encoded(mask)))
             cut.append(crop.cut(image, mask, *crop.middle(image.height, image.width)))
+            pixels = pixels.and_of(_pixels_of(mask if split == "train" else cut[-1][1]))
     images = np.stack([i for i, _ in cut]) if cut else np.zeros((0, *crop.shape), np.uint8)
     labels = np.stack([m for _, m in cut]) if cut else np.zeros((0, *crop.shape[1:]), np.uint8)
     if split != "train":
-        return Piece(split, images, labels, skipped=skipped, seen=seen)
-    return Piece(split, images, labels, [(n, d) for n, d, _ in whole], skipped, [m for _, _, m in whole], seen)
+        return Piece(split, images, labels, skipped=skipped, seen=seen, pixels=pixels)
+    return Piece(split, images, labels, [(n, d) for n, d, _ in whole], skipped, [m for _, _, m in whole], seen, pixels)
+
+
+def _pixels_of(mask: np.ndarray) -> Pixels:
+    counts = np.bincount(mask.reshape(-1), minlength=256)
+    known = counts.copy()
+    known[masks.VOID] = 0
+    return Pixels(counts, counts, (counts > 0).astype(np.int64), int(not known.any()))

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from trainer.data.raw import Piece, Seen, Skipped, Source
+from trainer.data.raw import Piece, Pixels, Seen, Skipped, Source
 
 
 def write(folder: Path, name: str, source: Source, after_each: Callable[[], None]) -> dict[str, Any]:
@@ -30,6 +30,7 @@ def write(folder: Path, name: str, source: Source, after_each: Callable[[], None
     splits: dict[str, _Split] = {}
     skipped: list[Skipped] = []
     seen = Seen()
+    pixels: dict[str, Pixels] = {}
     with contextlib.ExitStack() as stack:
         for piece in source.pieces:
             if piece.split not in splits:
@@ -37,6 +38,9 @@ def write(folder: Path, name: str, source: Source, after_each: Callable[[], None
             splits[piece.split].append(piece)
             skipped += piece.skipped
             seen = seen.and_of(piece.seen)
+            if piece.pixels is not None:
+                before = pixels.get(piece.split)
+                pixels[piece.split] = before.and_of(piece.pixels) if before else piece.pixels
             after_each()
         for split in splits.values():
             split.finish()
@@ -55,6 +59,7 @@ def write(folder: Path, name: str, source: Source, after_each: Callable[[], None
         **source.details,
         "skipped": [s._asdict() for s in skipped],
         "seen": seen._asdict(),
+        **({"pixels": {split: _by_class(found, source) for split, found in pixels.items()}} if pixels else {}),
         "files": files,
         "sha256": hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest(),
     }
@@ -62,6 +67,13 @@ def write(folder: Path, name: str, source: Source, after_each: Callable[[], None
         json.dump(manifest, out, indent=2)
         _sync(out)
     return manifest
+
+
+def _by_class(pixels: Pixels, source: Source) -> dict[str, Any]:
+    """As in JSON, a number for each class of the set."""
+    classes = len(source.classes)
+    by_class = {name: getattr(pixels, name)[:classes].tolist() for name in ("kept", "listed", "scenes")}
+    return {**by_class, "void": pixels.void}
 
 
 class _Split:
