@@ -23,6 +23,7 @@ from trainer.config.run import RunConfig
 from trainer.config.tables import TableData
 from trainer.data import loader
 from trainer.data.batches import Batches
+from trainer.data.classes import check
 from trainer.data.masks import EncodedMasks
 from trainer.data.pictures import BadPicture
 from trainer.data.prepared import Prepared, Split, mapped, prepare
@@ -41,6 +42,10 @@ def look(config: RunConfig, data_dir: Path, cache_dir: Path, out: Path, workers:
     train = config.train
     record = prepare(train.data, data_dir, cache_dir, allow_unverified=config.execution.allow_unverified_data,
                      most_pixels=config.execution.max_image_pixels)  # fmt: skip
+    try:
+        record["notes"] += check(train.data, record, started=False)
+    except DataError as error:  # what submit would refuse is shown as it is
+        record["notes"] += str(error).splitlines()
     data = mapped(Path(record["path"]), train.data.validation, train.data.wanted())
     given = train.data.pictures()
     table = isinstance(train.data, TableData)

@@ -12,6 +12,7 @@ from typing import Any
 from trainer.config.layout import RunDir, read_json
 from trainer.config.outcome import EXIT_WRONG
 from trainer.config.run import RunConfig
+from trainer.data.classes import check
 from trainer.data.prepared import prepare
 from trainer.data.raw import DataError
 
@@ -30,6 +31,7 @@ def main() -> None:
             config.train.data, arguments.data_dir, arguments.cache_dir, allow_unverified=allow, started=started,
             most_pixels=config.execution.max_image_pixels,
         )  # fmt: skip
+        record["notes"] += check(config.train.data, record, started=bool(started))
         print(json.dumps({**record, **first_weights(config, record["classes"], arguments)}))
     except DataError as error:
         print(error, file=sys.stderr)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from trainer.data.pictures import FULL, Picture
+from trainer.data.contents import Contents
+from trainer.data.pictures import FULL, Picture, shown
 from trainer.data.raw import Seen
 
 NARROW = (FULL + 1) // 4  # 12-bit values in files of 16 bits fill a sixteenth of the range, 14-bit ones a quarter
@@ -15,6 +16,18 @@ def seen_in(picture: Picture) -> Seen:
     if picture.values is None:
         return Seen(int(picture.several))
     return Seen(int(picture.several), 1, *picture.values)
+
+
+def of_copies(files: Contents) -> list[str]:
+    """Which splits hold images that are trained on, so that their accuracy says too much."""
+    found = []
+    for split in ("val", "test"):
+        copies = files.in_training_too(split) if split in files.images else []
+        if copies:
+            name, same = map(shown, copies[0])
+            found.append(f"{len(copies):,} image(s) of the {split} split are trained on, too: {name} is {same}"
+                         + (", ..." if len(copies) > 1 else ""))  # fmt: skip
+    return found
 
 
 def of_decoding(manifest: dict[str, Any]) -> list[str]:

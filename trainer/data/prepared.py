@@ -19,7 +19,7 @@ from trainer.config.layout import RunDir, read_json
 from trainer.config.lock import Lock, LockLost
 from trainer.data import dataset, pictures
 from trainer.data.masks import Crop, EncodedMasks
-from trainer.data.notes import of_decoding
+from trainer.data.notes import of_copies, of_decoding
 from trainer.data.pictures import MOST_PIXELS, BadPicture, Fit
 from trainer.data.raw import Allowed, DataError, Source
 from trainer.data.writing import write
@@ -136,7 +136,7 @@ def prepare(
         path = Path(started["path"])
     else:
         manifest, made = _found_or_made(path, config.name, source)
-    notes = [*source.notes, *of_decoding(manifest)]
+    notes = [*source.notes, *(of_copies(source.files) if source.files else ()), *of_decoding(manifest)]
     return {
         **manifest, "path": str(path), "unverified": list(source.unverified), "sources": sources, "notes": notes, "made": made,
     }  # fmt: skip
