@@ -14,7 +14,6 @@ import textwrap
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -255,30 +254,6 @@ def write_run(
 def plan_record(ready: Ready, generation: int) -> dict[str, Any]:
     """plan.json: the plan, and which submit of the run it is of."""
     return {**vars(ready.plan), "generation": generation}
-
-
-def discard(run: RunDir) -> None:
-    """Removes what a first submit wrote that was refused or interrupted, so that it leaves no run.
-
-    The lock, which it holds, stays. Nothing is removed where the run may have begun or be in the queue.
-    """
-    if run.all_attempts() or any(path.suffix == ".json" for path in run.slurm.glob("*")):  # a job's id, or the intent of one
-        return
-    with suppress(OSError):
-        run.config.unlink(missing_ok=True)  # the first: without it there is no run
-        for path in run.path.iterdir():
-            if run.submit_lock.stem in path.name:
-                continue
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink(missing_ok=True)
-
-
-def remove_if_empty(run: RunDir) -> None:
-    """Removes the directory of a run of which nothing is left, not even the lock of another submit."""
-    with suppress(OSError):
-        run.path.rmdir()
 
 
 def begins_in_array(ready: Ready) -> bool:

@@ -74,7 +74,7 @@ class Verbs(click.Group):
 def cli(context: click.Context) -> None:
     """Batch training jobs on a laptop, in a container, or on a Slurm cluster, from one YAML file."""
     if context.invoked_subcommand is None:  # click 8.1 would exit 0, later ones 2
-        click.echo(context.get_help(), err=True)
+        echo(context.get_help(), err=True)
         sys.exit(EXIT_WRONG)
 
 

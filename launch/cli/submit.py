@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from launch import local, parent, report, site, snapshot, status, submit
+from launch import local, parent, refused, report, site, snapshot, status, submit
 from launch.cli import options
 from launch.rundir import Standing
 from launch.site import BackendName, Machine
@@ -132,11 +132,11 @@ def run(ready: Ready, code: Code, front: local.Foreground) -> int:
         attempt, process = local.submit(ready.run, ready.plan)
     except BaseException:
         if is_first and ready.config.trial is None:  # the study knows a trial already
-            submit.discard(ready.run)
+            refused.discard(ready.run)
         raise
     finally:
         lock.release()
-        submit.remove_if_empty(ready.run)
+        refused.remove_if_empty(ready.run)
     from launch.watch import Follower  # and with it rich, for those alone who stay in front of a run
 
     return _ended(ready, front.wait(ready.run, attempt, process, Follower(attempt)))

@@ -1,0 +1,32 @@
+"""What a first submit that is refused leaves behind: nothing."""
+
+from __future__ import annotations
+
+import shutil
+from contextlib import suppress
+
+from trainer.config.layout import RunDir
+
+
+def discard(run: RunDir) -> None:
+    """Removes what a first submit wrote that was refused or interrupted, so that it leaves no run.
+
+    The lock, which it holds, stays. Nothing is removed where the run may have begun or be in the queue.
+    """
+    if run.all_attempts() or any(path.suffix == ".json" for path in run.slurm.glob("*")):  # a job's id, or the intent of one
+        return
+    with suppress(OSError):
+        run.config.unlink(missing_ok=True)  # the first: without it there is no run
+        for path in run.path.iterdir():
+            if run.submit_lock.stem in path.name:
+                continue
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+
+
+def remove_if_empty(run: RunDir) -> None:
+    """Removes the directory of a run of which nothing is left, not even the lock of another submit."""
+    with suppress(OSError):
+        run.path.rmdir()
