@@ -181,7 +181,8 @@ def test_a_point_without_a_finite_validation_is_not_the_best_and_hides_no_other(
           extra={"best": chosen})  # fmt: skip
     ended(RunDir(tmp_path / "t-1"), [{**eval_row(200, 0.0, split="val"), **NOTHING}, eval_row(200, 0.9)], test_accuracy=0.9)
     record = [{"axes": {"train.seed": i}, "run_id": f"t-{i}"} for i in range(2)]
-    write_json(sweep.record, {"job": "t", "submits": [{"points": record}]})
+    submit = {"started": 1_760_000_000.0, "backend": "local", "settings": [], "points": record}
+    write_json(sweep.record, {"job": "t", "submits": [submit]})
     found = points.read(sweep).points
     first = best(found)
     assert first is not None and first.by_validation and first.point is found[0]  # not by the test set
