@@ -26,6 +26,7 @@ from trainer.config.layout import RunDir, SweepDir, to_json, write_json
 from trainer.config.outcome import Outcome
 from trainer.config.run import RunConfig
 from trainer.data.batches import Batches
+from trainer.data.listing import Listing
 from trainer.data.prepared import Split, prepare
 from trainer.distributed import World
 from trainer.evaluate import evaluate
@@ -193,7 +194,7 @@ def test_an_epoch_of_which_a_part_is_not_finite_has_no_mean(tmp_path: Path) -> N
     rows = [train_row(10, 2.0), {**train_row(20, 0.0), "loss": None, "accuracy": None}]
     run = ended(RunDir(tmp_path / "t-00000001"), rows)
     write_json(run.evaluation("test"), {"classes": ["a"], "samples": None, "correct": None, "not_finite": 7})
-    of = measured.Run(run, RunConfig.model_validate_json(run.config.read_text()), 0)
+    of = measured.Run(run, RunConfig.model_validate_json(run.config.read_text()), 0, {})
     assert measured.measure(of, "train_loss", 1) is None and measured.measure(of, "train_accuracy", 1) is None
     assert measured.measure(of, "class_accuracy", None, "a") is None
     assert "train: NaN at step 20" in Page(write(run)).text
@@ -205,7 +206,7 @@ def test_predict_says_nothing_of_a_picture(tmp_path: Path) -> None:
     found, _ = checkpoint.find(run, "latest")
     model = trained.load(run, config, found, "cpu")
     Image.new("L", (8, 8), 128).save(tmp_path / "a.png")
-    asked = predict.find([tmp_path / "a.png"], tmp_path / "out")
+    asked = predict.find([tmp_path / "a.png"], tmp_path / "out", Listing())
     (said,) = predict.predict(model, asked)
     assert "top" in said
     with torch.no_grad():
