@@ -149,12 +149,7 @@ def build(
     backend: BackendName, python: str, user: tuple[int, int],
 ) -> Plan:
     """The plan of one run. user: (uid, gid) that a container's files shall belong to. Raises SpecError."""
-    if backend == "slurm" and "\\" in str(run.path):
-        message = (
-            f"{run.path} has a backslash, with which Slurm opens no log: the job would fail and leave no word; name a folder "
-            "without one by --runs-dir, or by paths.runs in the site file"
-        )
-        raise SpecError([Problem(Place("--runs-dir"), (), message)])
+    _refuse_odd_path(run, backend)
     env = {
         "OMP_NUM_THREADS": str(config.execution.threads_per_rank),
         "PYTHONPATH": str(run.packages),  # the frozen code, before Python starts
@@ -178,6 +173,18 @@ def build(
         local_scratch=site.paths.local_scratch if backend == "slurm" else None,
         notes=[*placement.notes, *(_grace_note(job, site) if backend == "slurm" else ())],
     )  # fmt: skip
+
+
+def _refuse_odd_path(run: RunDir, backend: BackendName) -> None:
+    """Raises SpecError where no attempt could start in the run's directory."""
+    problem = None
+    if ":" in str(run.path):
+        problem = "has a colon, which parts the folders of PYTHONPATH: no rank would find its code"
+    elif backend == "slurm" and "\\" in str(run.path):
+        problem = "has a backslash, with which Slurm opens no log: the job would fail and leave no word"
+    if problem:
+        message = f"{run.path} {problem}; name a folder without one by --runs-dir, or by paths.runs in the site file"
+        raise SpecError([Problem(Place("--runs-dir"), (), message)])
 
 
 def with_older_code(plan: Plan, run: RunDir) -> Plan:

@@ -89,6 +89,13 @@ def test_a_path_in_which_slurm_opens_no_log_is_refused(tmp_path: Path) -> None:
     assert build(tmp_path, JOB, Machine(0, 4), "local", run=run).argv
 
 
+@pytest.mark.parametrize("backend", ["local", "docker", "slurm"])
+def test_a_path_that_parts_pythonpath_is_refused(tmp_path: Path, backend: BackendName) -> None:
+    run = RunDir(Path("/lab:a/runs/x-00000000"))
+    with pytest.raises(SpecError, match=r"--runs-dir: /lab:a/runs/x-00000000 has a colon, which parts"):
+        build(tmp_path, JOB, Machine(0, 4), backend, run=run)
+
+
 def test_slurm_believes_the_site_and_never_the_login_node(tmp_path: Path) -> None:
     assert shape(build(tmp_path, JOB + FALLBACK, Machine(0, 4), "slurm")) == (1, 8, "cuda")
     without = Site.model_validate({"slurm": {"has_gpus": False}})

@@ -231,7 +231,13 @@ def test_a_failure_says_cause_rank_and_hint(continued: RunDir) -> None:
 @pytest.mark.parametrize("verdict", get_args(Verdict))
 def test_every_verdict_has_words(run: RunDir, verdict: Any) -> None:
     Outcome("failed", verdict, "local-1", "launch.node").write(run.outcome)
-    assert words.VERDICTS[verdict][1] in Page(write(run)).text
+    expected = words.FAILED_BY_TIMEOUT if verdict == "timeout" else words.VERDICTS[verdict][1]
+    assert expected in Page(write(run)).text
+
+
+def test_a_stop_at_the_time_limit_continues(run: RunDir) -> None:
+    Outcome("stopped", "timeout", "local-1", "launch.node").write(run.outcome)
+    assert "The next start continues" in Page(write(run)).text
 
 
 def test_an_empty_directory(run: RunDir) -> None:

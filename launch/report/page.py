@@ -71,6 +71,8 @@ def _state(outcome: Row, running: bool, started: bool) -> tuple[str, Html, str]:
     status, verdict = outcome.get("status"), outcome.get("verdict")
     if status:
         short, sentence = words.VERDICTS.get(str(verdict), (str(verdict or "no verdict"), ""))
+        if (status, verdict) == ("failed", "timeout"):
+            sentence = words.FAILED_BY_TIMEOUT
         said = f"{str(status).capitalize()}: {short}" if short else str(status).capitalize()
     elif running:
         status, said, sentence = "running", "Running", "An attempt holds this run's lock."

@@ -26,6 +26,9 @@ VERDICTS: dict[str, tuple[str, str]] = {
     "cancelled": ("cancelled", "A person cancelled it."),
 }
 
+# A failure by the same verdict: launch.restarts ends what makes no step.
+FAILED_BY_TIMEOUT = "Its attempts reached their time limit, or were stopped, before a first new step."
+
 
 def finite(value: Any) -> float | None:
     """The number in a file's value, or None: not a number, NaN, an infinity, or too large to draw a span of."""
