@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 from launch import spec
 from launch.spec import Job
-from tests.cli import Shell
+from tests.cli import BATCHYARD, PROJECT, Shell
 from trainer.config.layout import RunDir, write_json
 from trainer.config.outcome import Outcome
 from trainer.config.run import RunConfig
@@ -24,16 +26,28 @@ train:
 """
 
 
+# A process of its own between this one and the command: Linux counts what a process had before it became another program.
+MEASURE = """
+import resource, subprocess, sys
+status = subprocess.run(sys.argv[2:], stderr=subprocess.STDOUT).returncode
+with open(sys.argv[1], "w") as file:
+    file.write(str(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss))
+sys.exit(status)
+"""
+
+
 def peak_mb(shell: Shell, *argv: str, code: int = 0) -> tuple[float, str]:
     """What a command took at most, and what it printed."""
-    process = shell.start(*argv)
-    assert process.stdout is not None
-    with process.stdout as out:
-        printed = out.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    assert process.returncode == code, printed
-    return usage.ru_maxrss / 1024, printed
+    taken = shell.runs.parent / "kilobytes"
+    where = [] if argv[0] == "check" else ["--runs-dir", str(shell.runs)]
+    command = [*BATCHYARD, argv[0], *where, *argv[1:]]
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", MEASURE, str(taken), *command], cwd=shell.cwd, env=environment,
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == code, done.stdout + done.stderr
+    return int(taken.read_text()) / 1024, done.stdout
 
 
 def test_a_sweep_of_ten_thousand_points_is_checked_in_little_memory(tmp_path: Path) -> None:
