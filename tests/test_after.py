@@ -43,6 +43,7 @@ def run_of(shell: Shell, job: str) -> RunDir:
     return RunDir(found.parent)
 
 
+@pytest.mark.long
 def test_a_chain_is_run_in_its_order_and_each_once(jobs: Path, tmp_path: Path) -> None:
     shell = Shell(tmp_path / "runs")
     printed = shell.run("submit", str(jobs / "evaluate.yaml"))

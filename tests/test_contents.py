@@ -112,6 +112,7 @@ def opened(folder: Path) -> list[Any]:
     return found
 
 
+@pytest.mark.long
 def test_what_a_stat_shows_to_be_unchanged_is_not_read_again(tmp_path: Path) -> None:
     files = bitmaps(tmp_path / "set", 10)
     old_enough(files)

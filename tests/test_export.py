@@ -113,6 +113,7 @@ def test_an_exported_model_predicts_the_same_without_batchyard(tmp_path: Path, f
     assert not list(folders.path.glob(".*.tmp*"))
 
 
+@pytest.mark.long
 def test_a_model_that_resizes_its_pictures_does_so_in_its_program(tmp_path: Path) -> None:
     run = trained(tmp_path, tmp_path, data={"name": "digits", "resize": 12}, model={"name": "mlp", "hidden": [8]}, epochs=1)
     pictures = []
@@ -129,6 +130,7 @@ def test_a_model_that_resizes_its_pictures_does_so_in_its_program(tmp_path: Path
         }
 
 
+@pytest.mark.long
 def test_a_segmentation_gives_the_same_masks(tmp_path: Path) -> None:
     write_scenes(tmp_path / "scenes", rgb=False)
     run = trained(tmp_path, tmp_path, **SETTINGS)

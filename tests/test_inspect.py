@@ -187,6 +187,7 @@ def test_check_deep_takes_the_classes_from_the_data_and_says_where_to_put_it(tmp
     assert "data: imagefolder birds, 3 classes" in told and f"3 classes: {769 * 3:,} parameters" in told
 
 
+@pytest.mark.long
 def test_check_deep_passes_on_the_stand_in_and_says_so(tmp_path: Path) -> None:
     stand_in = "fallback: {train: {data: {folder: bees}, model: {hidden: [4]}}}\n"
     job = written(tmp_path, "{name: imagefolder, folder: birds, size: 16}", "{name: mlp, hidden: []}", stand_in)
@@ -205,6 +206,7 @@ def test_a_cut_of_the_same_data_is_no_stand_in(tmp_path: Path) -> None:
     assert "stand-in" not in told and "fallback model: mlp on 3x8x8" in told
 
 
+@pytest.mark.long
 def test_check_deep_looks_at_each_model_and_data_of_a_sweep_once(tmp_path: Path) -> None:
     sweep = "sweep: {grid: {train.model.hidden: [[], [4]], train.optimizer.lr: [0.1, 0.2, 0.3]}}\n"
     job = written(tmp_path, "{name: imagefolder, folder: birds, size: 16}", "{name: mlp, hidden: []}", sweep)
@@ -221,6 +223,7 @@ def test_check_deep_looks_at_each_model_and_data_of_a_sweep_once(tmp_path: Path)
     assert "data: imagefolder birds is not there or not right:" in shell.run(*deep, code=1)
 
 
+@pytest.mark.long
 def test_check_deep_finds_the_mistake_of_a_later_point(tmp_path: Path) -> None:
     models = "[{name: mlp, hidden: []}, {name: torchvision/inception_v3}, {name: torchvision/alexnet}]"
     sweep = f"sweep: {{grid: {{train.model: {models}}}}}\n"
@@ -241,6 +244,7 @@ def test_check_deep_says_whose_data_are_not_there_and_looks_at_each_batch(tmp_pa
     assert "train.global_batch_size=4: model: mlp" in told and "at 4 pictures" in told and "looked 4 times for 4 points" in told
 
 
+@pytest.mark.long
 def test_check_deep_on_the_real_data() -> None:
     folder = Path(os.environ.get("BATCHYARD_DATA", ""))
     if not (folder / "FashionMNIST").is_dir() or not (folder / "cifar-10-batches-py").is_dir():

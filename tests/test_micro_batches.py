@@ -110,6 +110,7 @@ def test_check_and_submit_say_so_by_the_settings(tmp_path: Path) -> None:
     assert shell.run("check", path, "--set", "train.global_batch_size=63") == f"{path}: right\n"
 
 
+@pytest.mark.long
 def test_submit_and_the_deep_check_say_so_by_the_files(tmp_path: Path) -> None:
     for split, count in (("train", 5), ("val", 1)):
         for label in ("ant", "bee"):

@@ -136,6 +136,7 @@ def test_the_airfoil_table_is_standardised_over_all_rows() -> None:
     assert np.corrcoef(whole[:, 2], table[:, 2])[0, 1] > 0.999999
 
 
+@pytest.mark.long
 def test_a_table_that_cannot_be_used_is_refused_before_anything_is_queued(tmp_path: Path) -> None:
     (tmp_path / "airfoil").mkdir()
     file = tmp_path / "airfoil" / "airfoil_self_noise.dat"

@@ -87,6 +87,7 @@ def runs(tmp_path: Path) -> Path:
     return tmp_path / "runs"
 
 
+@pytest.mark.long
 def test_real_runs_of_two_seeds_from_the_file_to_the_page(tmp_path: Path, runs: Path) -> None:
     of = job(tmp_path, DIGITS + PRINTED.replace("0.6}", "0.6, train_loss: 0.001, class_accuracy: {'0': 0.5}}"), "small")
     shell = Shell(runs)

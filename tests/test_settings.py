@@ -241,6 +241,7 @@ def test_the_loss_scale_does_not_change_the_gradient() -> None:
     assert norms[0] == pytest.approx(norms[1], rel=1e-6)
 
 
+@pytest.mark.long
 def test_fp16_and_compile_learn_what_fp32_learns(tmp_path: Path, prepared: dict[str, Any]) -> None:
     settings = {"epochs": 4, "model": MLP, "optimizer": {"name": "sgd", "lr": 0.2, "momentum": 0.9}}
     _, plain = completed(tmp_path / "fp32", prepared, **settings)

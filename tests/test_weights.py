@@ -239,6 +239,7 @@ def job(folder: Path, name: str, **train: Any) -> Path:
     return path
 
 
+@pytest.mark.long
 def test_weights_of_a_job_that_is_submitted_along(tmp_path: Path) -> None:
     shell, jobs = Shell(tmp_path / "runs"), tmp_path / "jobs"
     job(jobs, "pretrain", seed=5)
