@@ -183,7 +183,7 @@ def _standing(
         return Standing("new")
     records.read(run.config, records.CONFIG)
     job = slurm_job(run) if jobs is None else jobs.get(run.run_id)
-    if holder and not _job_is_gone(holder, job, slurm_states):
+    if holder and not _job_is_gone(run, holder, job, slurm_states):
         where = f"{holder.get('attempt')} on {holder.get('host')}"
         return Standing("running", None, run.attempt(str(holder.get("attempt"))), where, holder, job)
     attempts = run.all_attempts() if ATTEMPTS in there else []
@@ -215,10 +215,15 @@ def _standing(
     return Standing("new")
 
 
-def _job_is_gone(holder: dict[str, Any], job: str | None, slurm_states: dict[str, str] | None) -> bool:
-    """Whether the attempt that holds the run's lock has ended, by Slurm's word: its job has left the queue, or is back in it. A
-    launch.node that was killed on another machine holds the lock until its lease is over."""
+def _job_is_gone(run: RunDir, holder: dict[str, Any], job: str | None, slurm_states: dict[str, str] | None) -> bool:
+    """Whether the attempt that holds the run's lock has ended, by Slurm's word: its job has left the queue, or is back in it.
+
+    A launch.node that was killed on another machine holds the lock until its lease is over. Where another user's job is asked
+    for, silence tells nothing: many clusters hide it (PrivateData).
+    """
     if job is None or slurm_states is None or local_pid(holder) is not None:
+        return False
+    if os.geteuid() not in (0, os.stat(run.lock).st_uid):
         return False
     return str(holder.get("attempt")).startswith(f"slurm-{job}.") and slurm_states.get(job, "PENDING").startswith("PENDING")
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import subprocess
+import sys
 import time
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -12,6 +15,7 @@ import pytest
 
 from launch import rundir, status
 from launch.rundir import Standing
+from tests.cli import PROJECT
 from trainer.config import lock
 from trainer.config.layout import RunDir, read_jsonl, write_json
 from trainer.config.outcome import Outcome
@@ -85,6 +89,29 @@ def test_a_lock_of_a_job_that_slurm_no_longer_has_holds_nothing(run: RunDir) -> 
     write_json(run.slurm_job, {"job_id": "12"})
     write_json(run.lock, {**lock.me(), "attempt": attempt.id})  # a living process of this machine
     assert rundir.standing(run, {}).state == "running"
+
+
+def test_the_silence_about_another_users_job_tells_nothing(run: RunDir) -> None:
+    """Clusters hide other users' jobs: a colleague's run that trains was shown as dead, and a submit would have queued it again."""
+    write_json(run.slurm_job, {"job_id": "12"})
+    write_json(run.attempt("slurm-12.0").record, {"started": time.time()})
+    write_json(run.lock, {**lock.me(), "host": "n1", "boot": "another", "attempt": "slurm-12.0"})
+    as_another_user = (
+        "import os, sys\n"
+        "from pathlib import Path\n"
+        "from launch import rundir\n"
+        "from trainer.config.layout import RunDir\n"
+        "os.chdir(sys.argv[1])\n"
+        "os.geteuid() or (os.setgroups([]), os.setgid(65534), os.setuid(65534))\n"
+        "print(rundir.standing(RunDir(Path('.')), {}).state)\n"
+    )
+    if os.geteuid() == 0:
+        run.path.chmod(0o755)
+        done = subprocess.run(
+            [sys.executable, "-c", as_another_user, str(run.path)], cwd=PROJECT, capture_output=True, text=True, check=True
+        )
+        assert done.stdout == "running\n"
+    assert rundir.standing(run, {}).state == "dead"
 
 
 def test_a_run_that_was_cancelled_while_it_stopped_is_cancelled(run: RunDir) -> None:
