@@ -230,6 +230,7 @@ def test_half_a_json_file_does_not_stay_on_a_full_disk(small_disk: Path) -> None
     assert read_json(small_disk / "outcome.json") == {"old": 1} and len(list(small_disk.iterdir())) == 2
 
 
+@pytest.mark.long
 def test_export_by_the_tool_and_by_the_verb(tmp_path: Path, prepared: dict[str, Any], whole: RunDir) -> None:
     run = ranks.make_run(tmp_path / "runs", ranks.config(), prepared)
     run.checkpoints.symlink_to(whole.checkpoints)

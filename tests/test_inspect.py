@@ -234,6 +234,7 @@ def test_check_deep_finds_the_mistake_of_a_later_point(tmp_path: Path) -> None:
     assert 'train.model={"name": "mlp", "hidden": []}: model: mlp on 3x32x32' in told  # what is right is told all the same
 
 
+@pytest.mark.long
 def test_check_deep_says_whose_data_are_not_there_and_looks_at_each_batch(tmp_path: Path) -> None:
     sweep = "sweep: {grid: {train.data.folder: [birds, bees], train.global_batch_size: [8, 4]}}\n"
     job = written(tmp_path, "{name: imagefolder, folder: birds, size: 16}", "{name: mlp, hidden: []}", sweep)

@@ -168,6 +168,7 @@ def test_the_best_weights_are_taken_where_there_are(tmp_path: Path, digits: RunD
     assert "step-15.local-1" in shell.run("predict", "t", str(picture))
 
 
+@pytest.mark.long
 def test_the_best_weights_are_not_the_last_ones(tmp_path: Path) -> None:
     """The rate grows until rate x decay is above two, where the weights grow with each step: the last evaluation is the worst."""
     data = {"name": "digits", "validation": 0.2}
@@ -197,6 +198,7 @@ def test_the_best_weights_are_not_the_last_ones(tmp_path: Path) -> None:
     assert f"from {best}," in shell.run("export", "t", "--best") and f"from {latest}," in shell.run("export", "t")
 
 
+@pytest.mark.long
 def test_what_cannot_be_predicted_is_told_at_once(tmp_path: Path, digits: RunDir) -> None:
     (tmp_path / "empty").mkdir()
     for folder in ("a", "b"):

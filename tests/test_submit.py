@@ -173,6 +173,7 @@ def test_cancel_now_ends_a_run_at_once(shell: Shell) -> None:
     assert "--prune is for a job with a sweep; digits has none" in shell.run("submit", "digits", "--prune", code=2)
 
 
+@pytest.mark.long
 def test_cancel_from_another_shell_and_two_submits_at_once(shell: Shell, undisturbed: tuple[RunDir, str]) -> None:
     first, second = shell.start("submit", "digits", *SHORT), shell.start("submit", "digits", *SHORT)
     run = wait_for_run(shell, first)
@@ -188,6 +189,7 @@ def test_cancel_from_another_shell_and_two_submits_at_once(shell: Shell, undistu
     same_as(run, undisturbed[0])
 
 
+@pytest.mark.long
 def test_a_killed_launcher_leaves_a_checkpoint_and_no_process(shell: Shell, undisturbed: tuple[RunDir, str]) -> None:
     process = shell.start("submit", "digits", *SHORT)
     run = wait_for_run(shell, process)
@@ -202,6 +204,7 @@ def test_a_killed_launcher_leaves_a_checkpoint_and_no_process(shell: Shell, undi
 
 
 @pytest.mark.parametrize("victim", ["torch.distributed.run", "-m trainer"])
+@pytest.mark.long
 def test_a_killed_process_takes_the_others_along_and_loses_nothing(
     shell: Shell, undisturbed: tuple[RunDir, str], victim: str
 ) -> None:
@@ -225,6 +228,7 @@ def test_a_killed_process_takes_the_others_along_and_loses_nothing(
     same_as(run, undisturbed[0])
 
 
+@pytest.mark.long
 def test_a_run_without_a_word_is_dead_and_its_lock_is_stale(shell: Shell, undisturbed: tuple[RunDir, str]) -> None:
     process = shell.start("submit", "digits", *SHORT, "--set", "execution.checkpoint_every_steps=5")
     run = wait_for_run(shell, process)
