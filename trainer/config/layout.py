@@ -43,7 +43,7 @@ class Attempt:
 
     @property
     def outcome(self) -> Path:
-        """How this attempt ended. Writers: the trainer's rank 0; launch.node, which adds what it knows, and judges where there is none."""
+        """How this attempt ended. Writers: the trainer's rank 0; launch.node, which adds its words, or judges."""
         return self.path / "outcome.json"
 
     @property
