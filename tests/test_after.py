@@ -93,6 +93,7 @@ def test_what_comes_after_a_failure_is_not_started(jobs: Path, tmp_path: Path) -
     assert not list(shell.runs.glob("finetune-*"))
 
 
+@pytest.mark.long
 def test_a_run_that_goes_on_by_its_id_still_asks_for_the_one_before_it(jobs: Path, tmp_path: Path) -> None:
     shell = Shell(tmp_path / "runs")
     shell.run("submit", str(jobs / "finetune.yaml"))

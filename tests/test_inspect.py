@@ -199,6 +199,7 @@ def test_check_deep_passes_on_the_stand_in_and_says_so(tmp_path: Path) -> None:
     assert "stand-in" not in shell.run(*deep)
 
 
+@pytest.mark.long
 def test_a_cut_of_the_same_data_is_no_stand_in(tmp_path: Path) -> None:
     job = written(tmp_path, "{name: imagefolder, folder: birds, size: 16}", "{name: mlp, hidden: []}",
                   "fallback: {train: {data: {size: 8}}}\n")  # fmt: skip

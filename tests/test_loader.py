@@ -229,6 +229,7 @@ def test_signals_to_every_process_lose_nothing_and_leave_nothing(tmp_path: Path,
     wait_for("the end of all processes", lambda: not alive(found))
 
 
+@pytest.mark.long
 def test_workers_end_with_a_killed_rank_and_after_an_error(tmp_path: Path, digits: dict[str, Any]) -> None:
     how = {"device_data_gb": 0.0, "workers": 2}
     run = ranks.make_run(tmp_path / "killed", ranks.config(execution=how, epochs=2000), digits)

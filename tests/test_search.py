@@ -319,6 +319,7 @@ def decisions(shell: Shell, study: str) -> tuple[dict[int, int], dict[int, int]]
     return pruned, expected
 
 
+@pytest.mark.long
 def test_a_trial_as_typed(shell: Shell) -> None:
     printed = shell.run("submit", "s.yaml", "--set", "sweep.search.trials=1")
     assert "s.sweep: 1 trial: 1 to begin" in printed and "[1/1] schedule=" in printed and "best: schedule=" in printed

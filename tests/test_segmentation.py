@@ -172,6 +172,7 @@ def test_resnet_18_has_torchvisions_names() -> None:
     assert built(torch.zeros(1, 3, 64, 96)).shape == (1, 21, 64, 96)
 
 
+@pytest.mark.long
 def test_the_weights_of_a_resnets_run_but_for_new_last_layers(tmp_path: Path, prepared: dict[str, Any]) -> None:
     pictures = {"name": "synthetic", "samples": 8, "size": 32}
     resnet = {"data": pictures, "model": {"name": "torchvision/resnet18"}, "epochs": 1, "global_batch_size": 8}
@@ -223,6 +224,7 @@ def test_evaluations_do_not_depend_on_the_ranks(tmp_path: Path, prepared: dict[s
 
 
 @pytest.mark.parametrize("world_size", [1, 2])
+@pytest.mark.long
 def test_a_stopped_run_continues_to_the_same_bits(tmp_path: Path, prepared: dict[str, Any], world_size: int) -> None:
     whole = completed(tmp_path / "whole", prepared, world_size)
     run = ranks.make_run(tmp_path / "stopped", ranks.config(ranks=world_size, **SETTINGS), prepared)
@@ -267,6 +269,7 @@ def test_everything_that_is_wrong_is_told_at_once(tmp_path: Path) -> None:
 @pytest.mark.skipif(
     not os.environ.get("BATCHYARD_DATA") and not os.environ.get("CI"), reason="needs VOCdevkit below $BATCHYARD_DATA"
 )
+@pytest.mark.long
 def test_the_stand_in_with_masks_of_both_kinds(tmp_path: Path) -> None:
     """CamVid's scenes: palette masks, and the same masks in VOC's colours, prepare to the same bytes."""
     raw = Path(os.environ["BATCHYARD_DATA"])

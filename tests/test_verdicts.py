@@ -469,7 +469,7 @@ def test_a_data_file_cut_short_under_the_run(tmp_path: Path) -> None:
 @pytest.mark.long
 def test_a_disk_that_is_full_to_the_end_is_the_cause(shell: Shell) -> None:
     shell.runs.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", shell.runs], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", shell.runs], check=True)
     try:
         process, run = begin(shell, "--set", "execution.checkpoint_every_steps=20")
         wait_for("step 25", step_reached(run, 25))

@@ -259,6 +259,7 @@ def test_weights_of_a_job_that_is_submitted_along(tmp_path: Path) -> None:
     assert f"run        {after.run_id} " not in shell.run("show", str(child))  # other weights, another run
 
 
+@pytest.mark.long
 def test_weights_of_a_run_by_its_id_and_of_none(tmp_path: Path) -> None:
     shell, jobs = Shell(tmp_path / "runs"), tmp_path / "jobs"
     shell.run("submit", str(job(jobs, "pretrain")))
