@@ -1,4 +1,6 @@
-"""Runs a command as the container's one job and ends it when its owner asks or is gone; standard library only."""
+"""Runs a command as the container's one job and ends it when its owner asks or is gone; standard
+library only.
+"""
 
 import os
 import select
@@ -11,7 +13,9 @@ STOPPING = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal
 
 
 def owner_holds_stdin() -> bool:
-    """A pipe is the owner's end of `docker run -i`; /dev/null and a terminal say nothing about an owner."""
+    """A pipe is the owner's end of `docker run -i`; /dev/null and a terminal say nothing about an
+    owner.
+    """
     try:
         mode = os.fstat(0).st_mode
     except OSError:
@@ -20,13 +24,15 @@ def owner_holds_stdin() -> bool:
 
 
 def run(argv: list[str]) -> int:
-    """Runs argv to its end and returns its exit code, 128 + the signal's number where a signal killed it.
+    """Runs argv to its end and returns its exit code, 128 + the signal's number where a signal
+    killed it.
 
-    The first stopping signal, or the end of stdin, becomes one TERM for the child, and later ones are dropped: a
-    scheduler that signals twice does not cut a checkpoint short. Whoever has lost patience has KILL.
+    The first stopping signal, or the end of stdin, becomes one TERM for the child, and later ones
+    are dropped: a scheduler that signals twice does not cut a checkpoint short. Whoever has lost
+    patience has KILL.
     """
-    # Signals are read from a pipe beside stdin, so that one that comes at any moment, even before the child stands,
-    # wakes the loop. The handlers only make Python write to that pipe.
+    # Signals are read from a pipe beside stdin, so that one that comes at any moment, even before
+    # the child stands, wakes the loop. The handlers only make Python write to that pipe.
     awake, wake = os.pipe()
     os.set_blocking(wake, False)
     signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
@@ -44,7 +50,8 @@ def run(argv: list[str]) -> int:
     while child.poll() is None:
         readable, _, _ = select.select(watched, [], [])
         stop = awake in readable and not STOPPING.isdisjoint(os.read(awake, 4096))
-        # What comes in on stdin is nobody's; its end means that the docker client or the node's process died.
+        # What comes in on stdin is nobody's; its end means that the docker client or the node's
+        # process died.
         if 0 in readable and not os.read(0, 4096):
             watched.discard(0)
             stop = True
@@ -56,6 +63,10 @@ def run(argv: list[str]) -> int:
 
 if __name__ == "__main__":
     if len(sys.argv) < 2:
-        print("entrypoint: no command; give one after the image's name: python -m trainer config.json", file=sys.stderr)
+        print(
+            "entrypoint: no command; give one after the image's name:"
+            " python -m trainer config.json",
+            file=sys.stderr,
+        )
         sys.exit(2)
     sys.exit(run(sys.argv[1:]))

@@ -1,4 +1,7 @@
-"""What `batchyard clean` would remove: of finished runs, the checkpoints that nobody goes on from. Removes nothing by itself."""
+"""What `batchyard clean` would remove: of finished runs, the checkpoints that nobody goes on from.
+
+Removes nothing by itself.
+"""
 
 from __future__ import annotations
 
@@ -33,10 +36,12 @@ def seconds(age: str) -> float:
 
 
 def removals(run: RunDir, where: Standing, now: float, older_than_s: float = 0.0) -> Removal | None:
-    """What a completed run no longer needs: all checkpoints but the best and the last, what was moved aside as spoilt, what a
-    killed writer left, and the weights that a replay would have needed. None: nothing, or it is no such run.
+    """What a completed run no longer needs: all checkpoints but the best and the last, what was
+    moved aside as spoilt, what a killed writer left, and the weights that a replay would have
+    needed. None: nothing, or it is no such run.
 
-    older_than_s: since its last attempt ended, seconds. A run that may go on keeps everything. Raises Unreadable.
+    older_than_s: since its last attempt ended, seconds. A run that may go on keeps everything.
+    Raises Unreadable.
     """
     if where.state != "completed" or where.attempt is None:
         return None
@@ -46,7 +51,11 @@ def removals(run: RunDir, where: Standing, now: float, older_than_s: float = 0.0
         return None
     links = (run.checkpoints / name for name in ("latest", "best"))
     kept = {link.resolve().name for link in links if link.is_symlink()}
-    folders = [p for p in sorted(run.checkpoints.glob("*")) if p.is_dir() and not p.is_symlink() and p.name not in kept]
+    folders = [
+        p
+        for p in sorted(run.checkpoints.glob("*"))
+        if p.is_dir() and not p.is_symlink() and p.name not in kept
+    ]
     if not any((run.checkpoints / name).is_dir() for name in kept):
         folders = []  # the links are not in order: a person may still want one of these
     paths = [*folders, *sorted(run.path.glob("attempts/*/not-finite.pt"))]
@@ -55,5 +64,9 @@ def removals(run: RunDir, where: Standing, now: float, older_than_s: float = 0.0
 
 def size(path: Path) -> int:
     """Bytes that a file, or a folder and all in it, takes on disk."""
-    files = [path] if path.is_file() else [Path(place) / name for place, _, names in os.walk(path) for name in names]
+    files = (
+        [path]
+        if path.is_file()
+        else [Path(place) / name for place, _, names in os.walk(path) for name in names]
+    )
     return sum(file.lstat().st_blocks * 512 for file in files)

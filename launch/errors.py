@@ -1,16 +1,29 @@
-"""What ends a command with a message and no traceback; each module derives its own. Imports next to nothing, so that no command
-waits."""
+"""What ends a command with a message and no traceback; each module derives its own.
+
+Imports next to nothing, so that no command waits.
+"""
 
 from __future__ import annotations
 
 import errno
 
 TO_TRY = {
-    errno.ENOSPC: "free some space on that disk, or name another place by --runs-dir or in the site file",
-    errno.EDQUOT: "your quota there is used up: remove something, or name another place by --runs-dir or in the site file",
+    errno.ENOSPC: (
+        "free some space on that disk, or name another place by --runs-dir or in the site file"
+    ),
+    errno.EDQUOT: (
+        "your quota there is used up: remove something, or name another place by --runs-dir or in"
+        " the site file"
+    ),
     errno.EROFS: "that disk takes no writing: name another place by --runs-dir or in the site file",
-    errno.EACCES: "you may not do that there: ask its owner, or name another place by --runs-dir or in the site file",
-    errno.EPERM: "you may not do that there: ask its owner, or name another place by --runs-dir or in the site file",
+    errno.EACCES: (
+        "you may not do that there: ask its owner, or name another place by --runs-dir or in the"
+        " site file"
+    ),
+    errno.EPERM: (
+        "you may not do that there: ask its owner, or name another place by --runs-dir or in the"
+        " site file"
+    ),
     errno.ENAMETOOLONG: "a name has at most 255 bytes and a path 4,096: give a shorter one",
     errno.EMFILE: "too many files are open: raise `ulimit -n`",
     errno.ENOTDIR: "a file is where a folder should be: move it away",

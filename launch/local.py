@@ -1,5 +1,7 @@
-"""The backends that run on this machine: starts launch.node from the frozen code and watches it. The docker backend is the same,
-its plan's command being `docker run`."""
+"""The backends that run on this machine: starts launch.node from the frozen code and watches it.
+
+The docker backend is the same, its plan's command being `docker run`.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,10 @@ class StartError(Failed):
 
 
 def submit(run: RunDir, plan: Plan) -> tuple[Attempt, subprocess.Popen[bytes]]:
-    """Starts an attempt and returns once it holds the run's lock (or has ended). Raises StartError."""
+    """Starts an attempt and returns once it holds the run's lock (or has ended).
+
+    Raises StartError.
+    """
     attempt = run.attempt(f"{plan.backend}-{newest_attempt_number(run) + 1}")
     attempt.path.mkdir(parents=True)
     argv = [sys.executable, "-P", "-m", "launch.node", str(run.path), "--attempt", attempt.id]
@@ -44,7 +49,10 @@ def submit(run: RunDir, plan: Plan) -> tuple[Attempt, subprocess.Popen[bytes]]:
     made_by = f"# made by `batchyard submit`; runs this command:\n# {_comment(plan)}"
     attempt.script.write_text(f"#!/bin/sh\n{made_by}\nexec env {by_hand}\n")
     process = subprocess.Popen(
-        [*argv, "--die-with-parent"], env=site.environment(PYTHONPATH=packages), cwd=run.path, stdin=subprocess.DEVNULL,
+        [*argv, "--die-with-parent"],
+        env=site.environment(PYTHONPATH=packages),
+        cwd=run.path,
+        stdin=subprocess.DEVNULL,
         start_new_session=True,  # a Ctrl-C at the terminal is ours to handle
     )
     end = time.monotonic() + START_S
@@ -57,7 +65,9 @@ def submit(run: RunDir, plan: Plan) -> tuple[Attempt, subprocess.Popen[bytes]]:
         process.kill()
         raise
     if not attempt.record.exists() and not attempt.outcome.exists() and process.returncode:
-        raise StartError(f"{shlex.join(argv)} ended with {process.returncode} before it started anything")
+        raise StartError(
+            f"{shlex.join(argv)} ended with {process.returncode} before it started anything"
+        )
     return attempt, process
 
 
@@ -66,7 +76,8 @@ def _comment(plan: Plan) -> str:
 
 
 class Foreground:
-    """In front of a run: Ctrl-C cancels it after a checkpoint, a second one at once; TERM and HUP stop it after a checkpoint.
+    """In front of a run: Ctrl-C cancels it after a checkpoint, a second one at once; TERM and HUP
+    stop it after a checkpoint.
 
     asked_to_stop: whether one of them came; then no other run shall begin.
     """
@@ -76,7 +87,9 @@ class Foreground:
     def __init__(self) -> None:
         self.asked_to_stop = False
 
-    def wait(self, run: RunDir, attempt: Attempt, process: subprocess.Popen[bytes], follower: Follower) -> Outcome:
+    def wait(
+        self, run: RunDir, attempt: Attempt, process: subprocess.Popen[bytes], follower: Follower
+    ) -> Outcome:
         """Shows the run until it ends; returns how."""
         self.run, self.attempt, self.process, self.follower = run, attempt, process, follower
         self.interrupts = 0
@@ -90,7 +103,8 @@ class Foreground:
         finally:
             for number, handler in zip(self.SIGNALS, before, strict=True):
                 signal.signal(number, handler)
-        killed = self.process.returncode != EXIT_DONE and not self.attempt.outcome.exists()  # launch.node itself
+        # launch.node itself
+        killed = self.process.returncode != EXIT_DONE and not self.attempt.outcome.exists()
         outcome = conclude(self.run, self.attempt, self.process.returncode)
         if killed and Lock(self.run.lock).holder() is None:
             with contextlib.suppress(OSError):  # the disk may be what ended it
@@ -105,30 +119,49 @@ class Foreground:
         self.interrupts += 1
         if self.interrupts == 1:
             write_cancel(self.run, self.attempt.id)
-            self.follower.note("stopping after a checkpoint; Ctrl-C again stops at once and loses the steps since the last one")
+            self.follower.note(
+                "stopping after a checkpoint; Ctrl-C again stops at once and loses the steps since"
+                " the last one"
+            )
             self.process.terminate()
         else:
             self.process.kill()  # what it started dies with it
 
 
 def write_cancel(run: RunDir, attempt_id: str | None) -> None:
-    """Lets the trainer and launch.node know that a person wants no more of this run; the next submit removes it."""
+    """Lets the trainer and launch.node know that a person wants no more of this run; the next
+    submit removes it.
+    """
     write_json(run.cancel, {"time": time.time(), "attempt": attempt_id})
 
 
 def cancel(pid: int, *, now: bool = False) -> None:
-    """Tells the process that runs an attempt on this machine to stop after a checkpoint; now: ends it, and all that it started."""
+    """Tells the process that runs an attempt on this machine to stop after a checkpoint; now: ends
+    it, and all that it started.
+    """
     os.kill(pid, signal.SIGKILL if now else signal.SIGTERM)
 
 
 def image_id(client: str, image: str) -> str | None:
-    """The engine's digest of the image, None where it has none. Raises StartError where there is no client or no engine."""
+    """The engine's digest of the image, None where it has none.
+
+    Raises StartError where there is no client or no engine.
+    """
     try:
-        found = subprocess.run([client, "image", "inspect", "--format={{.Id}}", image], capture_output=True, text=True, check=False)
+        found = subprocess.run(
+            [client, "image", "inspect", "--format={{.Id}}", image],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
     except FileNotFoundError:
-        raise StartError(f"there is no '{client}' command here: install docker, or use --backend local") from None
+        raise StartError(
+            f"there is no '{client}' command here: install docker, or use --backend local"
+        ) from None
     if found.returncode and "no such image" not in found.stderr.lower():
-        raise StartError(f"`{client} image inspect {image}` failed ({found.returncode}): {found.stderr.strip()}")
+        raise StartError(
+            f"`{client} image inspect {image}` failed ({found.returncode}): {found.stderr.strip()}"
+        )
     return found.stdout.strip() if found.returncode == 0 else None
 
 
@@ -137,7 +170,10 @@ def python_has(python: str, module: str) -> bool:
     if python == sys.executable:
         spec = importlib.util.find_spec(module)
         return spec is not None and spec.origin is not None  # a mere folder of that name is none
-    code = f"import importlib.util as i, sys; sys.exit(getattr(i.find_spec({module!r}), 'origin', None) is None)"
+    code = (
+        f"import importlib.util as i, sys; sys.exit(getattr(i.find_spec({module!r}), 'origin',"
+        " None) is None)"
+    )
     if not Path(python).exists():
         return False
     return subprocess.run([python, "-P", "-c", code], check=False).returncode == 0

@@ -1,4 +1,6 @@
-"""What a run measured, and of what it was: its figures, epochs, hardware, data, from the files in its directory. No torch."""
+"""What a run measured, and of what it was: its figures, epochs, hardware, data, from the files in
+its directory. No torch.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +22,9 @@ from trainer.config.run import RunConfig, TrainConfig, canonical
 class Run:
     """A run, as far as it matters which one it is.
 
-    unverified: how many files of its data differ from the published checksums; None: it was allowed to take such, and its record is
-    of a time that did not count them. unread: by run_id, why runs are left out; all runs have one.
+    unverified: how many files of its data differ from the published checksums; None: it was allowed
+    to take such, and its record is of a time that did not count them. unread: by run_id, why runs
+    are left out; all runs have one.
     """
 
     run: RunDir
@@ -39,7 +42,10 @@ class Run:
 
     @property
     def rows(self) -> list[dict[str, Any]]:
-        """metrics.jsonl, which is not kept: there are thousands of runs. Ask all of one run before the next."""
+        """metrics.jsonl, which is not kept: there are thousands of runs.
+
+        Ask all of one run before the next.
+        """
         return _rows(self.run.metrics)
 
     @cached_property
@@ -67,9 +73,11 @@ def _rows(metrics: Path) -> list[dict[str, Any]]:
 
 
 def read_runs(runs: Path) -> tuple[dict[str, list[Run]], dict[str, str]]:
-    """The runs by `key`, the oldest first; and, by run_id, why the others are left out, which grows as runs are looked at.
+    """The runs by `key`, the oldest first; and, by run_id, why the others are left out, which grows
+    as runs are looked at.
 
-    An older run that was allowed unverified data had the published ones where another run proves it: with the same bytes, verified.
+    An older run that was allowed unverified data had the published ones where another run proves
+    it: with the same bytes, verified.
     """
     read, unread = [], dict[str, str]()
     for run in rundir.all_runs(runs):
@@ -86,12 +94,16 @@ def read_runs(runs: Path) -> tuple[dict[str, list[Run]], dict[str, str]]:
     proven = {sha256 for *_, count, sha256 in read if count == 0}
     found: dict[str, list[Run]] = {}
     for run, config, count, sha256 in read:
-        found.setdefault(key(config.train), []).append(Run(run, config, 0 if count is None and sha256 in proven else count, unread))
+        found.setdefault(key(config.train), []).append(
+            Run(run, config, 0 if count is None and sha256 in proven else count, unread)
+        )
     return found, unread
 
 
 def unverified(config: RunConfig, data: dict[str, Any]) -> int | None:
-    """How many files of its data differ from the published checksums; None: not known. data: the run's data.json."""
+    """How many files of its data differ from the published checksums; None: not known. data: the
+    run's data.json.
+    """
     if not config.execution.allow_unverified_data:
         return 0
     return len(data["unverified"]) if "unverified" in data else None
@@ -100,7 +112,8 @@ def unverified(config: RunConfig, data: dict[str, Any]) -> int | None:
 def key(train: TrainConfig) -> str:
     """Equal for runs that differ in the seed and in how long they train alone."""
     kept = {k: v for k, v in canonical(train).items() if k not in ("seed", "epochs", "max_steps")}
-    if "run" in kept.get("weights", {}):  # a run has the run_id of what it began with, where its job may have that one's job
+    # a run has the run_id of what it began with, where its job may have that one's job
+    if "run" in kept.get("weights", {}):
         kept["weights"] = {**kept["weights"], "run": rundir.job_of(kept["weights"]["run"])}
     return json.dumps(kept, sort_keys=True)
 
@@ -131,10 +144,17 @@ def epochs(run: Run) -> str:
 
 
 def hardware(run: Run) -> str:
-    """8 x NVIDIA H100 80GB HBM3; 2 threads of AMD EPYC, of two ranks 2 x 1 thread. By the newest attempt, which may have had fewer
-    ranks than the job asks for. Older attempts tell no name: 8 GPUs, 2 threads."""
+    """8 x NVIDIA H100 80GB HBM3; 2 threads of AMD EPYC, of two ranks 2 x 1 thread.
+
+    By the newest attempt, which may have had fewer ranks than the job asks for. Older attempts tell
+    no name: 8 GPUs, 2 threads.
+    """
     how, attempts = run.config.execution, run.run.all_attempts()
-    record, told = ((read_json(path) or {}) for path in (attempts[-1].record, attempts[-1].hardware)) if attempts else ({}, {})
+    record, told = (
+        ((read_json(path) or {}) for path in (attempts[-1].record, attempts[-1].hardware))
+        if attempts
+        else ({}, {})
+    )
     ranks, name = record.get("world_size") or how.ranks, told.get("name")
     if how.device == "cuda":
         return f"{ranks} x {name}" if name else plural(ranks, "GPU")
@@ -143,14 +163,25 @@ def hardware(run: Run) -> str:
 
 
 def measure(run: Run, name: str, epoch: int | None, of_class: str | None = None) -> float | None:
-    """A figure of a run after that epoch, or after its last one; None where it was not measured then."""
+    """A figure of a run after that epoch, or after its last one; None where it was not measured
+    then.
+    """
     if name == "class_accuracy":
         return _class_accuracy(run, of_class)
     if name in ("loss_book", "loss_book_running"):
         return _loss_book(run, epoch, running=name == "loss_book_running")
     if name == "highest_test_accuracy":
-        return max((a for row in run.evaluations("test") if (a := finite(row.get("accuracy"))) is not None), default=None)
-    split, _, what = name.partition("_") if name.startswith(("train_", "test_")) else ("test", "", name)
+        return max(
+            (
+                a
+                for row in run.evaluations("test")
+                if (a := finite(row.get("accuracy"))) is not None
+            ),
+            default=None,
+        )
+    split, _, what = (
+        name.partition("_") if name.startswith(("train_", "test_")) else ("test", "", name)
+    )
     what = {"pixel_accuracy": "accuracy", "error": "accuracy"}.get(what, what)
     if split == "train" and run.config.train.data.task != "regression":
         value = _epoch_mean(run, what, epoch)
@@ -163,7 +194,8 @@ def measure(run: Run, name: str, epoch: int | None, of_class: str | None = None)
 def _epoch_mean(run: Run, what: str, epoch: int | None) -> float | None:
     """The mean over the samples of an epoch, or of the last one."""
     found = [(finite(row.get(what)), row["samples"]) for row in _train_rows(run, epoch)]
-    if not found or any(value is None for value, _ in found):  # a mean of what is finite would be of a part of the epoch
+    # a mean of what is finite would be of a part of the epoch
+    if not found or any(value is None for value, _ in found):
         return None
     total = sum(value * samples for value, samples in found if value is not None)
     return float(total / sum(samples for _, samples in found))
@@ -176,10 +208,12 @@ def _train_rows(run: Run, epoch: int | None) -> list[dict[str, Any]]:
 
 
 def _loss_book(run: Run, epoch: int | None, *, running: bool) -> float | None:
-    """The loss column of Dive into Deep Learning's PyTorch edition (train_ch3 and train_ch5 as their output was printed; train of
-    chapter 9): the sum of an epoch's batch means, divided by its samples; or, running, by all batches since the first epoch.
+    """The loss column of Dive into Deep Learning's PyTorch edition (train_ch3 and train_ch5 as
+    their output was printed; train of chapter 9): the sum of an epoch's batch means, divided by its
+    samples; or, running, by all batches since the first epoch.
 
-    The mean over samples stands for that over batches: a last batch of fewer samples makes less than the printed digits.
+    The mean over samples stands for that over batches: a last batch of fewer samples makes less
+    than the printed digits.
     """
     mean_loss, rows = _epoch_mean(run, "loss", epoch), _train_rows(run, epoch)
     if mean_loss is None:
@@ -187,14 +221,16 @@ def _loss_book(run: Run, epoch: int | None, *, running: bool) -> float | None:
     now = int(rows[-1]["epoch"])
     if running:
         return mean_loss / now
-    before = _train_rows(run, now - 1) if now > 1 else []  # it has the step at which this epoch began
+    # it has the step at which this epoch began
+    before = _train_rows(run, now - 1) if now > 1 else []
     batches = int(rows[-1]["global_step"]) - (int(before[-1]["global_step"]) if before else 0)
     return mean_loss * batches / sum(float(row["samples"]) for row in rows)
 
 
 def _class_accuracy(run: Run, of_class: str | None) -> float | None:
     found = read_json(run.run.evaluation("test")) or {}
-    if of_class not in found.get("classes", []) or found["correct"] is None:  # null: its outputs were not finite
+    # null: its outputs were not finite
+    if of_class not in found.get("classes", []) or found["correct"] is None:
         return None
     i = found["classes"].index(of_class)
     return found["correct"][i] / found["samples"][i] if found["samples"][i] else None

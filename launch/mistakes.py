@@ -1,4 +1,6 @@
-"""What a person reads who wrote something wrong: pydantic's errors with their places in the file and what to try."""
+"""What a person reads who wrote something wrong: pydantic's errors with their places in the file
+and what to try.
+"""
 
 from __future__ import annotations
 
@@ -16,47 +18,96 @@ LONGEST = 200  # characters of a value that are shown
 
 # Words that people bring from other tools, and ours.
 SYNONYMS = {
-    "learning_rate": "lr", "wd": "weight_decay", "l2": "weight_decay",
-    "batch_size": "global_batch_size", "bs": "global_batch_size",
-    "num_epochs": "epochs", "max_epochs": "epochs", "gpus": "gpus_per_node", "num_gpus": "gpus_per_node", "num_nodes": "nodes",
-    "cpus": "cpus_per_task", "num_cpus": "cpus_per_task", "memory_gb": "mem_gb", "memory": "mem_gb", "mem": "mem_gb",
-    "time": "timeout_min", "time_min": "timeout_min", "walltime": "timeout_min",
-    "nproc": "nproc_per_node", "ranks": "nproc_per_node",
-    "tasks_per_node": "nproc_per_node", "optim": "optimizer", "scheduler": "schedule", "dataset": "data", "network": "model",
-    "threads": "threads_per_rank", "wandb": "tracking", "docker": "container", "dtype": "precision", "warmup": "warmup_epochs",
-    "patience": "patience_evaluations", "ema": "ema_decay", "num_workers": "workers",
-    "amp": "precision", "val": "validation", "val_fraction": "validation", "val_folder": "validation_folder",
-    "min": "low", "max": "high", "pruner": "halving",
-}  # fmt: skip
+    "learning_rate": "lr",
+    "wd": "weight_decay",
+    "l2": "weight_decay",
+    "batch_size": "global_batch_size",
+    "bs": "global_batch_size",
+    "num_epochs": "epochs",
+    "max_epochs": "epochs",
+    "gpus": "gpus_per_node",
+    "num_gpus": "gpus_per_node",
+    "num_nodes": "nodes",
+    "cpus": "cpus_per_task",
+    "num_cpus": "cpus_per_task",
+    "memory_gb": "mem_gb",
+    "memory": "mem_gb",
+    "mem": "mem_gb",
+    "time": "timeout_min",
+    "time_min": "timeout_min",
+    "walltime": "timeout_min",
+    "nproc": "nproc_per_node",
+    "ranks": "nproc_per_node",
+    "tasks_per_node": "nproc_per_node",
+    "optim": "optimizer",
+    "scheduler": "schedule",
+    "dataset": "data",
+    "network": "model",
+    "threads": "threads_per_rank",
+    "wandb": "tracking",
+    "docker": "container",
+    "dtype": "precision",
+    "warmup": "warmup_epochs",
+    "patience": "patience_evaluations",
+    "ema": "ema_decay",
+    "num_workers": "workers",
+    "amp": "precision",
+    "val": "validation",
+    "val_fraction": "validation",
+    "val_folder": "validation_folder",
+    "min": "low",
+    "max": "high",
+    "pruner": "halving",
+}
 OTHER_VALUES = {
-    "float16": "fp16", "half": "fp16", "bfloat16": "bf16", "float32": "fp32", "single": "fp32", "fp64": "fp32", "float64": "fp32",
+    "float16": "fp16",
+    "half": "fp16",
+    "bfloat16": "bf16",
+    "float32": "fp32",
+    "single": "fp32",
+    "fp64": "fp32",
+    "float64": "fp32",
     "cifar": "cifar10",
-    "fashionmnist": "fashion_mnist", "onecycle": "one_cycle", "multi_step": "multistep", "none": "constant",
-}  # fmt: skip
+    "fashionmnist": "fashion_mnist",
+    "onecycle": "one_cycle",
+    "multi_step": "multistep",
+    "none": "constant",
+}
 
 
-def validate(model: type[M], tree: Tree, also_known: tuple[str, ...] = ()) -> tuple[M | None, list[Problem]]:
-    """The model made from the tree, and what is wrong with the tree. also_known: keys at the top that are taken out before."""
+def validate(
+    model: type[M], tree: Tree, also_known: tuple[str, ...] = ()
+) -> tuple[M | None, list[Problem]]:
+    """The model made from the tree, and what is wrong with the tree. also_known: keys at the top
+    that are taken out before.
+    """
     try:
         return model.model_validate(tree.value), []
     except ValidationError as error:
         found = error.errors()
         problems = [_problem(model, tree, dict(e), also_known) for e in found[:MAX_SHOWN]]
-        problems += [Problem(tree.place(e["loc"]), e["loc"], e["msg"]) for e in found[MAX_SHOWN:]]  # which are counted alone
+        # which are counted alone
+        problems += [Problem(tree.place(e["loc"]), e["loc"], e["msg"]) for e in found[MAX_SHOWN:]]
     misspelt = {(*p.path[:-1], m[1]) for p in problems if (m := _SUGGESTED.match(p.message))}
     # a required key that was misspelt is one mistake, not two
-    return None, [p for p in problems if not (p.message.startswith("is missing") and p.path in misspelt)]
+    return None, [
+        p for p in problems if not (p.message.startswith("is missing") and p.path in misspelt)
+    ]
 
 
 _SUGGESTED = re.compile(r"unknown key; did you mean '(\w+)'\?")
 
 
-def _problem(model: type[BaseModel], tree: Tree, error: dict[str, Any], also_known: tuple[str, ...]) -> Problem:
+def _problem(
+    model: type[BaseModel], tree: Tree, error: dict[str, Any], also_known: tuple[str, ...]
+) -> Problem:
     kind, context = error["type"], error.get("ctx", {})
     path, parent = _walk(model, tree.value, error["loc"])
     found = f"found {show(error['input'])}; "
     if kind == "extra_forbidden":
-        return Problem(tree.place(path, of_key=True), path, _unknown_key(path, parent, model, also_known))
+        return Problem(
+            tree.place(path, of_key=True), path, _unknown_key(path, parent, model, also_known)
+        )
     if kind == "missing":
         wanted = _describe(parent.model_fields[str(path[-1])]) if parent else ""
         return Problem(tree.place(path[:-1], of_key=True), path, f"is missing{wanted}")
@@ -66,14 +117,25 @@ def _problem(model: type[BaseModel], tree: Tree, error: dict[str, Any], also_kno
         tags = re.findall(r"'([^']+)'", str(context.get("expected_tags", ""))) or _tags(model, path)
         path = (*path, "name")
         if kind == "union_tag_not_found":
-            return Problem(tree.place(path[:-1], of_key=True), path, f"is missing; one of: {', '.join(tags)}")
+            return Problem(
+                tree.place(path[:-1], of_key=True), path, f"is missing; one of: {', '.join(tags)}"
+            )
         tag = str(context["tag"])
-        return Problem(tree.place(path), path, f"found {show(tag)}; expected one of: {', '.join(tags)}{_near(tag, tags)}")
+        return Problem(
+            tree.place(path),
+            path,
+            f"found {show(tag)}; expected one of: {', '.join(tags)}{_near(tag, tags)}",
+        )
     if kind == "literal_error":
         expected = re.findall(r"'([^']+)'", context["expected"])
         near = _near(str(error["input"]), expected)
-        return Problem(tree.place(path), path, f"{found}expected {'one of: ' if len(expected) > 1 else ''}"
-                       + (", ".join(expected) or context["expected"]) + near)
+        return Problem(
+            tree.place(path),
+            path,
+            f"{found}expected {'one of: ' if len(expected) > 1 else ''}"
+            + (", ".join(expected) or context["expected"])
+            + near,
+        )
     if kind == "value_error":
         return Problem(tree.place(path, of_key=True), path, str(context["error"]))
     if kind in ("too_short", "too_long"):
@@ -89,19 +151,29 @@ def _problem(model: type[BaseModel], tree: Tree, error: dict[str, Any], also_kno
 
 
 _EXPECTED = {
-    "int_type": "expected a whole number", "int_from_float": "expected a whole number", "float_type": "expected a number",
-    "bool_type": "expected true or false", "string_type": "expected a text (quote it if it is one)",
-    "list_type": "expected a list, as in [1, 2]", "dict_type": "expected a mapping", "model_type": "expected a mapping of settings",
-    "model_attributes_type": "expected a mapping of settings", "greater_than": "expected more than {gt:g}",
-    "greater_than_equal": "expected {ge:g} or more", "less_than": "expected less than {lt:g}",
-    "less_than_equal": "expected {le:g} or less", "finite_number": "expected a finite number",
+    "int_type": "expected a whole number",
+    "int_from_float": "expected a whole number",
+    "float_type": "expected a number",
+    "bool_type": "expected true or false",
+    "string_type": "expected a text (quote it if it is one)",
+    "list_type": "expected a list, as in [1, 2]",
+    "dict_type": "expected a mapping",
+    "model_type": "expected a mapping of settings",
+    "model_attributes_type": "expected a mapping of settings",
+    "greater_than": "expected more than {gt:g}",
+    "greater_than_equal": "expected {ge:g} or more",
+    "less_than": "expected less than {lt:g}",
+    "less_than_equal": "expected {le:g} or less",
+    "finite_number": "expected a finite number",
     "too_short": "found {actual_length} item(s); expected at least {min_length}",
     "too_long": "found {actual_length} item(s); expected at most {max_length}",
     "string_too_short": "expected a text that is not empty",
-}  # fmt: skip
+}
 
 
-def _walk(model: type[BaseModel], value: Any, loc: tuple[str | int, ...]) -> tuple[Path_, type[BaseModel] | None]:
+def _walk(
+    model: type[BaseModel], value: Any, loc: tuple[str | int, ...]
+) -> tuple[Path_, type[BaseModel] | None]:
     """pydantic's location without the tags of unions, and the model that holds its last key."""
     path: list[str | int] = []
     current: Any = model
@@ -116,7 +188,11 @@ def _walk(model: type[BaseModel], value: Any, loc: tuple[str | int, ...]) -> tup
         holder = single
         if single is not None and step in single.model_fields:
             current = single.model_fields[str(step)]
-            current = Annotated[current.annotation, *current.metadata] if current.metadata else current.annotation
+            current = (
+                Annotated[current.annotation, *current.metadata]
+                if current.metadata
+                else current.annotation
+            )
         else:
             current = _inside(current, step)
     return tuple(path), holder
@@ -127,7 +203,9 @@ def _inside(annotation: Any, step: str | int) -> Any:
     if get_origin(annotation) is Annotated:
         return _inside(get_args(annotation)[0], step)
     if get_origin(annotation) in (Union, types.UnionType):
-        return next((found for a in get_args(annotation) if (found := _inside(a, step)) is not None), None)
+        return next(
+            (found for a in get_args(annotation) if (found := _inside(a, step)) is not None), None
+        )
     kind = list if isinstance(step, int) else dict
     return get_args(annotation)[-1] if get_origin(annotation) is kind else None
 
@@ -143,11 +221,17 @@ def _models(annotation: Any) -> list[type[BaseModel]]:
 
 
 def _tag(model: type[BaseModel]) -> str | None:
-    """What tells a model apart from the others of its union: its name, or the family of names that it stands for."""
+    """What tells a model apart from the others of its union: its name, or the family of names that
+    it stands for.
+    """
     name = model.model_fields.get("name")
     if family := getattr(model, "FAMILY", None):
         return str(family)
-    return str(get_args(name.annotation)[0]) if name and get_origin(name.annotation) is Literal else None
+    return (
+        str(get_args(name.annotation)[0])
+        if name and get_origin(name.annotation) is Literal
+        else None
+    )
 
 
 def _tags(model: type[BaseModel], path: Path_) -> list[str]:
@@ -158,9 +242,12 @@ def _tags(model: type[BaseModel], path: Path_) -> list[str]:
     return [tag for m in _models(current) if (tag := _tag(m))]
 
 
-def _unknown_key(path: Path_, parent: type[BaseModel] | None, root: type[BaseModel], also_known: tuple[str, ...]) -> str:
+def _unknown_key(
+    path: Path_, parent: type[BaseModel] | None, root: type[BaseModel], also_known: tuple[str, ...]
+) -> str:
     key = str(path[-1])
-    known = sorted(parent.model_fields, key=lambda name: name != "name") if parent else []  # `name` chooses: it stands first
+    # `name` chooses: it stands first
+    known = sorted(parent.model_fields, key=lambda name: name != "name") if parent else []
     if parent is root:
         known += also_known
     near = SYNONYMS.get(key)
@@ -176,7 +263,9 @@ def _unknown_key(path: Path_, parent: type[BaseModel] | None, root: type[BaseMod
 
 
 def _elsewhere(key: str, path: str, root: type[BaseModel]) -> str:
-    """Where just this key does exist: in another part of the spec, or in the same place under another `name`."""
+    """Where just this key does exist: in another part of the spec, or in the same place under
+    another `name`.
+    """
 
     def search(annotation: Any, path: str) -> list[tuple[str, str | None]]:
         found = []
@@ -197,7 +286,10 @@ def _elsewhere(key: str, path: str, root: type[BaseModel]) -> str:
 
 def _near(word: str, known: list[str]) -> str:
     lower = OTHER_VALUES.get(word.lower(), word.lower())
-    close = difflib.get_close_matches(lower, known, 1) or sorted((k for k in known if k in lower or lower in k), key=len)[-1:]
+    close = (
+        difflib.get_close_matches(lower, known, 1)
+        or sorted((k for k in known if k in lower or lower in k), key=len)[-1:]
+    )
     return f"; did you mean '{close[0]}'?" if close else ""
 
 
@@ -205,7 +297,11 @@ def _describe(field: Any) -> str:
     models = _models(field.annotation)
     if models:
         tags = [tag for m in models if (tag := _tag(m))]
-        return f"; expected a mapping with name: {' or '.join(tags)}" if tags else "; expected a mapping"
+        return (
+            f"; expected a mapping with name: {' or '.join(tags)}"
+            if tags
+            else "; expected a mapping"
+        )
     if get_origin(field.annotation) is Literal:
         return f"; one of: {', '.join(map(str, get_args(field.annotation)))}"
     return f"; {field.description}" if field.description else ""
@@ -222,5 +318,9 @@ def show(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
-        return f"{value!r}" if len(value) <= LONGEST else f"{value[:LONGEST]!r} and {len(value) - LONGEST:,} characters more"
+        return (
+            f"{value!r}"
+            if len(value) <= LONGEST
+            else f"{value[:LONGEST]!r} and {len(value) - LONGEST:,} characters more"
+        )
     return str(value)

@@ -1,4 +1,6 @@
-"""The run that another one waits for: named by `after`, or by `train.weights.run`, whose weights it begins with."""
+"""The run that another one waits for: named by `after`, or by `train.weights.run`, whose weights it
+begins with.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,9 @@ from trainer.config.layout import RunDir
 
 
 def waits_for(job: Job, of: JobSpec) -> Job | None:
-    """The job beside `job` that must be completed first, None where there is none, or where weights come from a run by its id."""
+    """The job beside `job` that must be completed first, None where there is none, or where weights
+    come from a run by its id.
+    """
     name = of.after or (of.train.weights.run if of.train.weights else None)
     if name is None:
         return None
@@ -27,13 +31,17 @@ def existing(job: Job, of: JobSpec, runs: Path) -> RunDir | None:
         return None
     run = RunDir(runs / name)
     if not run.config.exists():
-        message = f"there is no {spec.beside(job.path, name).name} beside this job, and no run '{name}' in {runs}"
+        message = (
+            f"there is no {spec.beside(job.path, name).name} beside this job, and no run '{name}'"
+            f" in {runs}"
+        )
         raise _wrong(job, message)
     return run
 
 
 def with_run_id(job: Job, of: JobSpec, before: RunDir | None) -> JobSpec:
-    """The spec with the run_id of the run whose weights it begins with, so that its own digest tells them.
+    """The spec with the run_id of the run whose weights it begins with, so that its own digest
+    tells them.
 
     Raises SpecError where a sweep's points wait for more than one run.
     """
@@ -41,8 +49,14 @@ def with_run_id(job: Job, of: JobSpec, before: RunDir | None) -> JobSpec:
     if weights is None or weights.run is None or before is None:
         return of
     if weights.run not in (before.run_id, job_of(before.run_id)):
-        raise _wrong(job, f"is '{weights.run}', and the job waits for {before.run_id}: all points of a sweep wait for one run")
-    train = of.train.model_copy(update={"weights": weights.model_copy(update={"run": before.run_id})})
+        raise _wrong(
+            job,
+            f"is '{weights.run}', and the job waits for {before.run_id}: all points of a sweep wait"
+            " for one run",
+        )
+    train = of.train.model_copy(
+        update={"weights": weights.model_copy(update={"run": before.run_id})}
+    )
     return of.model_copy(update={"train": train})
 
 

@@ -1,4 +1,6 @@
-"""Which files of a project are its code: what git tracks, and what it neither tracks nor ignores."""
+"""Which files of a project are its code: what git tracks, and what it neither tracks
+nor ignores.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ class NoGit(Exception):
 
 @dataclass
 class Listing:
-    """Relative paths. left_out: what is no file of the project's own, and why. note: what limits the list."""
+    """Relative paths. left_out: what is no file of the project's own, and why. note: what limits
+    the list.
+    """
 
     tracked: set[str] = field(default_factory=set)
     untracked: set[str] = field(default_factory=set)
@@ -41,7 +45,10 @@ class Listing:
 
 
 def find(project: Path) -> Listing:
-    """The files of the project. Raises SnapshotError where untracked ones are too many to be code."""
+    """The files of the project.
+
+    Raises SnapshotError where untracked ones are too many to be code.
+    """
     try:
         listing = _by_git(project)
     except NoGit as error:
@@ -118,15 +125,17 @@ def _refuse_many(project: Path, names: Iterable[str]) -> None:
     count = len(parts)
     while True:
         depth = len(folder) + 1
-        below = Counter(part[:depth] for part in parts if part[:-1][: depth - 1] == folder and len(part) > depth)
+        below = Counter(
+            part[:depth] for part in parts if part[:-1][: depth - 1] == folder and len(part) > depth
+        )
         largest, files = below.most_common(1)[0] if below else (folder, 0)
         if files <= count // 2:
             break
         folder, count = largest, files
     most = f"{count:,} of them in {'/'.join(folder)}/" if folder else "in many folders"
     raise SnapshotError(
-        f"{project} has {len(parts):,} files that git does not track (at most {MAX_UNTRACKED:,} are taken for code), {most}: "
-        "add what is no code to .gitignore"
+        f"{project} has {len(parts):,} files that git does not track (at most {MAX_UNTRACKED:,} are"
+        f" taken for code), {most}: add what is no code to .gitignore"
     )
 
 
@@ -151,7 +160,9 @@ def _git(project: Path, *arguments: str) -> bytes:
     """Raises NoGit."""
     try:
         argv = ["git", "-C", str(project), *arguments]
-        result = subprocess.run(argv, env=site.environment(LC_ALL="C"), capture_output=True, check=False)
+        result = subprocess.run(
+            argv, env=site.environment(LC_ALL="C"), capture_output=True, check=False
+        )
     except FileNotFoundError:
         raise NoGit(f"{project} is read without git, which is not on PATH") from None
     if result.returncode == 0:

@@ -1,5 +1,7 @@
-"""The files of a run as a reader of many runs takes them: what is in them is checked before it is believed, so that one run's bad
-file is one run's. Standard library only, and no pydantic: `status` and `why` ask here."""
+"""The files of a run as a reader of many runs takes them: what is in them is checked before it is
+believed, so that one run's bad file is one run's. Standard library only, and no pydantic: `status`
+and `why` ask here.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +19,21 @@ from trainer.config.layout import RunDir
 from trainer.config.outcome import Outcome, Status
 
 # What code that trusts a file raises where the file is not as it should be.
-OF_BAD_FILES = (ArithmeticError, AttributeError, LookupError, OSError, RecursionError, TypeError, ValueError)
+OF_BAD_FILES = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    OSError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
 
 
 class Unreadable(Failed):
-    """A file of a run is not as its writer leaves it; the message names the file, what was found and what was expected."""
+    """A file of a run is not as its writer leaves it; the message names the file, what was found
+    and what was expected.
+    """
 
     def __init__(self, path: Path | str, why: str) -> None:
         super().__init__(f"{path}: {why}")
@@ -57,52 +69,129 @@ TEXT = Kind("a text", lambda value: isinstance(value, str))
 MAPPING = Kind("a mapping", lambda value: isinstance(value, dict))
 LIST = Kind("a list", lambda value: isinstance(value, list))
 WHOLE = Kind("a whole number", lambda value: _is_whole(value, 2**63))
-COUNT = Kind("a whole number from 0 to a million", lambda value: _is_whole(value, 10**6 + 1) and value >= 0)
-NUMBER = Kind("a number", lambda value: _is_number(value) and not abs(value) > 1e300)  # NaN is one
+COUNT = Kind(
+    "a whole number from 0 to a million", lambda value: _is_whole(value, 10**6 + 1) and value >= 0
+)
+# NaN is one
+NUMBER = Kind("a number", lambda value: _is_number(value) and not abs(value) > 1e300)
 SECONDS = Kind("seconds since 1970", lambda value: _is_number(value) and 0 <= value < 1e11)
 STATUS = Kind(f"one of: {', '.join(get_args(Status))}", lambda value: value in get_args(Status))
 SIGNAL = Kind("a signal's number", lambda value: value in list(signal.Signals))
-RUN_ID = Kind("a run_id", lambda value: isinstance(value, str) and "/" not in value and value not in ("", ".", ".."))
+RUN_ID = Kind(
+    "a run_id",
+    lambda value: isinstance(value, str) and "/" not in value and value not in ("", ".", ".."),
+)
 JOB_ID = Kind("a job's id", lambda value: isinstance(value, str) or _is_whole(value, 2**63))
 
-# By file: the keys that are read, and of what kind their values are. A key with a star has to be there; any other may be missing or
-# null, and keys of another version are left alone.
+# By file: the keys that are read, and of what kind their values are. A key with a star has to be
+# there; any other may be missing or null, and keys of another version are left alone.
 Shape = dict[str, Any]
-LOCK: Shape = {"host*": TEXT, "boot": TEXT, "pid": WHOLE, "start": WHOLE, "pidns": TEXT, "attempt": TEXT}
+LOCK: Shape = {
+    "host*": TEXT,
+    "boot": TEXT,
+    "pid": WHOLE,
+    "start": WHOLE,
+    "pidns": TEXT,
+    "attempt": TEXT,
+}
 OUTCOME: Shape = {
-    "status*": STATUS, "verdict*": TEXT, "attempt*": TEXT, "written_by*": TEXT, "global_step": WHOLE, "rank": WHOLE, "cause": TEXT,
-    "hint": TEXT, "test_accuracy": NUMBER, "weights_sha256": TEXT, "extra": MAPPING,
-}  # fmt: skip
+    "status*": STATUS,
+    "verdict*": TEXT,
+    "attempt*": TEXT,
+    "written_by*": TEXT,
+    "global_step": WHOLE,
+    "rank": WHOLE,
+    "cause": TEXT,
+    "hint": TEXT,
+    "test_accuracy": NUMBER,
+    "weights_sha256": TEXT,
+    "extra": MAPPING,
+}
 ATTEMPT: Shape = {
-    "started": SECONDS, "ended": SECONDS, "host": TEXT, "nodes": COUNT, "world_size": COUNT, "deadline": SECONDS,
-    "backend": TEXT, "argv": [TEXT],
-}  # fmt: skip
+    "started": SECONDS,
+    "ended": SECONDS,
+    "host": TEXT,
+    "nodes": COUNT,
+    "world_size": COUNT,
+    "deadline": SECONDS,
+    "backend": TEXT,
+    "argv": [TEXT],
+}
 HARDWARE: Shape = {"device": TEXT, "name": TEXT}
 NODE: Shape = {"exit_status": WHOLE, "signal": SIGNAL, "oom_kills": WHOLE}
 EVIDENCE: Shape = {
-    "rank*": COUNT, "time*": SECONDS, "type*": TEXT, "message*": TEXT, "kinds": [TEXT], "host": TEXT, "step": WHOLE, "phase": TEXT,
-    "where": TEXT, "since": SECONDS,
-}  # fmt: skip
-HEARTBEAT: Shape = {"time*": SECONDS, "since*": SECONDS, "step": WHOLE, "host": TEXT, "phase": TEXT, "where": TEXT}
+    "rank*": COUNT,
+    "time*": SECONDS,
+    "type*": TEXT,
+    "message*": TEXT,
+    "kinds": [TEXT],
+    "host": TEXT,
+    "step": WHOLE,
+    "phase": TEXT,
+    "where": TEXT,
+    "since": SECONDS,
+}
+HEARTBEAT: Shape = {
+    "time*": SECONDS,
+    "since*": SECONDS,
+    "step": WHOLE,
+    "host": TEXT,
+    "phase": TEXT,
+    "where": TEXT,
+}
 SLURM_JOB: Shape = {"job_id*": JOB_ID, "logs": TEXT, "follows": [JOB_ID]}
 CONFIG: Shape = {
-    "job": TEXT, "run_id": TEXT, "sweep": TEXT, "trial": MAPPING, "execution": {"hang_limit_s": NUMBER},
-    "train": {"epochs": WHOLE, "max_steps": WHOLE, "global_batch_size": WHOLE, "data": {"name": TEXT, "validation": NUMBER}},
-}  # fmt: skip
+    "job": TEXT,
+    "run_id": TEXT,
+    "sweep": TEXT,
+    "trial": MAPPING,
+    "execution": {"hang_limit_s": NUMBER},
+    "train": {
+        "epochs": WHOLE,
+        "max_steps": WHOLE,
+        "global_batch_size": WHOLE,
+        "data": {"name": TEXT, "validation": NUMBER},
+    },
+}
 PLAN: Shape = {"after": TEXT, "python": TEXT, "nodes": COUNT, "argv": [TEXT]}
-DATA: Shape = {"path": TEXT, "sha256": TEXT, "samples": MAPPING, "unverified": LIST, "skipped": LIST}
+DATA: Shape = {
+    "path": TEXT,
+    "sha256": TEXT,
+    "samples": MAPPING,
+    "unverified": LIST,
+    "skipped": LIST,
+}
 EVALUATION: Shape = {"classes": [TEXT], "samples": [WHOLE], "correct": [WHOLE]}
-METRICS: Shape = {"kind": TEXT, "split": TEXT, "global_step": WHOLE, "epoch": NUMBER, "loss": NUMBER, "accuracy": NUMBER}
+METRICS: Shape = {
+    "kind": TEXT,
+    "split": TEXT,
+    "global_step": WHOLE,
+    "epoch": NUMBER,
+    "loss": NUMBER,
+    "accuracy": NUMBER,
+}
 TIMING: Shape = {
-    "attempt": TEXT, "global_step": WHOLE, "total_steps": WHOLE, "step_time_s": NUMBER, "images_per_s": NUMBER, "elapsed_s": NUMBER,
-}  # fmt: skip
+    "attempt": TEXT,
+    "global_step": WHOLE,
+    "total_steps": WHOLE,
+    "step_time_s": NUMBER,
+    "images_per_s": NUMBER,
+    "elapsed_s": NUMBER,
+}
 # Likewise of a sweep.
 LISTING: Shape = {"job_id": JOB_ID, "runs*": [TEXT], "script": TEXT, "code": MAPPING, "data": LIST}
 TRIALS: Shape = {"job_id": JOB_ID, "tasks*": COUNT}
 INTENT: Shape = {"token*": TEXT, "listing": TEXT}
 CANCEL: Shape = {"time*": SECONDS}
 POINT: Shape = {"axes*": MAPPING, "run_id*": RUN_ID, "error": TEXT, "study": TEXT, "trial": COUNT}
-SUBMIT: Shape = {"started*": SECONDS, "ended": SECONDS, "backend": TEXT, "settings": [TEXT], "points*": [POINT], "pid": WHOLE}
+SUBMIT: Shape = {
+    "started*": SECONDS,
+    "ended": SECONDS,
+    "backend": TEXT,
+    "settings": [TEXT],
+    "points*": [POINT],
+    "pid": WHOLE,
+}
 SWEEP: Shape = {"job": TEXT, "submits*": [SUBMIT]}
 
 
@@ -116,7 +205,9 @@ def read(path: Path | str, shape: Shape) -> dict[str, Any] | None:
             text = file.read()
     except (FileNotFoundError, NotADirectoryError):
         if os.path.islink(path):
-            raise Unreadable(path, f"is a link to {os.readlink(path)}, which is not there") from None
+            raise Unreadable(
+                path, f"is a link to {os.readlink(path)}, which is not there"
+            ) from None
         return None
     except OSError as error:
         raise Unreadable(path, str(error.strerror)) from None
@@ -134,7 +225,11 @@ def mistake(value: Any, shape: Any) -> str | None:
     if isinstance(shape, Kind):
         return None if shape.holds(value) else f"found {shown(value)}; expected {shape.words}"
     if isinstance(shape, list):
-        inside = (mistake(item, shape[0]) for item in value) if isinstance(value, list) else (mistake(value, LIST),)
+        inside = (
+            (mistake(item, shape[0]) for item in value)
+            if isinstance(value, list)
+            else (mistake(value, LIST),)
+        )
         return next(filter(None, inside), None)
     if not isinstance(value, dict):
         return mistake(value, MAPPING)
@@ -144,7 +239,8 @@ def mistake(value: Any, shape: Any) -> str | None:
         item = value.get(key)
         if item is None and not has_to_be:
             continue
-        if isinstance(kind, Kind) and kind.holds(item):  # most, of the thousands of files that `status` reads
+        # most, of the thousands of files that `status` reads
+        if isinstance(kind, Kind) and kind.holds(item):
             continue
         if key not in value:
             return f"has no '{key}'"
@@ -167,9 +263,11 @@ def shown(value: Any) -> str:
 
 
 def rows(path: Path, shape: Shape, last_bytes: int | None = None) -> list[dict[str, Any]]:
-    """The rows of a .jsonl file, as `layout.read_jsonl` reads them. last_bytes: those within so many bytes from the end.
+    """The rows of a .jsonl file, as `layout.read_jsonl` reads them. last_bytes: those within so
+    many bytes from the end.
 
-    A line that a killed writer left incomplete is passed over. Raises Unreadable: no row is JSON, or one is of another shape.
+    A line that a killed writer left incomplete is passed over. Raises Unreadable: no row is JSON,
+    or one is of another shape.
     """
     try:
         with open(path, "rb") as file:
@@ -180,7 +278,9 @@ def rows(path: Path, shape: Shape, last_bytes: int | None = None) -> list[dict[s
             lines = file.read().decode(errors="replace").splitlines()
     except (FileNotFoundError, NotADirectoryError):
         if os.path.islink(path):
-            raise Unreadable(path, f"is a link to {os.readlink(path)}, which is not there") from None
+            raise Unreadable(
+                path, f"is a link to {os.readlink(path)}, which is not there"
+            ) from None
         return []
     except OSError as error:
         raise Unreadable(path, str(error.strerror)) from None
@@ -204,7 +304,9 @@ def checked(row: dict[str, Any], shape: Shape, path: Path) -> dict[str, Any]:
 
 
 def is_lock(path: Path) -> bool:
-    """Whether a lock's file is there that somebody may hold. An empty one is what a power cut leaves, and is nobody's.
+    """Whether a lock's file is there that somebody may hold.
+
+    An empty one is what a power cut leaves, and is nobody's.
 
     Raises Unreadable.
     """
@@ -219,11 +321,15 @@ def outcome(path: Path) -> Outcome | None:
     if found is None:
         return None
     known = {field.name for field in fields(Outcome)}
-    return Outcome(**{key: value for key, value in found.items() if key in known and value is not None})
+    return Outcome(
+        **{key: value for key, value in found.items() if key in known and value is not None}
+    )
 
 
 def evidence(path: Path, shape: Shape) -> dict[str, Any] | None:
-    """What a rank or a node left of its end; None where it left nothing, or nothing whole: then the other evidence judges."""
+    """What a rank or a node left of its end; None where it left nothing, or nothing whole: then the
+    other evidence judges.
+    """
     try:
         return read(path, shape)
     except Unreadable:
@@ -232,7 +338,9 @@ def evidence(path: Path, shape: Shape) -> dict[str, Any] | None:
 
 @contextmanager
 def reading(run: RunDir) -> Iterator[None]:
-    """What goes wrong in reading the run's files becomes Unreadable, which names the first bad one."""
+    """What goes wrong in reading the run's files becomes Unreadable, which names the
+    first bad one.
+    """
     try:
         yield
     except Unreadable:
@@ -251,10 +359,18 @@ def check_files(run: RunDir) -> None:
     """Reads every JSON file that the verbs believe. Raises Unreadable for the first bad one."""
     is_lock(run.lock)
     for path, shape in (
-        (run.config, CONFIG), (run.plan, PLAN), (run.data_record, DATA), (run.slurm_job, SLURM_JOB), (run.outcome, OUTCOME),
+        (run.config, CONFIG),
+        (run.plan, PLAN),
+        (run.data_record, DATA),
+        (run.slurm_job, SLURM_JOB),
+        (run.outcome, OUTCOME),
         (run.evaluation("test"), EVALUATION),
-    ):  # fmt: skip
+    ):
         read(path, shape)
     for attempt in run.all_attempts():
-        for path, shape in ((attempt.record, ATTEMPT), (attempt.outcome, OUTCOME), (attempt.hardware, HARDWARE)):
+        for path, shape in (
+            (attempt.record, ATTEMPT),
+            (attempt.outcome, OUTCOME),
+            (attempt.hardware, HARDWARE),
+        ):
             read(path, shape)

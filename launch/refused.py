@@ -11,10 +11,11 @@ from trainer.config.layout import RunDir
 def discard(run: RunDir) -> None:
     """Removes what a first submit wrote that was refused or interrupted, so that it leaves no run.
 
-    Only what submit writes is removed; the lock, which it holds, and a user's own files stay. Nothing is removed where the run
-    may have begun or be in the queue.
+    Only what submit writes is removed; the lock, which it holds, and a user's own files stay.
+    Nothing is removed where the run may have begun or be in the queue.
     """
-    if run.all_attempts() or any(path.suffix == ".json" for path in run.slurm.glob("*")):  # a job's id, or the intent of one
+    # a job's id, or the intent of one
+    if run.all_attempts() or any(path.suffix == ".json" for path in run.slurm.glob("*")):
         return
     written = (run.config, run.job, run.plan, run.code_record, run.data_record, run.code, run.slurm)
     with suppress(OSError):
@@ -29,6 +30,8 @@ def discard(run: RunDir) -> None:
 
 
 def remove_if_empty(run: RunDir) -> None:
-    """Removes the directory of a run of which nothing is left, not even the lock of another submit."""
+    """Removes the directory of a run of which nothing is left, not even the lock of
+    another submit.
+    """
     with suppress(OSError):
         run.path.rmdir()

@@ -1,7 +1,10 @@
-"""Which attempt of a run may start, and which one another follows by itself. Standard library only: nodes read it.
+"""Which attempt of a run may start, and which one another follows by itself.
 
-Each submit of a run has a number, its generation, which stands in plan.json. Its attempts record it, and their outcomes carry it:
-a run that failed for good, and is submitted again, runs; one that Slurm starts again, although it is over, ends at once.
+Standard library only: nodes read it.
+
+Each submit of a run has a number, its generation, which stands in plan.json. Its attempts record
+it, and their outcomes carry it: a run that failed for good, and is submitted again, runs; one that
+Slurm starts again, although it is over, ends at once.
 """
 
 from __future__ import annotations
@@ -15,8 +18,11 @@ from trainer.config.layout import Attempt, RunDir, read_json
 from trainer.config.outcome import EXIT_STOPPED, Outcome, retries
 
 FIRST_GENERATION = 1
-MAX_WITHOUT_STEP = 3  # attempts in a row that time limits, or nobody knows what, ended before a first new step
-MAX_PREEMPTED = 20  # likewise of preemptions that Slurm confirms: the cluster is busy, and nothing is wrong with the job
+# attempts in a row that time limits, or nobody knows what, ended before a first new step
+MAX_WITHOUT_STEP = 3
+# likewise of preemptions that Slurm confirms: the cluster is busy, and nothing is wrong with the
+# job
+MAX_PREEMPTED = 20
 FIRST_DELAY_S = 240  # Slurm itself lets 121 s pass after a requeue
 MAX_DELAY_S = 3600
 
@@ -31,8 +37,9 @@ class Over:
 
 @dataclass(frozen=True)
 class NextStart:
-    """What follows an attempt. outcome: how it ended, in the words of the rule; follows: whether the cluster shall start the run
-    again by itself, and not before `delay_s` from now."""
+    """What follows an attempt. outcome: how it ended, in the words of the rule; follows: whether
+    the cluster shall start the run again by itself, and not before `delay_s` from now.
+    """
 
     outcome: Outcome
     follows: bool
@@ -40,10 +47,11 @@ class NextStart:
 
 
 def next_start(outcome: Outcome, earlier: Sequence[Outcome], slurm: dict[str, Any]) -> NextStart:
-    """What follows an attempt that ended so. earlier: how those before it ended, of the same generation, the oldest first; slurm:
-    the plan's parameters, for what to raise.
+    """What follows an attempt that ended so. earlier: how those before it ended, of the same
+    generation, the oldest first; slurm: the plan's parameters, for what to raise.
 
-    Attempts that stop at a limit, or by preemptions, follow each other for ever, but not where none makes a new step.
+    Attempts that stop at a limit, or by preemptions, follow each other for ever, but not where none
+    makes a new step.
     """
     follows = retries(outcome.budget, [end.budget for end in earlier])
     if not follows or outcome.verdict not in ("preempted", "timeout"):
@@ -62,7 +70,10 @@ def next_start(outcome: Outcome, earlier: Sequence[Outcome], slurm: dict[str, An
     cause = f"preempted by another job, {preempted} times in a row without a new step"
     if preempted >= MAX_PREEMPTED:
         cause += "; it is not started again by itself"
-        hint = "submit it again where, or when, it is preempted less: slurm.partition and slurm.qos in the site file"
+        hint = (
+            "submit it again where, or when, it is preempted less: slurm.partition and slurm.qos in"
+            " the site file"
+        )
         return NextStart(replace(outcome, cause=cause, hint=hint), follows=False)
     delay_s = min(FIRST_DELAY_S * 2 ** (preempted - 2), MAX_DELAY_S)
     cause += f"; it starts again in {delay_s // 60} min at the earliest"
@@ -70,7 +81,9 @@ def next_start(outcome: Outcome, earlier: Sequence[Outcome], slurm: dict[str, An
 
 
 def _in_a_row_without_step(outcome: Outcome, earlier: Sequence[Outcome]) -> list[Outcome]:
-    """The newest ends by a limit or a preemption, as far back as no attempt is known to have made, and kept, a new step."""
+    """The newest ends by a limit or a preemption, as far back as no attempt is known to have made,
+    and kept, a new step.
+    """
     found = []
     for end in (outcome, *reversed(earlier)):
         if end.new_steps != 0:
@@ -81,40 +94,58 @@ def _in_a_row_without_step(outcome: Outcome, earlier: Sequence[Outcome]) -> list
 
 
 def _too_short(outcome: Outcome, times: int, slurm: dict[str, Any]) -> Outcome:
-    cause = f"{times} attempts in a row ended before a first new step, and not by a preemption that Slurm knows of"
+    cause = (
+        f"{times} attempts in a row ended before a first new step, and not by a preemption that"
+        " Slurm knows of"
+    )
     hint = "raise resources.timeout_min"
     if "time" in slurm and "signal_delay_s" in slurm:
-        hint += f", which is {slurm['time']}, or lower slurm.grace_s in the site file: the start alone takes longer than "
+        hint += (
+            f", which is {slurm['time']}, or lower slurm.grace_s in the site file: the start alone"
+            " takes longer than "
+        )
         hint += f"the {60 * slurm['time'] - slurm['signal_delay_s']} s that are left for it"
     last = (outcome.cause or "no cause is known").partition(";")[0]
-    return replace(outcome, status="failed", verdict="timeout", cause=f"{cause}; the last: {last}", hint=hint)
+    return replace(
+        outcome, status="failed", verdict="timeout", cause=f"{cause}; the last: {last}", hint=hint
+    )
 
 
 def next_generation(run: RunDir) -> int:
     """The generation of a submit that begins now: above that of each submit before."""
-    known = [recorded_generation(run.plan), *(recorded_generation(a.record) for a in run.all_attempts())]
+    known = [
+        recorded_generation(run.plan),
+        *(recorded_generation(a.record) for a in run.all_attempts()),
+    ]
     return max((found for found in known if found is not None), default=FIRST_GENERATION - 1) + 1
 
 
 def recorded_generation(path: Path) -> int | None:
-    """The generation in plan.json or attempt.json; None where a version wrote it that counted none."""
+    """The generation in plan.json or attempt.json; None where a version wrote it that
+    counted none.
+    """
     found = read_json(path)
     generation = found.get("generation") if isinstance(found, dict) else None
     return generation if isinstance(generation, int) else None
 
 
 def generation_of(run: RunDir, attempt_id: str) -> int | None:
-    """The submit that an attempt belongs to: that of its Slurm job's first start, else the newest one. None: of a version that
-    counted none."""
+    """The submit that an attempt belongs to: that of its Slurm job's first start, else the newest
+    one. None: of a version that counted none.
+    """
     job, _, restart = attempt_id.rpartition(".")
     restarts = int(restart) if restart.isdigit() else 0
     earlier = (recorded_generation(run.attempt(f"{job}.{n}").record) for n in range(restarts))
     return next((found for found in earlier if found is not None), recorded_generation(run.plan))
 
 
-def ended_attempts(run: RunDir, attempt_id: str, generation: int | None) -> list[tuple[Attempt, Outcome]]:
-    """The other attempts of that generation that left an outcome, the oldest first. Where none was counted: those of the same Slurm
-    job, and of the jobs that it follows."""
+def ended_attempts(
+    run: RunDir, attempt_id: str, generation: int | None
+) -> list[tuple[Attempt, Outcome]]:
+    """The other attempts of that generation that left an outcome, the oldest first.
+
+    Where none was counted: those of the same Slurm job, and of the jobs that it follows.
+    """
     follows = (read_json(run.slurm_job) or {}).get("follows", ())
     jobs = {attempt_id.rpartition(".")[0], *(f"slurm-{job}" for job in follows)}
     found = []
@@ -122,16 +153,23 @@ def ended_attempts(run: RunDir, attempt_id: str, generation: int | None) -> list
         outcome = None if attempt.id == attempt_id else Outcome.read(attempt.outcome)
         if outcome is None:
             continue
-        own = outcome.generation if outcome.generation is not None else recorded_generation(attempt.record)
+        own = (
+            outcome.generation
+            if outcome.generation is not None
+            else recorded_generation(attempt.record)
+        )
         if (attempt.id.rpartition(".")[0] in jobs) if generation is None else own == generation:
             found.append((attempt, outcome))
     return found
 
 
 def already_over(run: RunDir, attempt_id: str, *, first_node: bool) -> Over | None:
-    """The first act of every attempt on every node: whether, and why, it starts nothing. None: it starts.
+    """The first act of every attempt on every node: whether, and why, it starts nothing.
 
-    The other nodes may come when the first one has done its part: what their own attempt left decides nothing.
+    None: it starts.
+
+    The other nodes may come when the first one has done its part: what their own attempt left
+    decides nothing.
     """
     outcome = Outcome.read(run.outcome)
     if outcome and outcome.status == "completed" and (first_node or outcome.attempt != attempt_id):

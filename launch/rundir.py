@@ -23,16 +23,42 @@ if TYPE_CHECKING:
     from trainer.config.run import RunConfig
 
 State = Literal[
-    "new", "queued", "running", "completed", "stopped", "pruned", "failed", "cancelled", "dead", "unknown", "unreadable"
+    "new",
+    "queued",
+    "running",
+    "completed",
+    "stopped",
+    "pruned",
+    "failed",
+    "cancelled",
+    "dead",
+    "unknown",
+    "unreadable",
 ]
 
 
 # by name, for a Path takes as long to make as its file to look for, and there are thousands of runs
 _OF_A_RUN = RunDir(Path())
-CONFIG, PLAN, LOCK, CANCEL, ATTEMPTS, SLURM_JOB = (str(path) for path in (
-    _OF_A_RUN.config, _OF_A_RUN.plan, _OF_A_RUN.lock, _OF_A_RUN.cancel, _OF_A_RUN.attempts, _OF_A_RUN.slurm_job,
-))  # fmt: skip
-IN_THE_QUEUE = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "CONFIGURING", "SUSPENDED", "RUNNING", "COMPLETING")
+CONFIG, PLAN, LOCK, CANCEL, ATTEMPTS, SLURM_JOB = (
+    str(path)
+    for path in (
+        _OF_A_RUN.config,
+        _OF_A_RUN.plan,
+        _OF_A_RUN.lock,
+        _OF_A_RUN.cancel,
+        _OF_A_RUN.attempts,
+        _OF_A_RUN.slurm_job,
+    )
+)
+IN_THE_QUEUE = (
+    "PENDING",
+    "REQUEUED",
+    "REQUEUE_HOLD",
+    "CONFIGURING",
+    "SUSPENDED",
+    "RUNNING",
+    "COMPLETING",
+)
 LAST_BYTES = 2**16  # of metrics.jsonl and timing.jsonl, in which their newest rows are looked for
 
 
@@ -42,8 +68,9 @@ class NoSuchRun(Wrong):
 
 @dataclass(frozen=True)
 class Standing:
-    """Where a run stands. where: the attempt and host that run it, or Slurm's job and its state; of an unreadable one
-    the file that is bad, and why."""
+    """Where a run stands. where: the attempt and host that run it, or Slurm's job and its state; of
+    an unreadable one the file that is bad, and why.
+    """
 
     state: State
     outcome: Outcome | None = None
@@ -51,7 +78,8 @@ class Standing:
     where: str = ""
     holder: dict[str, Any] | None = None
     slurm_job: str | None = None
-    lock_age_s: float | None = None  # by which it runs or is dead, where the lock is another machine's
+    # by which it runs or is dead, where the lock is another machine's
+    lock_age_s: float | None = None
 
     @property
     def is_active(self) -> bool:
@@ -69,12 +97,16 @@ def all_runs(runs: Path) -> list[RunDir]:
 
 
 def _age(entry: os.DirEntry[str]) -> float | None:
-    """When the run of that directory was configured; None: it is no run's. Of one that cannot be opened, when it was changed."""
+    """When the run of that directory was configured; None: it is no run's.
+
+    Of one that cannot be opened, when it was changed.
+    """
     config = f"{entry.path}/{CONFIG}"
     try:
         return os.stat(config).st_mtime
     except (FileNotFoundError, NotADirectoryError):
-        return os.lstat(config).st_mtime if os.path.islink(config) else None  # a link that leads nowhere
+        # a link that leads nowhere
+        return os.lstat(config).st_mtime if os.path.islink(config) else None
     except OSError:
         return entry.stat(follow_symlinks=False).st_mtime
 
@@ -92,12 +124,19 @@ def find(name: str, runs: Path) -> RunDir:
     matching = [r for r in known if r.run_id.startswith(name)]
     if len(matching) == 1:
         return matching[0]
-    ids = ", ".join(r.run_id for r in (matching or known)[-8:]) or "none yet: batchyard submit JOB makes one"
-    raise NoSuchRun(f"{'several runs begin with' if matching else 'no run is called'} '{name}' in {runs}: {ids}")
+    ids = (
+        ", ".join(r.run_id for r in (matching or known)[-8:])
+        or "none yet: batchyard submit JOB makes one"
+    )
+    raise NoSuchRun(
+        f"{'several runs begin with' if matching else 'no run is called'} '{name}' in {runs}: {ids}"
+    )
 
 
 def job_of(run_id: str) -> str:
-    """The name of the job in a run_id, `<job>-<8 hex>[.<number>]`; what is none comes back as it is."""
+    """The name of the job in a run_id, `<job>-<8 hex>[.<number>]`; what is none comes back as it
+    is.
+    """
     return re.sub(r"-[0-9a-f]{8}(\.\d+)?$", "", run_id)
 
 
@@ -122,7 +161,10 @@ def run_for(run_id: str, runs: Path, *, new: bool) -> RunDir:
 
 
 def read_config(run: RunDir) -> RunConfig | None:
-    """The run's config, or None where there is none. Raises Unreadable, also where another version wrote it."""
+    """The run's config, or None where there is none.
+
+    Raises Unreadable, also where another version wrote it.
+    """
     from pydantic import ValidationError
 
     from trainer.config.run import RunConfig
@@ -145,13 +187,15 @@ def standing(
     jobs: dict[str, str] | None = None,
     clock: Clock | None = None,
 ) -> Standing:
-    """Where the run stands. slurm_states: by job id, where Slurm was asked and answered: RUNNING, PENDING (Priority). It alone
-    knows what is still queued. jobs: as `slurm_jobs` tells, where that was asked. clock: for the ages of other machines' locks;
-    this machine's where none is given.
+    """Where the run stands. slurm_states: by job id, where Slurm was asked and answered: RUNNING,
+    PENDING (Priority). It alone knows what is still queued. jobs: as `slurm_jobs` tells, where that
+    was asked. clock: for the ages of other machines' locks; this machine's where none is given.
 
-    Raises Unreadable where one of its files is bad."""
+    Raises Unreadable where one of its files is bad.
+    """
     try:
-        there = os.listdir(run.path)  # most of a thousand runs have hardly begun: what is not there is not asked for
+        # most of a thousand runs have hardly begun: what is not there is not asked for
+        there = os.listdir(run.path)
     except (FileNotFoundError, NotADirectoryError):
         return Standing("new")
     except OSError as error:
@@ -161,7 +205,12 @@ def standing(
     holder = found.holder if found and found.is_alive(clock) else None
     state = _standing(run, there, holder, slurm_states, jobs)
     by_slurm = state.state == "dead" and holder is not None  # the lock's age decided nothing
-    if found and state.state in ("running", "dead") and not by_slurm and not is_of_this_machine(found.holder):
+    if (
+        found
+        and state.state in ("running", "dead")
+        and not by_slurm
+        and not is_of_this_machine(found.holder)
+    ):
         return replace(state, lock_age_s=clock.now() - found.renewed)
     return state
 
@@ -185,23 +234,37 @@ def _standing(
     job = slurm_job(run) if jobs is None else jobs.get(run.run_id)
     if holder and not _job_is_gone(run, holder, job, slurm_states):
         where = f"{holder.get('attempt')} on {holder.get('host')}"
-        return Standing("running", None, run.attempt(str(holder.get("attempt"))), where, holder, job)
+        return Standing(
+            "running", None, run.attempt(str(holder.get("attempt"))), where, holder, job
+        )
     attempts = run.all_attempts() if ATTEMPTS in there else []
     newest = attempts[-1] if attempts else None
     outcome = records.outcome(newest.outcome) if newest else None
-    if newest and outcome is None and (last := records.outcome(run.outcome)) and last.status == "completed":
-        outcome, newest = last, run.attempt(last.attempt)  # an attempt that found the run completed has nothing to tell
-    is_done = outcome is not None and outcome.status == "completed"  # whatever Slurm still has to do for its job
+    if (
+        newest
+        and outcome is None
+        and (last := records.outcome(run.outcome))
+        and last.status == "completed"
+    ):
+        # an attempt that found the run completed has nothing to tell
+        outcome, newest = last, run.attempt(last.attempt)
+    # whatever Slurm still has to do for its job
+    is_done = outcome is not None and outcome.status == "completed"
     if job and not is_done and slurm_states is not None and job in slurm_states:
         state = slurm_states[job]
-        is_ending = state in ("RUNNING", "COMPLETING") and outcome is not None and outcome.verdict not in RETRIES
+        is_ending = (
+            state in ("RUNNING", "COMPLETING")
+            and outcome is not None
+            and outcome.verdict not in RETRIES
+        )
         if not is_ending and state.split()[0] in IN_THE_QUEUE:
             return Standing("queued", None, newest, f"Slurm job {job} {state}", None, job)
     if outcome:
         state_: State = outcome.status
         if outcome.verdict == "cancelled" or outcome.verdict == "pruned":
             state_ = outcome.verdict
-        elif outcome.status == "stopped" and CANCEL in there:  # the cancel came when it was stopping already
+        # the cancel came when it was stopping already
+        elif outcome.status == "stopped" and CANCEL in there:
             state_ = "cancelled"
         return Standing(state_, outcome, newest, newest.id if newest else "")
     if CANCEL in there:
@@ -215,17 +278,22 @@ def _standing(
     return Standing("new")
 
 
-def _job_is_gone(run: RunDir, holder: dict[str, Any], job: str | None, slurm_states: dict[str, str] | None) -> bool:
-    """Whether the attempt that holds the run's lock has ended, by Slurm's word: its job has left the queue, or is back in it.
+def _job_is_gone(
+    run: RunDir, holder: dict[str, Any], job: str | None, slurm_states: dict[str, str] | None
+) -> bool:
+    """Whether the attempt that holds the run's lock has ended, by Slurm's word: its job has left
+    the queue, or is back in it.
 
-    A launch.node that was killed on another machine holds the lock until its lease is over. Where another user's job is asked
-    for, silence tells nothing: many clusters hide it (PrivateData).
+    A launch.node that was killed on another machine holds the lock until its lease is over. Where
+    another user's job is asked for, silence tells nothing: many clusters hide it (PrivateData).
     """
     if job is None or slurm_states is None or local_pid(holder) is not None:
         return False
     if os.geteuid() not in (0, os.stat(run.lock).st_uid):
         return False
-    return str(holder.get("attempt")).startswith(f"slurm-{job}.") and slurm_states.get(job, "PENDING").startswith("PENDING")
+    return str(holder.get("attempt")).startswith(f"slurm-{job}.") and slurm_states.get(
+        job, "PENDING"
+    ).startswith("PENDING")
 
 
 def slurm_job(run: RunDir) -> str | None:
@@ -235,7 +303,9 @@ def slurm_job(run: RunDir) -> str | None:
 
 
 def slurm_jobs(runs: list[RunDir]) -> tuple[dict[str, str], dict[str, Unreadable]]:
-    """Likewise of many, by run_id, and what is wrong with those whose job cannot be known: each sweep's arrays are read once."""
+    """Likewise of many, by run_id, and what is wrong with those whose job cannot be known: each
+    sweep's arrays are read once.
+    """
     found, problems = dict[str, str](), dict[str, Unreadable]()
     waiting = dict[str, tuple[dict[str, str], dict[str, Unreadable]]]()
     for run in runs:
@@ -264,7 +334,11 @@ def slurm_jobs(runs: list[RunDir]) -> tuple[dict[str, str], dict[str, Unreadable
 
 def newest_attempt_number(run: RunDir) -> int:
     """The highest number that a local or docker attempt has used."""
-    numbers = [int(m[1]) for a in run.all_attempts() if (m := re.fullmatch(r"(?:local|docker)-(\d+)", a.id))]
+    numbers = [
+        int(m[1])
+        for a in run.all_attempts()
+        if (m := re.fullmatch(r"(?:local|docker)-(\d+)", a.id))
+    ]
     return max(numbers, default=0)
 
 
@@ -276,11 +350,15 @@ def _planned_steps(run: RunDir) -> int | None:
     return steps.planned(config["train"], data["samples"]["train"])
 
 
-NOTHING_YET: dict[str, Any] = dict.fromkeys(("step", "total", "loss", "test_accuracy", "step_time_s"))
+NOTHING_YET: dict[str, Any] = dict.fromkeys(
+    ("step", "total", "loss", "test_accuracy", "step_time_s")
+)
 
 
 def progress(run: RunDir) -> dict[str, Any]:
-    """The newest rows: step, total, loss, test_accuracy, step_time_s (seconds a step); each None where there is no row yet."""
+    """The newest rows: step, total, loss, test_accuracy, step_time_s (seconds a step); each None
+    where there is no row yet.
+    """
     rows = records.rows(run.metrics, {}, LAST_BYTES)
     nothing: dict[str, Any] = {}
     train = next((r for r in reversed(rows) if r.get("kind") == "train"), nothing)
@@ -290,10 +368,17 @@ def progress(run: RunDir) -> dict[str, Any]:
         records.checked(row, records.METRICS, run.metrics)
     records.checked(timing, records.TIMING, run.timing)
     total = timing.get("total_steps") or _planned_steps(run)
-    return {"step": train.get("global_step"), "total": total, "loss": train.get("loss"), "test_accuracy": test.get("accuracy"),
-            "step_time_s": timing.get("step_time_s")}  # fmt: skip
+    return {
+        "step": train.get("global_step"),
+        "total": total,
+        "loss": train.get("loss"),
+        "test_accuracy": test.get("accuracy"),
+        "step_time_s": timing.get("step_time_s"),
+    }
 
 
 def owner_pid(standing_: Standing) -> int | None:
-    """The pid of the living process of this machine that runs the attempt; a stale pid is never returned."""
+    """The pid of the living process of this machine that runs the attempt; a stale pid is never
+    returned.
+    """
     return local_pid(standing_.holder) if standing_.holder else None

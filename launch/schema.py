@@ -1,4 +1,6 @@
-"""jobs/schema.json, by which editors complete and underline; `python -m launch.schema` makes it from the models that check jobs."""
+"""jobs/schema.json, by which editors complete and underline; `python -m launch.schema` makes it
+from the models that check jobs.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,10 @@ PATH = Path(__file__).resolve().parents[1] / "jobs" / "schema.json"
 
 
 def schema() -> dict[str, Any]:
-    """JSON Schema of a job file. A job that `extends` another, and a `fallback`, may leave anything out, so nothing is required."""
+    """JSON Schema of a job file.
+
+    A job that `extends` another, and a `fallback`, may leave anything out, so nothing is required.
+    """
     made = JobSpec.model_json_schema()
     for model in [made, *made["$defs"].values()]:
         model.pop("required", None)
@@ -21,13 +26,26 @@ def schema() -> dict[str, Any]:
                 part["anyOf"] = part.pop("oneOf")
                 part.pop("discriminator", None)
     properties = made["properties"]
-    properties["extends"] = {"type": "string", "description": "another job of this folder to start from"}
-    overlay = {name: value for name, value in properties.items() if name not in ("extends", "sweep", "published")}
+    properties["extends"] = {
+        "type": "string",
+        "description": "another job of this folder to start from",
+    }
+    overlay = {
+        name: value
+        for name, value in properties.items()
+        if name not in ("extends", "sweep", "published")
+    }
     properties["fallback"] = {
-        "type": "object", "properties": overlay, "additionalProperties": False,
+        "type": "object",
+        "properties": overlay,
+        "additionalProperties": False,
         "description": "laid on top where the chosen place has no GPU",
-    }  # fmt: skip
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **made, "title": "A job of Batchyard"}
+    }
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **made,
+        "title": "A job of Batchyard",
+    }
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""The prepared data on a node's own disk: copied there once a node, and checked. Standard library only: runs on compute nodes."""
+"""The prepared data on a node's own disk: copied there once a node, and checked.
+
+Standard library only: runs on compute nodes.
+"""
 
 from __future__ import annotations
 
@@ -18,14 +21,20 @@ CHUNK_BYTES = 1 << 22
 
 
 class NotCopied(Exception):
-    """The data cannot be had on the node's disk; the message says why. The shared copy serves as well, slower."""
+    """The data cannot be had on the node's disk; the message says why.
+
+    The shared copy serves as well, slower.
+    """
 
 
 def copy(prepared: Path, scratch: Path, held: Lock | None = None) -> Path:
-    """The set `prepared` below `scratch`, each file as its manifest says. Appears by one rename, under a lock.
+    """The set `prepared` below `scratch`, each file as its manifest says.
 
-    A copy that another job of the node has made is checked by its sizes, one that is made now by its sha256s too.
-    held: a lock of this process, which is renewed meanwhile. Raises NotCopied, and LockLost where `held` was lost.
+    Appears by one rename, under a lock.
+
+    A copy that another job of the node has made is checked by its sizes, one that is made now by
+    its sha256s too. held: a lock of this process, which is renewed meanwhile. Raises NotCopied, and
+    LockLost where `held` was lost.
     """
     manifest = read_json(prepared / "manifest.json")
     if not manifest:
@@ -56,7 +65,8 @@ def copy(prepared: Path, scratch: Path, held: Lock | None = None) -> Path:
 def _is_whole(folder: Path, manifest: dict[str, dict[str, dict[str, int]]]) -> bool:
     files = manifest["files"]
     return read_json(folder / "manifest.json") == manifest and all(
-        (folder / name).exists() and (folder / name).stat().st_size == file["size"] for name, file in files.items()
+        (folder / name).exists() and (folder / name).stat().st_size == file["size"]
+        for name, file in files.items()
     )
 
 
@@ -68,17 +78,27 @@ def _renew(held: Lock | None) -> None:
 
 
 def _make(
-    prepared: Path, target: Path, manifest: dict[str, dict[str, dict[str, str]]], lock: Lock, held: Lock | None
+    prepared: Path,
+    target: Path,
+    manifest: dict[str, dict[str, dict[str, str]]],
+    lock: Lock,
+    held: Lock | None,
 ) -> None:
-    # what a killed copy left goes first; a copy that lost its lock knows its own folder by the nonce
+    # what a killed copy left goes first; a copy that lost its lock knows its own folder by the
+    # nonce
     for old in (*target.parent.glob(f".{escape(target.name)}.*tmp"), target):
         shutil.rmtree(old, ignore_errors=True)
     temporary = target.with_name(f".{target.name}.{lock.nonce}.tmp")
     temporary.mkdir()
     try:
         for name, file in manifest["files"].items():
-            if (found := _copy_file(prepared / name, temporary / name, lock, held)) != file["sha256"]:
-                raise NotCopied(f"{prepared / name} came over as {found[:12]}, its manifest says {file['sha256'][:12]}")
+            if (found := _copy_file(prepared / name, temporary / name, lock, held)) != file[
+                "sha256"
+            ]:
+                raise NotCopied(
+                    f"{prepared / name} came over as {found[:12]}, its manifest says"
+                    f" {file['sha256'][:12]}"
+                )
         shutil.copyfile(prepared / "manifest.json", temporary / "manifest.json")
         lock.verify()
         temporary.rename(target)

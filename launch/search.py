@@ -1,6 +1,8 @@
-"""A search: optuna's study in the sweep's directory chooses the points, each when it begins, and learns how they ended.
+"""A search: optuna's study in the sweep's directory chooses the points, each when it begins, and
+learns how they ended.
 
-What a study knows of a trial is its values; which run a trial is stands in sweep.json. Imports optuna on use.
+What a study knows of a trial is its values; which run a trial is stands in sweep.json. Imports
+optuna on use.
 """
 
 from __future__ import annotations
@@ -28,12 +30,15 @@ if TYPE_CHECKING:
 
 NO_OPTUNA = "a search takes optuna: install the extra 'search' in the Python of batchyard"
 
-Record = dict[str, Any]  # of one trial, as it stands in sweep.json among the points: {axes, run_id, study, trial}
+# of one trial, as it stands in sweep.json among the points: {axes, run_id, study, trial}
+Record = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Searched:
-    """A search and where it lies. name: of its study, by all that makes trials comparable; how many trials there are does not."""
+    """A search and where it lies. name: of its study, by all that makes trials comparable; how many
+    trials there are does not.
+    """
 
     sweep: SweepDir
     search: Search
@@ -44,15 +49,24 @@ class Searched:
         """Raises SubmitError where there is no optuna, or the journal is not in order."""
         self.sweep.path.mkdir(parents=True, exist_ok=True)
         try:
-            return open_study(self.sweep.journal, self.name, self.metric, self.search.halving, sampler)
+            return open_study(
+                self.sweep.journal, self.name, self.metric, self.search.halving, sampler
+            )
         except ImportError:
             raise SubmitError(NO_OPTUNA) from None
         except ValueError as error:
-            raise SubmitError(f"{self.sweep.journal} is corrupt: {error}; submitting again mends it") from None
+            raise SubmitError(
+                f"{self.sweep.journal} is corrupt: {error}; submitting again mends it"
+            ) from None
 
     def trials(self) -> dict[int, Record]:
         """Every trial that has begun, in the order of their numbers; what is known last of each."""
-        recorded = [p for submit in sweepdir.submits(self.sweep) for p in submit["points"] if p.get("study") == self.name]
+        recorded = [
+            p
+            for submit in sweepdir.submits(self.sweep)
+            for p in submit["points"]
+            if p.get("study") == self.name
+        ]
         return {p["trial"]: p for p in sorted(recorded, key=lambda p: p["trial"])}
 
     def missing(self) -> int:
@@ -73,16 +87,20 @@ class Searched:
         return still_open
 
     def _result(self, trial: Record) -> tuple[str, float | None] | None:
-        """optuna's word for how a trial's run ended, and the value of one that is complete; None while it may go on."""
+        """optuna's word for how a trial's run ended, and the value of one that is complete; None
+        while it may go on.
+        """
         run = self.sweep.run(trial["run_id"])
         outcome = rundir.standing(run, clock=rundir.folder_clock([run])).outcome
         if outcome and outcome.status == "completed":
             best = outcome.extra.get("best")
-            return ("COMPLETE", float(best["value"])) if best else ("FAIL", None)  # no validation of it was finite
+            # no validation of it was finite
+            return ("COMPLETE", float(best["value"])) if best else ("FAIL", None)
         if outcome and outcome.verdict == "nan":  # it would come to the same again
             return "FAIL", None
         place = (read_json(run.config) or {}).get("trial") or {}
-        if outcome and outcome.verdict == "pruned" and place.get("study") == self.name:  # of this study, not of another one
+        # of this study, not of another one
+        if outcome and outcome.verdict == "pruned" and place.get("study") == self.name:
             return "PRUNED", None
         return None
 
@@ -97,17 +115,26 @@ def searched(sweep: SweepDir, loaded: Loaded) -> Searched:
 
 
 def begin(of: Searched, request: Request, machine: Machine) -> tuple[Record, Ready | None] | None:
-    """Asks for the next trial and records it in the newest submit; returns it and its run. None: all have begun.
+    """Asks for the next trial and records it in the newest submit; returns it and its run.
 
-    A trial without a run of its own drew what another one drew, and has its result; or its values do not go together: then its
-    record has the error, and the study knows that it failed. Raises SubmitError.
+    None: all have begun.
+
+    A trial without a run of its own drew what another one drew, and has its result; or its values
+    do not go together: then its record has the error, and the study knows that it failed. Raises
+    SubmitError.
     """
-    with sweepdir.recording(of.sweep, request.job.name) as submits:  # one at a time: a trial's number decides its draw
+    # one at a time: a trial's number decides its draw
+    with sweepdir.recording(of.sweep, request.job.name) as submits:
         begun = of.trials()
         if len(begun) >= of.search.trials:
             return None
         number, axes = _ask(of, set(begun))
-        trial: Record = {"axes": axes, "run_id": f"{request.job.name}-trial-{number}", "study": of.name, "trial": number}
+        trial: Record = {
+            "axes": axes,
+            "run_id": f"{request.job.name}-trial-{number}",
+            "study": of.name,
+            "trial": number,
+        }
         submits[-1]["points"].append(trial)
         try:
             ready = resolve(of, request, machine, number, axes)
@@ -122,16 +149,27 @@ def begin(of: Searched, request: Request, machine: Machine) -> tuple[Record, Rea
 
 def told(trial: Record) -> str:
     """Of a trial without a run of its own, why."""
-    why = trial.get("error") or f"it drew what another one drew, and has the result of {trial['run_id']}"
+    why = (
+        trial.get("error")
+        or f"it drew what another one drew, and has the result of {trial['run_id']}"
+    )
     return f"trial {trial['trial']}: {why}"
 
 
 def resolve(
-    of: Searched, request: Request, machine: Machine, number: int, axes: dict[str, Any], run_id: str | None = None
+    of: Searched,
+    request: Request,
+    machine: Machine,
+    number: int,
+    axes: dict[str, Any],
+    run_id: str | None = None,
 ) -> Ready:
-    """The run of a trial: the one that `--set` would make of the sweep's own job. run_id: of one that has begun."""
+    """The run of a trial: the one that `--set` would make of the sweep's own job. run_id: of one
+    that has begun.
+    """
     settings = ("sweep=null", *(f"{axis}={json.dumps(value)}" for axis, value in axes.items()))
-    job = spec.load(Job(request.job.name, of.sweep.job), settings, without_gpu=False)  # its fallback is laid on already
+    # its fallback is laid on already
+    job = spec.load(Job(request.job.name, of.sweep.job), settings, without_gpu=False)
     alone = of.sweep.sweep_id != f"{request.job.name}.sweep"
     own = replace(request, sweep=of.sweep.sweep_id, run_id=run_id, new=alone and run_id is None)
     ready = submitting.resolve(own, job, machine)
@@ -140,8 +178,11 @@ def resolve(
 
 
 def _ask(of: Searched, begun: set[int]) -> tuple[int, dict[str, Any]]:
-    """The next trial's number and values. The sampler's seed is a function of the search's seed and that number, so that trials
-    chosen by different processes are not all the first draw of one generator."""
+    """The next trial's number and values.
+
+    The sampler's seed is a function of the search's seed and that number, so that trials chosen by
+    different processes are not all the first draw of one generator.
+    """
     import optuna
 
     study = of.study()
@@ -153,9 +194,12 @@ def _ask(of: Searched, begun: set[int]) -> tuple[int, dict[str, Any]]:
     samplers = {"tpe": optuna.samplers.TPESampler, "random": optuna.samplers.RandomSampler}
     drawn_from = distributions(of.search)
     asked = of.study(samplers[of.search.sampler](seed=seed)).ask(drawn_from)
-    values = {axis: json.loads(v) if axis in of.search.choices else v for axis, v in asked.params.items()}
+    values = {
+        axis: json.loads(v) if axis in of.search.choices else v for axis, v in asked.params.items()
+    }
     for axis, r in of.search.ranges.items():
-        if isinstance(values[axis], float):  # four digits, as in a random sweep; the study learns from what is run
+        # four digits, as in a random sweep; the study learns from what is run
+        if isinstance(values[axis], float):
             values[axis] = max(r.low, min(r.high, float(f"{values[axis]:.4g}")))
             asked.storage.set_trial_param(asked._trial_id, axis, values[axis], drawn_from[axis])
     return asked.number, values
@@ -165,7 +209,10 @@ def distributions(search: Search) -> dict[str, Any]:
     """optuna's. Choices as JSON, since its own are scalars: a trial may choose between mappings."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-    made: dict[str, Any] = {axis: CategoricalDistribution([json.dumps(v) for v in c]) for axis, c in search.choices.items()}
+    made: dict[str, Any] = {
+        axis: CategoricalDistribution([json.dumps(v) for v in c])
+        for axis, c in search.choices.items()
+    }
     for axis, r in search.ranges.items():
         if isinstance(r.low, int) and isinstance(r.high, int):
             made[axis] = IntDistribution(r.low, r.high, log=r.log)

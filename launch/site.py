@@ -1,5 +1,7 @@
-"""What differs between machines, without reading site.yaml (launch.site_file): this machine itself, where the project is and things
-lie. Reads the environment; knows no job. Imports no pydantic: every verb asks here first."""
+"""What differs between machines, without reading site.yaml (launch.site_file): this machine itself,
+where the project is and things lie. Reads the environment; knows no job. Imports no pydantic: every
+verb asks here first.
+"""
 
 from __future__ import annotations
 
@@ -28,8 +30,9 @@ class NoSiteFile(Wrong):
 
 
 def find(named: Path | None, project: Path) -> Path | None:
-    """The site's file: the one that is named, else the one in the XDG config folder, else site.yaml beside the project; None: there
-    is none. Raises NoSiteFile."""
+    """The site's file: the one that is named, else the one in the XDG config folder, else site.yaml
+    beside the project; None: there is none. Raises NoSiteFile.
+    """
     if named is not None and not named.is_file():
         raise NoSiteFile(f"{named}: no such site file; launch/site.example.yaml shows one")
     config = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
@@ -60,11 +63,16 @@ class Folders:
 
 
 def folders(site: Site, data_dir: Path | None = None) -> Folders:
-    """Where things lie: `data_dir` (an option of the call), else the site's, else $BATCHYARD_DATA and the defaults."""
+    """Where things lie: `data_dir` (an option of the call), else the site's, else $BATCHYARD_DATA
+    and the defaults.
+    """
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "batchyard"
     data = data_dir or site.paths.data or os.environ.get("BATCHYARD_DATA") or "data"
     found = Folders(
-        *(Path(p).expanduser().absolute() for p in (data, site.paths.cache or cache, site.paths.runs or RUNS))
+        *(
+            Path(p).expanduser().absolute()
+            for p in (data, site.paths.cache or cache, site.paths.runs or RUNS)
+        )
     )
     for name, folder in (("data", found.data), ("cache", found.cache), ("runs", found.runs)):
         printable(folder, f"paths.{name}")
@@ -72,14 +80,23 @@ def folders(site: Site, data_dir: Path | None = None) -> Folders:
 
 
 def printable(path: Path, what: str) -> Path:
-    """The path. Raises OddPath where it has a control character: a newline in it would be a line of the batch script."""
+    """The path.
+
+    Raises OddPath where it has a control character: a newline in it would be a line of the batch
+    script.
+    """
     if odd := re.search(r"[\x00-\x1f\x7f-\x9f]", str(path)):
-        raise OddPath(f"{what}: {plain(path)} has a control character ({plain(odd[0])}) in it; rename that folder, or name another")
+        raise OddPath(
+            f"{what}: {plain(path)} has a control character ({plain(odd[0])}) in it; rename that"
+            " folder, or name another"
+        )
     return path
 
 
 def machine() -> Machine:
-    """This machine: its GPUs by nvidia-smi or the driver's device files, its CPUs as this process may use them."""
+    """This machine: its GPUs by nvidia-smi or the driver's device files, its CPUs as this process
+    may use them.
+    """
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     gpus = _gpus()
     if visible is not None:
@@ -101,10 +118,16 @@ def _gpus() -> int:
     command = shutil.which("nvidia-smi")
     if command:
         try:
-            listing = subprocess.run([command, "-L"], capture_output=True, text=True, timeout=30, check=False)
+            listing = subprocess.run(
+                [command, "-L"], capture_output=True, text=True, timeout=30, check=False
+            )
         except (OSError, subprocess.TimeoutExpired):
             return 0
-        return sum(line.startswith("GPU ") for line in listing.stdout.splitlines()) if listing.returncode == 0 else 0
+        return (
+            sum(line.startswith("GPU ") for line in listing.stdout.splitlines())
+            if listing.returncode == 0
+            else 0
+        )
     if not Path("/dev/nvidiactl").exists():
         return 0
     return sum(p.name[6:].isdigit() for p in Path("/dev").glob("nvidia[0-9]*"))
@@ -121,7 +144,9 @@ def environment(**changes: str) -> dict[str, str]:
 
 
 def project() -> Path:
-    """The folder with jobs/: the nearest one at or above the current folder, else the one that batchyard was installed from."""
+    """The folder with jobs/: the nearest one at or above the current folder, else the one that
+    batchyard was installed from.
+    """
     for folder in (Path.cwd(), *Path.cwd().parents):
         if (folder / "jobs").is_dir() and (folder / "trainer").is_dir():
             return folder

@@ -15,15 +15,20 @@ from trainer.config.strict import Strict
 
 
 class Paths(Strict):
-    """Folders; `~` is the home folder. null: data ./data (or $BATCHYARD_DATA), runs ./runs, cache ~/.cache/batchyard."""
+    """Folders; `~` is the home folder. null: data ./data (or $BATCHYARD_DATA), runs ./runs, cache
+    ~/.cache/batchyard.
+    """
 
     data: str | None = None
     cache: str | None = None
     runs: str | None = None
     local_scratch: str | None = Field(
-        None, description="Slurm: a folder of each node's own disk, as in $TMPDIR/data (expanded there): prepared data is copied "
-        "there once a node; null: read from the cache"
-    )  # fmt: skip
+        None,
+        description=(
+            "Slurm: a folder of each node's own disk, as in $TMPDIR/data (expanded there): prepared"
+            " data is copied there once a node; null: read from the cache"
+        ),
+    )
 
 
 class SlurmDefaults(Strict):
@@ -54,17 +59,31 @@ class SlurmSite(Strict):
     has_gpus: bool = Field(True, description="false: `fallback` applies to jobs that ask for GPUs")
     resources: SlurmDefaults = SlurmDefaults()
     environment: list[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]] | None = Field(
-        None, description="names of the variables that a job takes along from where it is submitted; null: all"
+        None,
+        description=(
+            "names of the variables that a job takes along from where it is submitted; null: all"
+        ),
     )
-    grace_s: int = Field(120, ge=10, description="seconds before the time limit at which the job is told to stop")
-    requeue: bool = Field(True, description="false: where jobs may not be requeued, another one follows a job that goes on")
-    setup: list[str] = Field([], description="shell lines before the job (module load ...); a failing one stops the job")
+    grace_s: int = Field(
+        120, ge=10, description="seconds before the time limit at which the job is told to stop"
+    )
+    requeue: bool = Field(
+        True,
+        description="false: where jobs may not be requeued, another one follows a job that goes on",
+    )
+    setup: list[str] = Field(
+        [], description="shell lines before the job (module load ...); a failing one stops the job"
+    )
     srun_args: list[str] = Field([], description="further arguments of srun")
-    additional_parameters: dict[str, str | int | float | bool] = Field({}, description="further sbatch options")
+    additional_parameters: dict[str, str | int | float | bool] = Field(
+        {}, description="further sbatch options"
+    )
 
     @field_validator("additional_parameters")
     @classmethod
-    def _one_job_here(cls, given: dict[str, str | int | float | bool]) -> dict[str, str | int | float | bool]:
+    def _one_job_here(
+        cls, given: dict[str, str | int | float | bool]
+    ) -> dict[str, str | int | float | bool]:
         for name in given:
             if why := NOT_ADDITIONAL.get(name.replace("_", "-")):
                 raise ValueError(f"{name} {why}: leave it out")
@@ -75,26 +94,39 @@ class DockerSite(Strict):
     """The container engine of this machine."""
 
     client: str = Field("docker", description="the command; podman understands the same options")
-    image: str | None = Field(None, description="null: batchyard:cuda for GPU jobs, batchyard:cpu for others")
+    image: str | None = Field(
+        None, description="null: batchyard:cuda for GPU jobs, batchyard:cpu for others"
+    )
     network: Literal["none", "host", "bridge"] = "none"
-    shm_size: str = Field("2g", description="shared memory; docker's own 64 MB breaks DataLoader workers")
+    shm_size: str = Field(
+        "2g", description="shared memory; docker's own 64 MB breaks DataLoader workers"
+    )
 
 
 class Site(Strict):
     """site.yaml."""
 
     backend: BackendName = "local"
-    python: str | None = Field(None, description="the Python with torch, on every node; null: this one")
+    python: str | None = Field(
+        None, description="the Python with torch, on every node; null: this one"
+    )
     paths: Paths = Paths()
     slurm: SlurmSite = SlurmSite()
     docker: DockerSite = DockerSite()
     trusted: list[Annotated[str, Field(pattern=r"^([~/].*|[^/]+)$")]] = Field(
-        [], description="users, groups and folders (absolute, or with ~) whose runs' code may be run beside one's own"
+        [],
+        description=(
+            "users, groups and folders (absolute, or with ~) whose runs' code may be run beside"
+            " one's own"
+        ),
     )
 
 
 def load(path: Path | None, project: Path) -> tuple[Site, Path | None]:
-    """The site and its file, which is `path`, or where site.find finds it. Raises SpecError and NoSiteFile."""
+    """The site and its file, which is `path`, or where site.find finds it.
+
+    Raises SpecError and NoSiteFile.
+    """
     if (found := site.find(path, project)) is None:
         return Site(), None
     read, problems = validate(Site, yaml_tree.read(found))
@@ -104,7 +136,8 @@ def load(path: Path | None, project: Path) -> tuple[Site, Path | None]:
 
 
 def with_variables(given: Site) -> tuple[Site, tuple[str, ...]]:
-    """The site with what a cluster's own variables say of sbatch's options where the file is silent.
+    """The site with what a cluster's own variables say of sbatch's options where the file is
+    silent.
 
     Also returns a sentence for each of sbatch's variables, whether it counts or not.
     """

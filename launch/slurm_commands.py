@@ -29,9 +29,19 @@ CONNECTION = (
     "SLURM_SACK_SOCKET",
 )
 PREFIXES = (
-    "SLURM_", "SLURMD_", "SBATCH_", "SRUN_", "SALLOC_", "SQUEUE_", "SCANCEL_", "SCONTROL_",
-    "SACCT_", "SACCTMGR_", "SINFO_", "SSTAT_",
-)  # fmt: skip
+    "SLURM_",
+    "SLURMD_",
+    "SBATCH_",
+    "SRUN_",
+    "SALLOC_",
+    "SQUEUE_",
+    "SCANCEL_",
+    "SCONTROL_",
+    "SACCT_",
+    "SACCTMGR_",
+    "SINFO_",
+    "SSTAT_",
+)
 
 # What a cluster sets for everybody who submits there, and the option of sbatch that it means. It
 # goes into the script where the site file is silent.
@@ -78,7 +88,9 @@ class Refused(SlurmError):
 
 
 class Lost(SlurmError):
-    """Slurm took a job that cannot be found; the message has what sbatch printed instead of its id."""
+    """Slurm took a job that cannot be found; the message has what sbatch printed
+    instead of its id.
+    """
 
 
 def environment() -> dict[str, str]:
@@ -230,9 +242,9 @@ def submit(token: str, *argv: str) -> str:
 
     if accepted:
         raise Lost(
-            f"expected the job's id from `sbatch --parsable`, found {printed[:500]!r}; squeue shows "
-            "no job of this submit: it may be on another cluster; look there for a job with the "
-            f"comment {token}"
+            f"expected the job's id from `sbatch --parsable`, found {printed[:500]!r}; squeue shows"
+            " no job of this submit: it may be on another cluster; look there for a job with the"
+            f" comment {token}"
         )
     if uncertain:
         raise SlurmError(

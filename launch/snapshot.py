@@ -1,4 +1,6 @@
-"""Freezes the code that a run runs: what git tracks and the untracked files that it does not ignore, or the installed packages."""
+"""Freezes the code that a run runs: what git tracks and the untracked files that it does not
+ignore, or the installed packages.
+"""
 
 from __future__ import annotations
 
@@ -19,11 +21,12 @@ from trainer.config.layout import PACKAGES, RunDir, write_json
 
 MOST_MB = 200
 SHOWN = 8  # names in a note
-# Python's folder for bytecode. An empty file of that name stands in each folder of the frozen packages: Python then writes none,
-# so that nothing runs there but what is listed. PYTHONDONTWRITEBYTECODE would stop that of torch as well, which not every
-# installer compiles.
+# Python's folder for bytecode. An empty file of that name stands in each folder of the frozen
+# packages: Python then writes none, so that nothing runs there but what is listed.
+# PYTHONDONTWRITEBYTECODE would stop that of torch as well, which not every installer compiles.
 BYTECODE = "__pycache__"
-UNREADABLE = "cannot be read"  # in the place of a sha256: what this user cannot read they cannot run either
+# in the place of a sha256: what this user cannot read they cannot run either
+UNREADABLE = "cannot be read"
 LIKE_A_SECRET = "looks like a secret"
 RECORDED = ("torch", "torchvision", "numpy", "wandb", "submitit", "pydantic")  # versions
 
@@ -75,7 +78,9 @@ def look(project: Path) -> Code:
     notes = _notes(listing.note, left_out, secret & listing.tracked)
     files = sorted(Path(name) for name in contents)
     ordered = {str(file): contents[str(file)] for file in files}
-    return Code(project, files, digest(ordered), listing.commit, listing.dirty, ordered, left_out, notes)
+    return Code(
+        project, files, digest(ordered), listing.commit, listing.dirty, ordered, left_out, notes
+    )
 
 
 def digest(contents: Mapping[str, str]) -> str:
@@ -92,8 +97,8 @@ def _refuse_large(project: Path, names: set[str]) -> None:
     if size_mb > MOST_MB:
         big = sorted(sizes, key=lambda name: -sizes[name])[:5]
         raise SnapshotError(
-            f"the code in {project} takes {size_mb:.0f} MB (at most {MOST_MB}): add what is no code to .gitignore; "
-            f"the largest: {', '.join(big)}"
+            f"the code in {project} takes {size_mb:.0f} MB (at most {MOST_MB}): add what is no code"
+            f" to .gitignore; the largest: {', '.join(big)}"
         )
 
 
@@ -102,11 +107,14 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise SnapshotError(
-            f"{path} belongs to the code and cannot be read ({error.strerror}): make it readable, or add it to .gitignore"
+            f"{path} belongs to the code and cannot be read ({error.strerror}): make it readable,"
+            " or add it to .gitignore"
         ) from None
 
 
-def _notes(of_listing: str | None, left_out: dict[str, str], tracked_secrets: set[str]) -> tuple[str, ...]:
+def _notes(
+    of_listing: str | None, left_out: dict[str, str], tracked_secrets: set[str]
+) -> tuple[str, ...]:
     """What a user should know of the code that is frozen, a line each."""
     notes = [of_listing] if of_listing else []
     for why in dict.fromkeys(left_out.values()):
@@ -114,7 +122,9 @@ def _notes(of_listing: str | None, left_out: dict[str, str], tracked_secrets: se
         notes.append(f"left out of the frozen code: {_shown(names)} ({why})")
     if tracked_secrets:
         shown = _shown(tracked_secrets)
-        notes.append(f"tracked, and so copied into the frozen code, although it {LIKE_A_SECRET}: {shown}")
+        notes.append(
+            f"tracked, and so copied into the frozen code, although it {LIKE_A_SECRET}: {shown}"
+        )
     return tuple(notes)
 
 
@@ -125,7 +135,10 @@ def _shown(names: Collection[str]) -> str:
 
 
 def freeze(code: Code, run: RunDir, image: str | None) -> None:
-    """Copies the code to `run.code` and records where it came from. What was there before is replaced as a whole."""
+    """Copies the code to `run.code` and records where it came from.
+
+    What was there before is replaced as a whole.
+    """
     _copy(code, run.code)
     write_json(run.code_record, record(code, image))
 
@@ -150,17 +163,20 @@ def record(code: Code, image: str | None = None) -> dict[str, Any]:
         "versions": {"python": sys.version.split()[0], **_versions()},
         "image": image,
         "left_out": code.left_out,
-        **({"contents": code.contents} if code.contents else {}),  # a request of an earlier version has none
+        # a request of an earlier version has none
+        **({"contents": code.contents} if code.contents else {}),
     }
 
 
 def keep(code: Code, folder: Path) -> Code:
-    """The same code from a copy in `folder`, which nobody edits while the points of a sweep are frozen from it.
+    """The same code from a copy in `folder`, which nobody edits while the points of a sweep are
+    frozen from it.
 
     Its notes are the caller's to print: once, not for every point. Raises SnapshotError.
     """
     if folder.exists() and not (folder / PACKAGES).exists():
-        folder = folder.with_name(f"{folder.name}.2")  # an older version's, in which Python leaves bytecode
+        # an older version's, in which Python leaves bytecode
+        folder = folder.with_name(f"{folder.name}.2")
     if not folder.exists():
         _copy(code, folder)
     return replace(code, root=folder, notes=())
@@ -177,7 +193,8 @@ def _copy(code: Code, folder: Path) -> None:
             raise SnapshotError(f"{source} was changed while it was being frozen: submit again")
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(content)
-        target.chmod(stat.S_IMODE(source.stat().st_mode) & 0o555)  # as readable as it is, and no longer to be written
+        # as readable as it is, and no longer to be written
+        target.chmod(stat.S_IMODE(source.stat().st_mode) & 0o555)
     for package in project_files.PACKAGES:
         for inside, _, _ in os.walk(fresh / package):
             Path(inside, BYTECODE).touch(0o444)
@@ -222,11 +239,19 @@ def differences(code: Path, record: Mapping[str, Any]) -> list[str]:
         return [f"{error.filename} cannot be read ({error.strerror})"]
     if not isinstance(listed, dict):
         kept = {name: sha256 for name, sha256 in found.items() if BYTECODE not in name.split("/")}
-        return [] if digest(kept) == whole else ["the files together are not those that code.json has the sha256 of"]
+        return (
+            []
+            if digest(kept) == whole
+            else ["the files together are not those that code.json has the sha256 of"]
+        )
 
     kinds = {
         "not listed in code.json": found.keys() - listed.keys(),
-        "changed": {name for name in found.keys() & listed.keys() if found[name] not in (listed[name], UNREADABLE)},
+        "changed": {
+            name
+            for name in found.keys() & listed.keys()
+            if found[name] not in (listed[name], UNREADABLE)
+        },
         "missing": listed.keys() - found.keys(),
     }
     return [f"{kind}: {_shown(names)}" for kind, names in kinds.items() if names]
@@ -234,7 +259,10 @@ def differences(code: Path, record: Mapping[str, Any]) -> list[str]:
 
 @functools.cache
 def _contents(root: Path) -> dict[str, str]:
-    """Each file's sha256; once for code that many runs share. A link, of which no code has any, is its own. Raises OSError."""
+    """Each file's sha256; once for code that many runs share.
+
+    A link, of which no code has any, is its own. Raises OSError.
+    """
     found = dict[Path, str]()
     for folder, folders, names in os.walk(root, onerror=_raise):
         inside = Path(folder).relative_to(root)

@@ -1,4 +1,7 @@
-"""A job file becomes a JobSpec: bases and overrides merged, every mistake found with its place. Knows YAML, no cluster."""
+"""A job file becomes a JobSpec: bases and overrides merged, every mistake found with its place.
+
+Knows YAML, no cluster.
+"""
 
 from __future__ import annotations
 
@@ -28,12 +31,19 @@ ALSO_KNOWN = ("extends", "fallback")
 
 
 class Resources(Strict):
-    """What the job asks for, in submitit's words. One Slurm task a node; torchrun starts the ranks in it."""
+    """What the job asks for, in submitit's words.
+
+    One Slurm task a node; torchrun starts the ranks in it.
+    """
 
     nodes: int = Field(1, ge=1)
     gpus_per_node: int = Field(0, ge=0)
-    nproc_per_node: int | None = Field(None, ge=1, description="ranks a node; null: one a GPU, one without GPUs")
-    cpus_per_task: int | None = Field(None, ge=1, description="CPUs of the node's one task, shared by its ranks")
+    nproc_per_node: int | None = Field(
+        None, ge=1, description="ranks a node; null: one a GPU, one without GPUs"
+    )
+    cpus_per_task: int | None = Field(
+        None, ge=1, description="CPUs of the node's one task, shared by its ranks"
+    )
     mem_gb: float | None = Field(None, gt=0, description="of a node")
     timeout_min: int = Field(60, ge=1, description="the time limit of one attempt, in minutes")
 
@@ -44,7 +54,9 @@ class Resources(Strict):
 class Container(Strict):
     """The image of the docker backend."""
 
-    image: str | None = Field(None, min_length=1, description="null: the site's, else batchyard:cpu or batchyard:cuda")
+    image: str | None = Field(
+        None, min_length=1, description="null: the site's, else batchyard:cpu or batchyard:cuda"
+    )
 
 
 class JobSpec(Strict):
@@ -57,10 +69,16 @@ class JobSpec(Strict):
     container: Container = Container()
     tracking: Tracking = Tracking()
     after: str | None = Field(
-        None, min_length=1, description="a job beside this one whose run must be completed first; it is submitted along"
+        None,
+        min_length=1,
+        description=(
+            "a job beside this one whose run must be completed first; it is submitted along"
+        ),
     )
     sweep: Sweep | None = None
-    published: list[Published] = Field([], description="figures that others print of this: what `batchyard results` compares with")
+    published: list[Published] = Field(
+        [], description="figures that others print of this: what `batchyard results` compares with"
+    )
 
 
 @dataclass(frozen=True)
@@ -73,7 +91,10 @@ class Job:
 
 
 def find(job: str, project: Path) -> Job:
-    """JOB is a name in the project's jobs/ or a path to a YAML file. Raises SpecError with the nearest names."""
+    """JOB is a name in the project's jobs/ or a path to a YAML file.
+
+    Raises SpecError with the nearest names.
+    """
     if job.endswith((".yaml", ".yml")) or "/" in job:
         path, name = Path(job), Path(job).stem
     else:
@@ -81,11 +102,28 @@ def find(job: str, project: Path) -> Job:
     if not path.is_file():
         known = [j.name for j in find_all(project)]
         near = difflib.get_close_matches(name, known, 1)
-        raise SpecError([Problem(Place(job), (), "no such job" + (f"; did you mean '{near[0]}'?" if near else "")
-                                 + f" known: {', '.join(known) or 'none'}; or give a path to a .yaml file")])
+        raise SpecError(
+            [
+                Problem(
+                    Place(job),
+                    (),
+                    "no such job"
+                    + (f"; did you mean '{near[0]}'?" if near else "")
+                    + f" known: {', '.join(known) or 'none'}; or give a path to a .yaml file",
+                )
+            ]
+        )
     site.printable(path.absolute(), "the job's file")
     if not NAME.match(name):
-        raise SpecError([Problem(Place(str(path)), (), f"a job's name matches {NAME.pattern[:-1]}, this one is {name!r}")])
+        raise SpecError(
+            [
+                Problem(
+                    Place(str(path)),
+                    (),
+                    f"a job's name matches {NAME.pattern[:-1]}, this one is {name!r}",
+                )
+            ]
+        )
     return Job(name, path)
 
 
@@ -96,7 +134,9 @@ def find_all(project: Path) -> list[Job]:
 
 @dataclass(frozen=True)
 class Loaded:
-    """A job: one spec, or one for each point of its sweep; of a search, for each of its probes. written: all of it as data."""
+    """A job: one spec, or one for each point of its sweep; of a search, for each of its probes.
+    written: all of it as data.
+    """
 
     written: dict[str, Any]
     points: list[Point]  # of a job without a sweep: one, without axes
@@ -113,17 +153,25 @@ class Loaded:
 
 
 def load(job: Job, settings: tuple[str, ...] = (), *, without_gpu: bool) -> JobSpec:
-    """The spec of a job; of a sweep, its first point's. Raises SpecError with every mistake, those of all points too."""
+    """The spec of a job; of a sweep, its first point's.
+
+    Raises SpecError with every mistake, those of all points too.
+    """
     return load_points(job, settings, without_gpu=without_gpu).specs[0]
 
 
 def load_points(job: Job, settings: tuple[str, ...] = (), *, without_gpu: bool) -> Loaded:
-    """`extends` < the file < `fallback` (where the chosen place has no GPU) < a sweep's axis < `--set`.
+    """`extends` < the file < `fallback` (where the chosen place has no GPU) < a sweep's axis <
+    `--set`.
 
-    The spec is checked with and without its fallback, so that a mistake in it is found wherever the job is checked. Raises
-    SpecError with every mistake.
+    The spec is checked with and without its fallback, so that a mistake in it is found wherever the
+    job is checked. Raises SpecError with every mistake.
     """
-    tree = _with_bases(job.path, ()) if job.text is None else yaml_tree.parse(job.text, _shown(job.path))
+    tree = (
+        _with_bases(job.path, ())
+        if job.text is None
+        else yaml_tree.parse(job.text, _shown(job.path))
+    )
     overlays, problems = [], []
     for option in settings:
         try:
@@ -140,11 +188,14 @@ def load_points(job: Job, settings: tuple[str, ...] = (), *, without_gpu: bool) 
         made, found = _check(variant, settings)
         loaded.append(made)
         problems += found
-    if not problems and not settings:  # --set may take away the point or the epoch that a figure is of
+    # --set may take away the point or the epoch that a figure is of
+    if not problems and not settings:
         problems = _published_problems(loaded[0], tree)
     if problems:
         problems = list(dict.fromkeys(problems))
-        raise SpecError(sorted(problems, key=lambda p: (p.place.source, p.place.line or 0, p.place.column or 0)))
+        raise SpecError(
+            sorted(problems, key=lambda p: (p.place.source, p.place.line or 0, p.place.column or 0))
+        )
     return loaded[-1] if without_gpu else loaded[0]
 
 
@@ -153,16 +204,25 @@ def _published_problems(loaded: Loaded, tree: Tree) -> list[Problem]:
     if published and loaded.search:
         message = "a search chooses its points: no figure is of them"
         return [Problem(tree.place(("published",), of_key=True), ("published",), message)]
-    return publishing.problems(published, loaded.points, [spec.train for spec in loaded.specs], tree)
+    return publishing.problems(
+        published, loaded.points, [spec.train for spec in loaded.specs], tree
+    )
 
 
 def _after_problems(path: Path, tree: Tree) -> list[Problem]:
-    """An `after`, or weights of a job, that leads nowhere, in a circle, or to a sweep, which has no one result."""
+    """An `after`, or weights of a job, that leads nowhere, in a circle, or to a sweep, which has no
+    one result.
+    """
     chain, (name, of) = [path.resolve()], _waits_for(path, tree.value)
     place, run = tree.place(of), _of_weights(tree.value)
     if of == ("after",) and isinstance(run, str) and run != name:
-        message = f"the run that brings the weights is waited for, and `after` names {show(name)}: leave out `after`"
-        return [Problem(tree.place(("train", "weights", "run")), ("train", "weights", "run"), message)]
+        message = (
+            f"the run that brings the weights is waited for, and `after` names {show(name)}: leave"
+            " out `after`"
+        )
+        return [
+            Problem(tree.place(("train", "weights", "run")), ("train", "weights", "run"), message)
+        ]
     while isinstance(name, str):
         target = beside(chain[-1], name)
         if problem := _missing(target, place, of):
@@ -173,16 +233,28 @@ def _after_problems(path: Path, tree: Tree) -> list[Problem]:
         chain.append(target.resolve())
         before = _with_bases(target, ()).value
         if before.get("sweep") is not None:
-            return [Problem(place, of, f"{target.name} is a sweep, which has no one result; name a job without one")]
+            return [
+                Problem(
+                    place,
+                    of,
+                    f"{target.name} is a sweep, which has no one result; name a job without one",
+                )
+            ]
         name, _ = _waits_for(target, before)
     return []
 
 
 def _waits_for(path: Path, value: dict[str, Any]) -> tuple[Any, Path_]:
-    """What names the job that another one waits for, and the key that does; None where nothing does."""
+    """What names the job that another one waits for, and the key that does; None where nothing
+    does.
+    """
     if (run := _of_weights(value)) is None or value.get("after") is not None:
         return value.get("after"), ("after",)
-    return (run if isinstance(run, str) and beside(path, run).is_file() else None), ("train", "weights", "run")
+    return (run if isinstance(run, str) and beside(path, run).is_file() else None), (
+        "train",
+        "weights",
+        "run",
+    )
 
 
 def _of_weights(value: dict[str, Any]) -> Any:
@@ -201,44 +273,74 @@ def _missing(target: Path, place: Place, of: Path_) -> Problem | None:
     if target.is_file():
         return None
     near = difflib.get_close_matches(target.stem, [p.stem for p in target.parent.glob("*.yaml")], 1)
-    return Problem(place, of, f"there is no {_shown(target)}" + (f"; did you mean '{near[0]}'?" if near else ""))
+    return Problem(
+        place,
+        of,
+        f"there is no {_shown(target)}" + (f"; did you mean '{near[0]}'?" if near else ""),
+    )
 
 
 def _fallback(tree: Tree) -> tuple[Tree | None, list[Problem]]:
-    """Takes `fallback` out of the tree: what to lay on it, None where there is nothing, and what is wrong with it."""
+    """Takes `fallback` out of the tree: what to lay on it, None where there is nothing, and what is
+    wrong with it.
+    """
     fallback = Tree(tree.value.pop("fallback", None))
     for own, theirs in ((fallback.keys, tree.keys), (fallback.values, tree.values)):
         own.update({path[1:]: place for path, place in theirs.items() if path[:1] == ("fallback",)})
     if isinstance(fallback.value, dict):
         problems = []
-        for name, why in (("sweep", "a sweep's points are the same wherever they run"), ("published", "is of the job in full")):
+        for name, why in (
+            ("sweep", "a sweep's points are the same wherever they run"),
+            ("published", "is of the job in full"),
+        ):
             if name in fallback.value:
                 del fallback.value[name]
                 path, message = ("fallback", name), f"{why}: write it beside `train`"
                 problems.append(Problem(tree.place(path, of_key=True), path, message))
         return fallback, problems
     if ("fallback",) in tree.keys and fallback.value is not None:
-        return None, [Problem(tree.place(("fallback",)), ("fallback",), f"found {show(fallback.value)}; expected a mapping")]
+        return None, [
+            Problem(
+                tree.place(("fallback",)),
+                ("fallback",),
+                f"found {show(fallback.value)}; expected a mapping",
+            )
+        ]
     return None, []
 
 
 def _check(variant: Tree, settings: tuple[str, ...]) -> tuple[Loaded, list[Problem]]:
     """The specs that a merged job holds, one a point, and what is wrong with it."""
     spec, found = validate(JobSpec, variant, ALSO_KNOWN)
-    plain = yaml_tree.without(variant, "sweep")  # each point copies it, and a sweep may have ten thousand places
+    # each point copies it, and a sweep may have ten thousand places
+    plain = yaml_tree.without(variant, "sweep")
     written = variant.value.get("sweep")
     in_sweep = [p for p in found if p.path[:1] == ("sweep",)]
-    if written is None or in_sweep:  # without a right sweep no axis can be laid on: what it would give is not missing
+    # without a right sweep no axis can be laid on: what it would give is not missing
+    if written is None or in_sweep:
         axes = _axes_as_written(written)
-        found = [p for p in found if not (p.message.startswith("is missing") and ".".join(map(str, p.path)) in axes)]
-        return Loaded(variant.value, [Point()], [spec] if spec else []), found + _conflicts(spec, plain)
+        found = [
+            p
+            for p in found
+            if not (p.message.startswith("is missing") and ".".join(map(str, p.path)) in axes)
+        ]
+        return Loaded(variant.value, [Point()], [spec] if spec else []), found + _conflicts(
+            spec, plain
+        )
     sweep = Sweep.model_validate(written)
     of_axes = sweeping.axis_problems(sweep, variant)
     problems = [*of_axes.values(), *_set_on_axes(sweep, settings)]
     if sweep.size() > sweeping.MOST_POINTS:
         message = f"makes {sweep.size():,} points; at most {sweeping.MOST_POINTS:,}"
-        return Loaded(variant.value, [], []), [*problems, Problem(variant.place(("sweep",), of_key=True), ("sweep",), message)]
-    points = sweeping.probes(sweep.search, of_axes) if sweep.search else sweeping.points(sweep, without=of_axes)
+        return Loaded(variant.value, [], []), [
+            *problems,
+            Problem(variant.place(("sweep",), of_key=True), ("sweep",), message),
+        ]
+    points = (
+        sweeping.probes(sweep.search, of_axes)
+        if sweep.search
+        else sweeping.points(sweep, without=of_axes)
+    )
     specs, at_points = [], []
     for point in points:
         tree = yaml_tree.merge(plain, sweeping.overlay(point, variant))
@@ -249,14 +351,22 @@ def _check(variant: Tree, settings: tuple[str, ...]) -> tuple[Loaded, list[Probl
     if not problems and sweep.search:
         problems = sweeping.search_problems(sweep.search, [s.train for s in specs], variant)
     if not problems:
-        problems = sweeping.duplicates([(p, s.train.digest()) for p, s in zip(points, specs, strict=True)], variant)
+        problems = sweeping.duplicates(
+            [(p, s.train.digest()) for p, s in zip(points, specs, strict=True)], variant
+        )
     return Loaded(variant.value, points, specs), problems
 
 
 def _axes_as_written(sweep: Any) -> set[str]:
     """The names of the axes of a sweep that may be wrong in any way."""
-    parts = [sweep.get(name) for name in ("grid", "random", "search")] if isinstance(sweep, dict) else []
-    parts += [part.get(name) for part in parts if isinstance(part, dict) for name in ("ranges", "choices")]
+    parts = (
+        [sweep.get(name) for name in ("grid", "random", "search")]
+        if isinstance(sweep, dict)
+        else []
+    )
+    parts += [
+        part.get(name) for part in parts if isinstance(part, dict) for name in ("ranges", "choices")
+    ]
     return {str(name) for part in parts if isinstance(part, dict) for name in part}
 
 
@@ -267,7 +377,10 @@ def _set_on_axes(sweep: Sweep, settings: tuple[str, ...]) -> list[Problem]:
         name = option.partition("=")[0]
         for axis, path in sweep.axes().items():
             if f"{axis}.".startswith(f"{name}.") or name.startswith(f"{axis}."):
-                message = f"is an axis of the sweep ({'.'.join(map(str, path[:-1]))}): change its values, or --set sweep=null"
+                message = (
+                    f"is an axis of the sweep ({'.'.join(map(str, path[:-1]))}): change its values,"
+                    " or --set sweep=null"
+                )
                 problems.append(Problem(Place(f"--set {option}"), (axis,), message))
     return problems
 
@@ -294,7 +407,10 @@ def _right_parts(train: dict[str, Any]) -> dict[str, Any]:
 
 @functools.cache
 def _adapter(name: str) -> TypeAdapter[Any]:
-    """What checks one setting of `train` by itself. It takes milliseconds to make, and a sweep may be wrong at every point."""
+    """What checks one setting of `train` by itself.
+
+    It takes milliseconds to make, and a sweep may be wrong at every point.
+    """
     info = TrainConfig.model_fields[name]
     return TypeAdapter(Annotated[info.annotation, info])  # type: ignore[arg-type]
 
@@ -306,7 +422,15 @@ def _with_bases(path: Path, seen: tuple[Path, ...]) -> Tree:
         return tree
     place = tree.place(("extends",))
     if not isinstance(base, str):
-        raise SpecError([Problem(place, ("extends",), f"found {show(base)}; expected the name of a job beside this one")])
+        raise SpecError(
+            [
+                Problem(
+                    place,
+                    ("extends",),
+                    f"found {show(base)}; expected the name of a job beside this one",
+                )
+            ]
+        )
     target = beside(path, base)
     chain = (*seen, path.resolve())
     if target.resolve() in chain:
@@ -315,7 +439,8 @@ def _with_bases(path: Path, seen: tuple[Path, ...]) -> Tree:
     if problem := _missing(target, place, ("extends",)):
         raise SpecError([problem])
     under = _with_bases(target, chain)
-    under.value.pop("published", None)  # what was printed of another job was not printed of this one
+    # what was printed of another job was not printed of this one
+    under.value.pop("published", None)
     return yaml_tree.merge(under, tree)
 
 

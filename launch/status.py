@@ -1,4 +1,6 @@
-"""What `batchyard status` shows: one row a run, from the run directories and one question to Slurm."""
+"""What `batchyard status` shows: one row a run, from the run directories and one
+question to Slurm.
+"""
 
 from __future__ import annotations
 
@@ -16,17 +18,27 @@ from trainer.config.file_clock import Clock
 from trainer.config.layout import Attempt, RunDir
 
 COLOURS = {
-    "completed": "green", "failed": "red", "dead": "red", "running": "cyan", "queued": "yellow", "stopped": "yellow",
-    "pruned": "blue", "unknown": "magenta", "unreadable": "red",
-}  # fmt: skip
+    "completed": "green",
+    "failed": "red",
+    "dead": "red",
+    "running": "cyan",
+    "queued": "yellow",
+    "stopped": "yellow",
+    "pruned": "blue",
+    "unknown": "magenta",
+    "unreadable": "red",
+}
 
 
 Silence = SlurmError | OtherCluster
 CLOCKS_DIFFER_S = 2.0  # some file systems count whole seconds
 
 
-def look(runs: list[RunDir], clock: Clock | None = None) -> tuple[dict[str, Standing], Silence | None]:
-    """Where each run stands, by run_id, as far as that is known; and why Slurm did not tell what is in its queue.
+def look(
+    runs: list[RunDir], clock: Clock | None = None
+) -> tuple[dict[str, Standing], Silence | None]:
+    """Where each run stands, by run_id, as far as that is known; and why Slurm did not tell what is
+    in its queue.
 
     Slurm is asked once, and only where a run was submitted to it. A run that has a bad file is
     `unreadable`, and keeps no other from being shown. clock: for the ages of other machines' locks;
@@ -41,14 +53,16 @@ def look(runs: list[RunDir], clock: Clock | None = None) -> tuple[dict[str, Stan
             states = slurm.states(list(jobs.values()))
         except (SlurmError, OtherCluster) as error:
             silence = error
-    return {run.run_id: _standing(run, states, jobs, problems.get(run.run_id), clock) for run in runs}, silence
+    return {
+        run.run_id: _standing(run, states, jobs, problems.get(run.run_id), clock) for run in runs
+    }, silence
 
 
 def standings(runs: list[RunDir]) -> dict[str, Standing]:
     """Where each run stands, by run_id, for those who start or stop runs by it.
 
-    A machine without squeue is none of the cluster's: what the directories tell counts there. Raises SlurmError, and OtherCluster,
-    where a run may be in the queue and Slurm does not answer.
+    A machine without squeue is none of the cluster's: what the directories tell counts there.
+    Raises SlurmError, and OtherCluster, where a run may be in the queue and Slurm does not answer.
     """
     found, silence = look(runs, rundir.folder_clock(runs))
     if silence and not isinstance(silence, NotHere):
@@ -59,12 +73,18 @@ def standings(runs: list[RunDir]) -> dict[str, Standing]:
 
 
 def tell(silence: Silence | None, shown: Iterable[Standing] = ()) -> None:
-    """Prints, beside what is known, that Slurm did not answer, and by which clock the runs shown are alive or dead."""
+    """Prints, beside what is known, that Slurm did not answer, and by which clock the runs shown
+    are alive or dead.
+    """
     if silence:
         echo(f"what Slurm has in its queue is not known: {silence}", err=True)
     ages = [where.lock_age_s for where in shown if where.lock_age_s is not None]
     if ages:
-        echo(f"judged by locks of other machines: {words.plural(len(ages), 'run')}; {lock_ages(ages)}", err=True)
+        echo(
+            f"judged by locks of other machines: {words.plural(len(ages), 'run')};"
+            f" {lock_ages(ages)}",
+            err=True,
+        )
 
 
 def lock_ages(ages: list[float]) -> str:
@@ -74,7 +94,10 @@ def lock_ages(ages: list[float]) -> str:
     """
     if min(ages) < -CLOCKS_DIFFER_S:
         ahead = words.seconds(-min(ages))
-        return f"one was renewed {ahead} from now by this machine's clock, which is not the file system's"
+        return (
+            f"one was renewed {ahead} from now by this machine's clock, which is not the file"
+            " system's"
+        )
     return f"the oldest was renewed {words.seconds(max(1.0, *ages))} ago by this machine's clock"
 
 
@@ -105,15 +128,28 @@ def show(runs: list[RunDir]) -> None:
     states, silence = look(runs)
     for run in runs:
         row, where = row_of(run, states[run.run_id])
-        found.append((run.run_id, (where.state, COLOURS.get(where.state)), row.step, row.loss, row.accuracy, row.left,
-                      where.where or "-", row.started, row.took))  # fmt: skip
+        found.append(
+            (
+                run.run_id,
+                (where.state, COLOURS.get(where.state)),
+                row.step,
+                row.loss,
+                row.accuracy,
+                row.left,
+                where.where or "-",
+                row.started,
+                row.took,
+            )
+        )
     header = ("run", "state", "step", "loss", "test accuracy", "left", "where", "started", "took")
     table.show(header, found, left=("run", "state", "where", "started"))
     tell(silence, states.values())
 
 
 def row_of(run: RunDir, where: Standing) -> tuple[Row, Standing]:
-    """What the tables show of a run, and where it stands: unreadable, too, where only a file is bad that the row is made from."""
+    """What the tables show of a run, and where it stands: unreadable, too, where only a file is bad
+    that the row is made from.
+    """
     try:
         with records.reading(run):
             return Row.of(run, where), where
@@ -123,7 +159,9 @@ def row_of(run: RunDir, where: Standing) -> tuple[Row, Standing]:
 
 @dataclass(frozen=True)
 class Row:
-    """What the tables show of one run, each "-" where there is nothing. left: by its last step times; took: its last attempt."""
+    """What the tables show of one run, each "-" where there is nothing. left: by its last step
+    times; took: its last attempt.
+    """
 
     step: str
     loss: str
@@ -134,10 +172,21 @@ class Row:
 
     @classmethod
     def of(cls, run: RunDir, where: Standing) -> Row:
-        progress, outcome = rundir.progress(run) if where.attempt else rundir.NOTHING_YET, where.outcome
-        accuracy = outcome.test_accuracy if outcome and outcome.test_accuracy is not None else progress["test_accuracy"]
-        step = outcome.global_step if outcome and outcome.global_step is not None else progress["step"]
-        record = (records.read(where.attempt.record, records.ATTEMPT) or {}) if where.attempt else {}
+        progress, outcome = (
+            (rundir.progress(run) if where.attempt else rundir.NOTHING_YET),
+            where.outcome,
+        )
+        accuracy = (
+            outcome.test_accuracy
+            if outcome and outcome.test_accuracy is not None
+            else progress["test_accuracy"]
+        )
+        step = (
+            outcome.global_step if outcome and outcome.global_step is not None else progress["step"]
+        )
+        record = (
+            (records.read(where.attempt.record, records.ATTEMPT) or {}) if where.attempt else {}
+        )
         started, running = record.get("started"), where.state == "running"
         ended = time.time() if running else record.get("ended")
         known = running and progress["total"] and progress["step_time_s"]
@@ -145,7 +194,11 @@ class Row:
             f"{step if step is not None else '-'}/{progress['total'] or '?'}",
             words.number(progress["loss"]) if progress["loss"] is not None else "-",
             f"{100 * accuracy:.2f} %" if accuracy is not None else "-",
-            words.seconds((progress["total"] - (step or 0)) * progress["step_time_s"]) if known else "-",
+            (
+                words.seconds((progress["total"] - (step or 0)) * progress["step_time_s"])
+                if known
+                else "-"
+            ),
             time.strftime("%Y-%m-%d %H:%M", time.localtime(started)) if started else "-",
             words.seconds(max(0.1, ended - started)) if started and ended else "-",
         )
@@ -159,9 +212,13 @@ def show_one(run: RunDir) -> None:
     echo("  ", nl=False)
     echo(where.state, colour=COLOURS.get(where.state))
     told: list[tuple[str, object]] = [
-        ("step", row.step), ("loss", row.loss), ("test accuracy", row.accuracy), ("left", row.left), ("where", where.where or "-"),
+        ("step", row.step),
+        ("loss", row.loss),
+        ("test accuracy", row.accuracy),
+        ("left", row.left),
+        ("where", where.where or "-"),
         ("directory", run.path),
-    ]  # fmt: skip
+    ]
     if where.outcome and where.outcome.cause:
         told.append(("cause", where.outcome.cause))
     if where.outcome and where.outcome.hint:

@@ -63,7 +63,10 @@ def mend(of: Searched) -> str | None:
 
 
 def _trial(of: Searched, record: Record | None) -> FrozenTrial:
-    """A trial that still runs, as far as the study knows. None: one that was asked for, and lost."""
+    """A trial that still runs, as far as the study knows.
+
+    None: one that was asked for, and lost.
+    """
     from optuna.trial import TrialState, create_trial
 
     if record is None:

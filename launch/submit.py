@@ -1,4 +1,6 @@
-"""From a job file to a running attempt, read from top to bottom: spec, placement, plan, run directory, data, code, backend."""
+"""From a job file to a running attempt, read from top to bottom: spec, placement, plan, run
+directory, data, code, backend.
+"""
 
 from __future__ import annotations
 
@@ -39,10 +41,21 @@ from trainer.config.lock import RENEW_S, Lock
 from trainer.config.outcome import EXIT_WRONG, Outcome
 from trainer.config.run import RunConfig, TrainConfig, canonical
 
-# After these ends the code of the run is as good as it was: going on with it keeps the run bit-exact.
-KEEP_CODE = ("preempted", "timeout", "pruned", "cancelled", "killed", "infrastructure", "oom_host", "hang")
+# After these ends the code of the run is as good as it was: going on with it keeps the run
+# bit-exact.
+KEEP_CODE = (
+    "preempted",
+    "timeout",
+    "pruned",
+    "cancelled",
+    "killed",
+    "infrastructure",
+    "oom_host",
+    "hang",
+)
 LOCK_WAIT_S = 60.0
-DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # libyaml's writes the same text ten times as fast
+# libyaml's writes the same text ten times as fast
+DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
 
 class SubmitError(Wrong):
@@ -61,16 +74,21 @@ class Request:
     settings: tuple[str, ...] = ()
     new: bool = False
     strict: bool = False
-    run_id: str | None = None  # the run's id where it is known: an existing run to go on with, a point of a sweep
+    # the run's id where it is known: an existing run to go on with, a point of a sweep
+    run_id: str | None = None
     after: RunDir | None = None  # the run that must be completed first
-    sweep: str | None = None  # the id of an existing sweep to go on with, or of the one that the run is a point of
+    # the id of an existing sweep to go on with, or of the one that the run is a point of
+    sweep: str | None = None
     notes: tuple[str, ...] = ()  # what decides beside the job and the site file
-    trust: bool = False  # the user vouches for the code that the run is frozen with, whoever owns it
+    # the user vouches for the code that the run is frozen with, whoever owns it
+    trust: bool = False
 
 
 @dataclass(frozen=True)
 class Ready:
-    """Everything decided before anything is written. unreadable: what is wrong with the config.json that a point's run has."""
+    """Everything decided before anything is written. unreadable: what is wrong with the config.json
+    that a point's run has.
+    """
 
     request: Request
     spec: JobSpec
@@ -89,7 +107,10 @@ def load(request: Request) -> tuple[Loaded, Machine]:
 
 
 def resolve(request: Request, job: JobSpec, machine: Machine) -> Ready:
-    """Placement, configuration and plan of one run. Writes nothing. Raises SpecError and SubmitError."""
+    """Placement, configuration and plan of one run.
+
+    Writes nothing. Raises SpecError and SubmitError.
+    """
     job = planning.with_defaults(job, request.site, request.backend)
     placement = planning.place(job, request.site, machine, request.backend, strict=request.strict)
     job, placement = planning.fit_precision(job, placement, machine, request.backend)
@@ -105,11 +126,23 @@ def resolve(request: Request, job: JobSpec, machine: Machine) -> Ready:
             raise
         unreadable = error.within(run.path)  # the other points are not kept from theirs
     if before and canonical(before.train) != canonical(job.train):
-        raise SubmitError(f"{run.path} holds a run of another configuration:\n{_difference(before, job)}\n--new starts another run")
-    fixed, sweep = (before.execution, request.sweep or before.sweep) if before else (None, request.sweep)
+        raise SubmitError(
+            f"{run.path} holds a run of another configuration:\n{_difference(before, job)}\n--new"
+            " starts another run"
+        )
+    fixed, sweep = (
+        (before.execution, request.sweep or before.sweep) if before else (None, request.sweep)
+    )
     config = planning.run_config(request.job.name, run.run_id, job, placement, fixed, sweep)
     plan = planning.build(
-        job, config, placement, run, request.site, request.folders, request.backend, site.python(request.site),
+        job,
+        config,
+        placement,
+        run,
+        request.site,
+        request.folders,
+        request.backend,
+        site.python(request.site),
         (os.getuid(), os.getgid()),
     )
     if after:
@@ -121,7 +154,9 @@ def resolve(request: Request, job: JobSpec, machine: Machine) -> Ready:
 
 
 def _check_wandb(plan: Plan) -> None:
-    """Raises SubmitError where the environment that a run gets asks of wandb what nobody can know."""
+    """Raises SubmitError where the environment that a run gets asks of wandb what
+    nobody can know.
+    """
     try:
         wandb_mode.asked(site.environment(**plan.env))
     except ValueError as error:
@@ -132,7 +167,8 @@ Made = Future[dict[str, Any]]  # what prepare tells of a data set, once it is th
 
 
 class Together:
-    """The data sets of points that are queued together, each made ready once, while the points are written.
+    """The data sets of points that are queued together, each made ready once, while the points are
+    written.
 
     made: by what it is made from, what prepare tells of it.
     """
@@ -145,14 +181,17 @@ class Together:
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Nothing is made ready any more once the caller has given up: its runs may be another submit's by then."""
+        """Nothing is made ready any more once the caller has given up: its runs may be another
+        submit's by then.
+        """
         self._one_by_one.shutdown(cancel_futures=True)
 
     def ask(self, ready: Ready, code: Path) -> Made:
         """A point's data, made by that code."""
         train, how = ready.config.train, ready.config.execution
         allowed = f"{how.allow_unverified_data} {how.max_image_pixels}"
-        started = (read_json(ready.run.data_record) or {}).get("path")  # a run that has started keeps its prepared set
+        # a run that has started keeps its prepared set
+        started = (read_json(ready.run.data_record) or {}).get("path")
         asked = f"{code} {train.data.prepared_by()} {allowed} {started} {_begins_with(train)!r}"
         if asked not in self.made:
             self.made[asked] = self._one_by_one.submit(make_data, ready, code)
@@ -170,13 +209,16 @@ def _before(request: Request, job: JobSpec) -> RunDir | None:
 
 
 def take(path: Path, name: str, held: Lock | None = None) -> Lock:
-    """The lock under which one submit of a run (or a sweep) decides; waits for another to be done. held: one of this process, which
-    renews and frees the new one with itself. Raises SubmitError."""
+    """The lock under which one submit of a run (or a sweep) decides; waits for another to be done.
+    held: one of this process, which renews and frees the new one with itself. Raises SubmitError.
+    """
     lock = Lock(path)
     end = time.monotonic() + LOCK_WAIT_S
     while not acquire(lock, name, held):
         if time.monotonic() > end:
-            raise SubmitError(f"another submit of {name} has not ended within {LOCK_WAIT_S:.0f} s: {lock.owner()}")
+            raise SubmitError(
+                f"another submit of {name} has not ended within {LOCK_WAIT_S:.0f} s: {lock.owner()}"
+            )
         time.sleep(0.05)
     return lock
 
@@ -187,18 +229,25 @@ def acquire(lock: Lock, name: str, held: Lock | None = None) -> bool:
         return held.acquire_also(lock) if held else lock.acquire()
     except OSError as error:
         raise SubmitError(
-            f"{lock.path.parent} cannot be written ({error.strerror}): free the disk, or name another place for {name} by "
-            "--runs-dir or paths.runs"
+            f"{lock.path.parent} cannot be written ({error.strerror}): free the disk, or name"
+            f" another place for {name} by --runs-dir or paths.runs"
         ) from None
 
 
 def prepare_run(
-    ready: Ready, before: Standing, code: Code, image: str | None, say: Callable[[str], None], lock: Lock
+    ready: Ready,
+    before: Standing,
+    code: Code,
+    image: str | None,
+    say: Callable[[str], None],
+    lock: Lock,
 ) -> Ready:
-    """Makes the run ready to start: its directory and its data. image: name and digest, for the record.
+    """Makes the run ready to start: its directory and its data. image: name and digest, for the
+    record.
 
-    Returns it as it is run: with a plan that fits code which it may have kept. lock: the run's, which is renewed meanwhile.
-    Raises SubmitError, and LockLost where another submit has taken the run.
+    Returns it as it is run: with a plan that fits code which it may have kept. lock: the run's,
+    which is renewed meanwhile. Raises SubmitError, and LockLost where another submit has taken the
+    run.
     """
     ready = write_run(ready, before, code, image, say)
     prepare_data(ready, say, lock=lock)
@@ -206,9 +255,17 @@ def prepare_run(
 
 
 def write_run(
-    ready: Ready, before: Standing, code: Code, image: str | None, say: Callable[[str], None], *, shared: bool = False
+    ready: Ready,
+    before: Standing,
+    code: Code,
+    image: str | None,
+    say: Callable[[str], None],
+    *,
+    shared: bool = False,
 ) -> Ready:
-    """Writes the run directory: code, job, configuration and plan. Returns what was written. Raises SubmitError.
+    """Writes the run directory: code, job, configuration and plan.
+
+    Returns what was written. Raises SubmitError.
 
     shared: `code` is a copy that many runs are linked to, for which the caller syncs the disk once.
     """
@@ -228,7 +285,10 @@ def write_run(
         outcome.write(run.outcome)
     if keep:
         if code_differs(run, code):
-            say("continues with the code that it was submitted with; yours has changed since (--new trains with yours)")
+            say(
+                "continues with the code that it was submitted with; yours has changed since (--new"
+                " trains with yours)"
+            )
     else:
         if outcome and code_differs(run, code):
             say("takes the code as it is now, which has changed since the failed attempt")
@@ -257,8 +317,9 @@ def plan_record(ready: Ready, generation: int) -> dict[str, Any]:
 
 
 def begins_in_array(ready: Ready) -> bool:
-    """Whether the point's first start is still to come: until then its array has what its directory lacks (launch.array). Where it
-    waits for another run its plan tells which, and is written now."""
+    """Whether the point's first start is still to come: until then its array has what its directory
+    lacks (launch.array). Where it waits for another run its plan tells which, and is written now.
+    """
     return ready.plan.after is None and not ready.run.plan.exists()
 
 
@@ -270,18 +331,22 @@ def write_waiting(ready: Ready, before: Standing) -> None:
 
 
 def _config_text(ready: Ready) -> str:
-    return ready.config.model_dump_json(indent=2, ensure_ascii=True)  # quicker than json is, and a sweep has many
+    # quicker than json is, and a sweep has many
+    return ready.config.model_dump_json(indent=2, ensure_ascii=True)
 
 
 def job_text(spec: JobSpec) -> str:
     """job.yaml. Key by key, for the points of a sweep have nearly all of them in common.
 
-    Which run `after` is stands in the plan; the figures of others are of the job, and may be of another point of its sweep.
+    Which run `after` is stands in the plan; the figures of others are of the job, and may be of
+    another point of its sweep.
     """
     job = spec.model_dump(mode="json", exclude_unset=True, exclude={"after", "published"})
     train = "".join(_yaml(key, json.dumps(value)) for key, value in job["train"].items())
     below = f"train:\n{textwrap.indent(train, '  ')}"
-    return "".join(below if key == "train" else _yaml(key, json.dumps(value)) for key, value in job.items())
+    return "".join(
+        below if key == "train" else _yaml(key, json.dumps(value)) for key, value in job.items()
+    )
 
 
 @functools.lru_cache
@@ -290,7 +355,9 @@ def _yaml(key: str, value: str) -> str:
 
 
 def known_to(before: Any, now: Any) -> Any:
-    """`now` without the keys that `before` lacks: settings that are younger than the frozen code, which would refuse them."""
+    """`now` without the keys that `before` lacks: settings that are younger than the frozen code,
+    which would refuse them.
+    """
     if not isinstance(before, dict) or not isinstance(now, dict):
         return now
     return {key: known_to(before[key], value) for key, value in now.items() if key in before}
@@ -304,12 +371,16 @@ def code_differs(run: RunDir, code: Code) -> bool:
 
 
 def prepare_data(
-    ready: Ready, say: Callable[[str], None], made: dict[str, Any] | None = None, lock: Lock | None = None
+    ready: Ready,
+    say: Callable[[str], None],
+    made: dict[str, Any] | None = None,
+    lock: Lock | None = None,
 ) -> None:
-    """Makes the data set (and the weights to begin with) ready by the run's own Python and code, and records what was made.
+    """Makes the data set (and the weights to begin with) ready by the run's own Python and code,
+    and records what was made.
 
-    made: that, where it was made for several. lock: under which this is done, to be renewed meanwhile. Raises SubmitError,
-    and LockLost where another submit has taken it.
+    made: that, where it was made for several. lock: under which this is done, to be renewed
+    meanwhile. Raises SubmitError, and LockLost where another submit has taken it.
     """
     run = ready.run
     record = made or make_data(ready, run.code, lock)
@@ -318,8 +389,8 @@ def prepare_data(
     known = run.data_record.exists() and json.loads(run.data_record.read_text())
     if known and known["sha256"] != record["sha256"]:
         raise SubmitError(
-            f"the prepared data is not what {run.run_id} was trained on "
-            f"(sha256 {record['sha256'][:12]}, was {known['sha256'][:12]}); --new starts another run"
+            f"the prepared data is not what {run.run_id} was trained on (sha256"
+            f" {record['sha256'][:12]}, was {known['sha256'][:12]}); --new starts another run"
         )
     if not known:
         check_micro_batches(ready, record)
@@ -327,16 +398,23 @@ def prepare_data(
     for note in record.get("notes", ()):
         say(note)
     if left_out := len(record.get("skipped", ())):
-        say(f"{left_out} picture(s) cannot be used and are left out; {site.shown(run.data_record)} names them")
+        say(
+            f"{left_out} picture(s) cannot be used and are left out; {site.shown(run.data_record)}"
+            " names them"
+        )
 
 
 def check_micro_batches(ready: Ready, record: dict[str, Any]) -> None:
-    """Raises SubmitError where BatchNorm would refuse a micro-batch of a run that has not begun. record: of its data."""
+    """Raises SubmitError where BatchNorm would refuse a micro-batch of a run that has not begun.
+    record: of its data.
+    """
     config, prepared = ready.config, record["samples"]["train"]
     train, ranks = dict(config.train), config.execution.ranks
     if problem := micro_batches.problem(train, prepared, ranks):
         raise SubmitError(f"train.global_batch_size: {problem}")
-    samples = steps.trained_on(prepared, config.train.data.wanted()[0], config.train.data.validation)
+    samples = steps.trained_on(
+        prepared, config.train.data.wanted()[0], config.train.data.validation
+    )
     if not micro_batches.only_torch_knows(train):
         return
     if not micro_batches.is_one_sample(train, samples, config.train.global_batch_size, ranks):
@@ -353,7 +431,9 @@ def check_micro_batches(ready: Ready, record: dict[str, Any]) -> None:
 
 
 def prepared_alike(one: RunConfig, other: RunConfig) -> bool:
-    """Whether prepare makes the same by both configurations, so that one's record is the other's."""
+    """Whether prepare makes the same by both configurations, so that one's record is
+    the other's.
+    """
     return (
         one.train.data.prepared_by() == other.train.data.prepared_by()
         and one.execution.allow_unverified_data == other.execution.allow_unverified_data
@@ -368,7 +448,8 @@ def _begins_with(train: TrainConfig) -> tuple[Any, ...]:
 
 
 def make_data(ready: Ready, code: Path, lock: Lock | None = None) -> dict[str, Any]:
-    """Makes the data set and the weights to begin with, by the code in a folder; returns the record of both.
+    """Makes the data set and the weights to begin with, by the code in a folder; returns the record
+    of both.
 
     lock: as prepare_data takes it. Raises SubmitError and LockLost.
     """
@@ -376,33 +457,49 @@ def make_data(ready: Ready, code: Path, lock: Lock | None = None) -> dict[str, A
     where.cache.mkdir(parents=True, exist_ok=True)
     needs = "torch" if _begins_with(ready.config.train) else "numpy"
     folders = ("--data-dir", str(where.data), "--cache-dir", str(where.cache))
-    result = tool_of(code, ready.plan.python, "prepare", ready.run.config, *folders, needs=needs, lock=lock)
+    result = tool_of(
+        code, ready.plan.python, "prepare", ready.run.config, *folders, needs=needs, lock=lock
+    )
     made: dict[str, Any] = json.loads(result.stdout)
     return made
 
 
-def tool(run: RunDir, python: str, name: str, *arguments: str, needs: str) -> subprocess.CompletedProcess[str]:
-    """Runs `python -m trainer.<name> RUN_DIR/config.json` with the run's own code, as `tool_of` does."""
+def tool(
+    run: RunDir, python: str, name: str, *arguments: str, needs: str
+) -> subprocess.CompletedProcess[str]:
+    """Runs `python -m trainer.<name> RUN_DIR/config.json` with the run's own code, as `tool_of`
+    does.
+    """
     if not run.plan.exists() and not run.code.exists():
         raise SubmitError(f"{run.run_id} has not begun: there is nothing of it yet")
     return tool_of(run.code, python, name, run.config, *arguments, needs=needs)
 
 
 def tool_of(
-    code: Path, python: str, name: str, config: Path, *arguments: str, needs: str, lock: Lock | None = None
+    code: Path,
+    python: str,
+    name: str,
+    config: Path,
+    *arguments: str,
+    needs: str,
+    lock: Lock | None = None,
 ) -> subprocess.CompletedProcess[str]:
-    """Runs `python -m trainer.<name> config.json` with the code in a folder (snapshot.on_path). needs: a module that it imports.
+    """Runs `python -m trainer.<name> config.json` with the code in a folder (snapshot.on_path).
+    needs: a module that it imports.
 
-    lock: of this process, to be renewed meanwhile. Raises SubmitError: what the tool says to a person, or its last lines. Raises
-    LockLost.
+    lock: of this process, to be renewed meanwhile. Raises SubmitError: what the tool says to a
+    person, or its last lines. Raises LockLost.
     """
     packages = snapshot.on_path(code)
     if not (packages / "trainer" / f"{name}.py").exists():
-        raise SubmitError(f"the code that {config.parent.name} is frozen with ({code}) has no trainer.{name}: it is older, or gone")
+        raise SubmitError(
+            f"the code that {config.parent.name} is frozen with ({code}) has no trainer.{name}: it"
+            " is older, or gone"
+        )
     if not local.python_has(python, needs):
         raise SubmitError(
-            f"{python} has no {needs}, which trainer.{name} needs: install the extra 'train' there, or name another `python:` "
-            "in the site file"
+            f"{python} has no {needs}, which trainer.{name} needs: install the extra 'train' there,"
+            " or name another `python:` in the site file"
         )
     argv = [python, "-P", "-m", f"trainer.{name}", str(config), *arguments]
     env = site.environment(PYTHONPATH=str(packages), PYTHONSAFEPATH="1")
@@ -411,16 +508,23 @@ def tool_of(
         raise SubmitError(result.stderr.strip())
     if result.returncode:
         tail = "\n".join(result.stderr.strip().splitlines()[-8:])
-        raise SubmitError(f"trainer.{name} failed ({result.returncode}):\n  {' '.join(argv)}\n{tail}")
+        raise SubmitError(
+            f"trainer.{name} failed ({result.returncode}):\n  {' '.join(argv)}\n{tail}"
+        )
     return result
 
 
-def _run(argv: list[str], env: dict[str, str], lock: Lock | None) -> subprocess.CompletedProcess[str]:
-    """Runs a command to its end, and renews a lock of this process meanwhile: a download may outlast its lease.
+def _run(
+    argv: list[str], env: dict[str, str], lock: Lock | None
+) -> subprocess.CompletedProcess[str]:
+    """Runs a command to its end, and renews a lock of this process meanwhile: a download may
+    outlast its lease.
 
     Raises LockLost, once the command is killed.
     """
-    with subprocess.Popen(argv, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        argv, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
         try:
             while True:
                 try:
@@ -437,7 +541,8 @@ def _run(argv: list[str], env: dict[str, str], lock: Lock | None) -> subprocess.
 def ask_of_job(
     request: Request, job: JobSpec, machine: Machine, name: str, *arguments: str
 ) -> subprocess.CompletedProcess[str]:
-    """Runs `python -m trainer.<name>` on a job's configuration before there is a run, with the project's code.
+    """Runs `python -m trainer.<name>` on a job's configuration before there is a run, with the
+    project's code.
 
     Raises SubmitError, and SpecError.
     """
@@ -446,7 +551,9 @@ def ask_of_job(
         path = Path(folder) / "config.json"
         write_json(path, config.model_dump(mode="json"))
         snapshot.link_packages(Path(folder), request.project)
-        return tool_of(Path(folder), site.python(request.site), name, path, *arguments, needs="torch")
+        return tool_of(
+            Path(folder), site.python(request.site), name, path, *arguments, needs="torch"
+        )
 
 
 def python_of(run: RunDir, used: Site) -> str:
@@ -455,18 +562,34 @@ def python_of(run: RunDir, used: Site) -> str:
 
 
 def _difference(before: RunConfig, job: JobSpec) -> str:
-    old, new = (json.dumps(canonical(t), indent=1, sort_keys=True).splitlines() for t in (before.train, job.train))
-    return "\n".join(line for line in difflib.unified_diff(old, new, "the run's", "yours", lineterm="", n=0) if line[:2] != "@@")
+    old, new = (
+        json.dumps(canonical(t), indent=1, sort_keys=True).splitlines()
+        for t in (before.train, job.train)
+    )
+    return "\n".join(
+        line
+        for line in difflib.unified_diff(old, new, "the run's", "yours", lineterm="", n=0)
+        if line[:2] != "@@"
+    )
 
 
 def slurm_is_here_unasked(request: Request, site_file: Path | None, asked: str | None) -> bool:
-    """Whether sbatch is on PATH although nobody chose a backend: PATH is never a reason, and that is said."""
-    return asked is None and site_file is None and request.backend == "local" and shutil.which("sbatch") is not None
+    """Whether sbatch is on PATH although nobody chose a backend: PATH is never a reason, and that
+    is said.
+    """
+    return (
+        asked is None
+        and site_file is None
+        and request.backend == "local"
+        and shutil.which("sbatch") is not None
+    )
 
 
 def result_line(outcome: Outcome) -> str:
     """How it ended, in one line."""
-    line = f"{outcome.status}" + (f" ({outcome.verdict})" if outcome.verdict != outcome.status else "")
+    line = f"{outcome.status}" + (
+        f" ({outcome.verdict})" if outcome.verdict != outcome.status else ""
+    )
     if outcome.test_accuracy is not None:
         line += f": test accuracy {100 * outcome.test_accuracy:.2f} %"
         if (mean_iou := outcome.extra.get("test_mean_iou")) is not None:
@@ -479,5 +602,6 @@ def result_line(outcome: Outcome) -> str:
     if outcome.global_step is not None:
         line += f" after {outcome.global_step} steps"
     if outcome.status != "completed" and outcome.cause:
-        line += f": {'rank ' + str(outcome.rank) + ': ' if outcome.rank is not None else ''}{outcome.cause}"
+        rank = f"rank {outcome.rank}: " if outcome.rank is not None else ""
+        line += f": {rank}{outcome.cause}"
     return plain(line)

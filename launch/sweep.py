@@ -1,4 +1,7 @@
-"""`sweep` in a job file: its points, their mistakes, what a submit has to do for each. Pure: reads no file and no clock."""
+"""`sweep` in a job file: its points, their mistakes, what a submit has to do for each.
+
+Pure: reads no file and no clock.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, ValidatorFunctionWrapHandler, WrapValidator, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    model_validator,
+)
 
 from launch.yaml_tree import Path_, Place, Problem, Tree
 from trainer.config.run import TrainConfig
@@ -20,7 +29,18 @@ from trainer.config.study import Halving
 
 MOST_POINTS = 10_000  # all are checked, twice where there is a fallback: one to two seconds
 # Keys of a job that change no weights: another value there would be the same run.
-OUTSIDE = ("description", "execution", "resources", "container", "tracking", "after", "sweep", "published", "extends", "fallback")
+OUTSIDE = (
+    "description",
+    "execution",
+    "resources",
+    "container",
+    "tracking",
+    "after",
+    "sweep",
+    "published",
+    "extends",
+    "fallback",
+)
 
 
 def _as_written(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
@@ -31,7 +51,10 @@ def _as_written(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
 
 def _no_mapping(value: Any) -> Any:
     if isinstance(value, dict):
-        raise ValueError("found a mapping; an axis is one dotted key with a list, as in train.optimizer.lr: [0.1, 0.2]")
+        raise ValueError(
+            "found a mapping; an axis is one dotted key with a list, as in train.optimizer.lr:"
+            " [0.1, 0.2]"
+        )
     return value
 
 
@@ -56,7 +79,9 @@ class Range(Strict):
 
 
 class Random(Strict):
-    """`n` draws; each is a function of seed, its number and the axis, so that more draws or axes leave the first ones alone."""
+    """`n` draws; each is a function of seed, its number and the axis, so that more draws or axes
+    leave the first ones alone.
+    """
 
     n: int = Field(ge=1, description="how many points are drawn")
     seed: int = Field(0, ge=0)
@@ -64,39 +89,58 @@ class Random(Strict):
 
 
 class Search(Strict):
-    """Trials that optuna chooses by the results of those before: by `train.best_metric` of the validation split."""
+    """Trials that optuna chooses by the results of those before: by `train.best_metric` of the
+    validation split.
+    """
 
     trials: int = Field(ge=1, le=MOST_POINTS, description="how many points are chosen")
-    sampler: Literal["tpe", "random"] = Field("tpe", description="of optuna; tpe draws its first ten at random")
+    sampler: Literal["tpe", "random"] = Field(
+        "tpe", description="of optuna; tpe draws its first ten at random"
+    )
     seed: int = Field(0, ge=0)
     ranges: dict[str, Range] = Field({}, description="axis: {low, high, log}")
     choices: dict[str, Values] = Field({}, description="axis: [values]")
-    halving: Halving | None = Field(None, description="stops trials that are worse than others were after as many epochs")
+    halving: Halving | None = Field(
+        None, description="stops trials that are worse than others were after as many epochs"
+    )
 
     @model_validator(mode="after")
     def _something(self) -> Self:
         if not self.ranges and not self.choices:
-            raise ValueError("has no axis: give ranges, choices, or both, as in ranges: {train.optimizer.lr: {low: 0.01, high: 1}}")
+            raise ValueError(
+                "has no axis: give ranges, choices, or both, as in ranges: {train.optimizer.lr:"
+                " {low: 0.01, high: 1}}"
+            )
         return self
 
 
 class Sweep(Strict):
-    """Runs of one job that differ in their axes, which are dotted keys below `train`. Grid and random: each draw with each
-    grid point."""
+    """Runs of one job that differ in their axes, which are dotted keys below `train`.
+
+    Grid and random: each draw with each grid point.
+    """
 
     grid: dict[str, Values] | None = Field(
         None, min_length=1, description="axis: [values]; every combination"
     )
     random: Random | None = None
     search: Search | None = None
-    array_parallelism: int = Field(256, ge=1, description="on Slurm: how many points run at once, at most; elsewhere it is one")
+    array_parallelism: int = Field(
+        256, ge=1, description="on Slurm: how many points run at once, at most; elsewhere it is one"
+    )
 
     @model_validator(mode="after")
     def _something(self) -> Self:
         if self.grid is None and self.random is None and self.search is None:
-            raise ValueError("is empty: give grid, random, or both, or search, as in grid: {train.optimizer.lr: [0.1, 0.2]}")
+            raise ValueError(
+                "is empty: give grid, random, or both, or search, as in grid: {train.optimizer.lr:"
+                " [0.1, 0.2]}"
+            )
         if self.search and (self.grid or self.random):
-            raise ValueError("search chooses all points itself: leave out grid and random, or write their axes as its choices")
+            raise ValueError(
+                "search chooses all points itself: leave out grid and random, or write their axes"
+                " as its choices"
+            )
         return self
 
     def axes(self) -> dict[str, Path_]:
@@ -105,18 +149,26 @@ class Sweep(Strict):
             choices = {a: ("sweep", "search", "choices", a) for a in self.search.choices}
             return {**choices, **{a: ("sweep", "search", "ranges", a) for a in self.search.ranges}}
         ranges = self.random.ranges if self.random else {}
-        return {**{a: ("sweep", "grid", a) for a in self.grid or {}}, **{a: ("sweep", "random", "ranges", a) for a in ranges}}
+        return {
+            **{a: ("sweep", "grid", a) for a in self.grid or {}},
+            **{a: ("sweep", "random", "ranges", a) for a in ranges},
+        }
 
     def size(self) -> int:
         """How many points there are."""
         if self.search:
             return self.search.trials
-        return math.prod(map(len, (self.grid or {}).values())) * (self.random.n if self.random else 1)
+        return math.prod(map(len, (self.grid or {}).values())) * (
+            self.random.n if self.random else 1
+        )
 
 
 @dataclass(frozen=True)
 class Point:
-    """One value for each axis. places: where each value stands in the job. A job without a sweep is a point without axes."""
+    """One value for each axis. places: where each value stands in the job.
+
+    A job without a sweep is a point without axes.
+    """
 
     axes: dict[str, Any] = field(default_factory=dict)
     places: dict[str, Path_] = field(default_factory=dict)
@@ -141,7 +193,9 @@ def text(value: Any) -> str:
 
 
 def draw(where: Range, seed: int, number: int, axis: str) -> int | float:
-    """The value of the `number`th draw, from a hash; a float has four digits, so that it can be read and typed again."""
+    """The value of the `number`th draw, from a hash; a float has four digits, so that it can be
+    read and typed again.
+    """
     digest = hashlib.sha256(f"{seed}/{number}/{axis}".encode()).digest()
     part = int.from_bytes(digest[:7]) / 2**56  # in [0, 1), exactly
     low, high = where.low, where.high
@@ -153,12 +207,24 @@ def draw(where: Range, seed: int, number: int, axis: str) -> int | float:
 
 def points(sweep: Sweep, without: Iterable[str] = ()) -> list[Point]:
     """Every draw with every combination, the last axis fastest. without: axes to leave out."""
-    grid = {axis: list(enumerate(values)) for axis, values in (sweep.grid or {}).items() if axis not in without}
+    grid = {
+        axis: list(enumerate(values))
+        for axis, values in (sweep.grid or {}).items()
+        if axis not in without
+    }
     combinations = list(itertools.product(*grid.values()))
     found = []
     for number in range(sweep.random.n if sweep.random else 1):
-        ranges = {a: r for a, r in sweep.random.ranges.items() if a not in without} if sweep.random else {}
-        drawn = {axis: draw(where, sweep.random.seed, number, axis) for axis, where in ranges.items() if sweep.random}
+        ranges = (
+            {a: r for a, r in sweep.random.ranges.items() if a not in without}
+            if sweep.random
+            else {}
+        )
+        drawn = {
+            axis: draw(where, sweep.random.seed, number, axis)
+            for axis, where in ranges.items()
+            if sweep.random
+        }
         for combination in combinations:
             chosen = dict(zip(grid, combination, strict=True))
             axes = {**drawn, **{axis: value for axis, (_, value) in chosen.items()}}
@@ -169,18 +235,30 @@ def points(sweep: Sweep, without: Iterable[str] = ()) -> list[Point]:
 
 
 def probes(search: Search, without: Iterable[str] = ()) -> list[Point]:
-    """Points by which a search is checked before there is one: the first value of every axis, then each other value (of a
-    range, its other end) with the first ones of all others. without: axes to leave out."""
+    """Points by which a search is checked before there is one: the first value of every axis, then
+    each other value (of a range, its other end) with the first ones of all others. without: axes to
+    leave out.
+    """
     values: dict[str, list[tuple[Any, Path_]]] = {}
     for axis, choices in search.choices.items():
-        values[axis] = [(value, ("sweep", "search", "choices", axis, i)) for i, value in enumerate(choices)]
+        values[axis] = [
+            (value, ("sweep", "search", "choices", axis, i)) for i, value in enumerate(choices)
+        ]
     for axis, r in search.ranges.items():
         ends = {"low": r.low, "high": r.high} if r.high != r.low else {"low": r.low}
-        values[axis] = [(value, ("sweep", "search", "ranges", axis, end)) for end, value in ends.items()]
+        values[axis] = [
+            (value, ("sweep", "search", "ranges", axis, end)) for end, value in ends.items()
+        ]
     values = {axis: of_axis for axis, of_axis in values.items() if axis not in without}
     first = {axis: of_axis[0] for axis, of_axis in values.items()}
-    chosen = [first, *({**first, axis: other} for axis, of_axis in values.items() for other in of_axis[1:])]
-    return [Point({a: value for a, (value, _) in c.items()}, {a: place for a, (_, place) in c.items()}) for c in chosen]
+    chosen = [
+        first,
+        *({**first, axis: other} for axis, of_axis in values.items() for other in of_axis[1:]),
+    ]
+    return [
+        Point({a: value for a, (value, _) in c.items()}, {a: place for a, (_, place) in c.items()})
+        for c in chosen
+    ]
 
 
 def search_problems(search: Search, trains: list[TrainConfig], tree: Tree) -> list[Problem]:
@@ -190,13 +268,22 @@ def search_problems(search: Search, trains: list[TrainConfig], tree: Tree) -> li
         where = ("sweep", "search", "choices", "train.best_metric")
         found.append((where, "is what trials are compared by: it must be the same for all"))
     if not all(train.data.has_validation() for train in trains):
-        hint = "needs a validation split, as in train.data.validation: 0.1; nothing is ever chosen on the test set"
+        hint = (
+            "needs a validation split, as in train.data.validation: 0.1; nothing is ever chosen on"
+            " the test set"
+        )
         found.append((("sweep", "search"), hint))
     if search.halving:
         epochs = max(train.epochs for train in trains)
-        first = min(-(-search.halving.min_epochs // t.evaluate_every_epochs) * t.evaluate_every_epochs for t in trains)
+        first = min(
+            -(-search.halving.min_epochs // t.evaluate_every_epochs) * t.evaluate_every_epochs
+            for t in trains
+        )
         if first >= epochs:
-            told = f"stops nothing: trials would first be compared after epoch {first}, and have {epochs}"
+            told = (
+                f"stops nothing: trials would first be compared after epoch {first}, and have"
+                f" {epochs}"
+            )
             found.append((("sweep", "search", "halving"), told))
     return [Problem(tree.place(path, of_key=True), path, message) for path, message in found]
 
@@ -212,7 +299,10 @@ def axis_problems(sweep: Sweep, tree: Tree) -> dict[str, Problem]:
         if not all(parts):
             message = "expected a dotted key below train, as in train.optimizer.lr"
         elif parts[0] in OUTSIDE:
-            message = f"only train.* makes another run; {parts[0]} leaves the run_id, and so the run, as it is"
+            message = (
+                f"only train.* makes another run; {parts[0]} leaves the run_id, and so the run, as"
+                " it is"
+            )
         elif axis in (sweep.grid or {}) and path[1] == "random":
             message = "is an axis of grid already: leave out either"
         elif sweep.search and axis in sweep.search.choices and path[2] == "ranges":
@@ -225,7 +315,9 @@ def axis_problems(sweep: Sweep, tree: Tree) -> dict[str, Problem]:
 
 
 def overlay(point: Point, tree: Tree) -> Tree:
-    """The point's values as a tree to lay on the job `tree`; every part has the place where it is written."""
+    """The point's values as a tree to lay on the job `tree`; every part has the place where it is
+    written.
+    """
     over = Tree({})
     for axis, value in point.axes.items():
         parts, where = tuple(axis.split(".")), point.places[axis]
@@ -258,7 +350,9 @@ def _paths_in(value: Any) -> Iterator[Path_]:
 
 
 def attribute(at_points: list[tuple[Point, list[Problem]]], tree: Tree) -> list[Problem]:
-    """The mistakes of all points, each once: at the axis or the value that makes it, else with the point that has it."""
+    """The mistakes of all points, each once: at the axis or the value that makes it, else with the
+    point that has it.
+    """
     found: dict[tuple[Place, Path_, str], list[Point]] = {}
     drawn: set[Path_] = set()
     for point, problems in at_points:
@@ -284,15 +378,27 @@ def _told(point: Point, problem: Problem, tree: Tree) -> Problem:
         parts = tuple(axis.split("."))
         of_key = where[: 3 if where[1] == "grid" else 4]
         if problem.message.startswith("unknown key") and problem.path == parts[: len(problem.path)]:
-            return Problem(tree.place(of_key, of_key=True), of_key, _with_whole_axis(problem, parts))
+            return Problem(
+                tree.place(of_key, of_key=True), of_key, _with_whole_axis(problem, parts)
+            )
         if problem.path[: len(parts)] == parts:
-            message = problem.message.replace("found", "drew", 1) if where[1] == "random" else problem.message
+            message = (
+                problem.message.replace("found", "drew", 1)
+                if where[1] == "random"
+                else problem.message
+            )
             inner = (*where, *problem.path[len(parts) :])
             place = tree.place(where) if problem.message.startswith("is missing") else problem.place
             return Problem(place, inner, message)
-        if problem.path == parts[: len(problem.path)] and problem.message.startswith("found a mapping"):
+        if problem.path == parts[: len(problem.path)] and problem.message.startswith(
+            "found a mapping"
+        ):
             whole = ".".join(map(str, problem.path))
-            return Problem(tree.place(of_key, of_key=True), of_key, f"{whole} holds no keys: it takes a value as a whole")
+            return Problem(
+                tree.place(of_key, of_key=True),
+                of_key,
+                f"{whole} holds no keys: it takes a value as a whole",
+            )
     return problem
 
 
@@ -302,13 +408,18 @@ def _with_whole_axis(problem: Problem, parts: tuple[str, ...]) -> str:
 
     def whole(suggested: re.Match[str]) -> str:
         middle = suggested[1].split(".")
-        return f"did you mean '{'.'.join([*(before if middle[0] != 'train' else ()), *middle, *after])}'"
+        return (
+            "did you mean"
+            f" '{'.'.join([*(before if middle[0] != 'train' else ()), *middle, *after])}'"
+        )
 
     return re.sub(r"did you mean '([^']+)'", whole, problem.message, count=1)
 
 
 def duplicates(with_digests: list[tuple[Point, str]], tree: Tree) -> list[Problem]:
-    """Points that would be one run: told at each value that repeats another, else by the first such pair."""
+    """Points that would be one run: told at each value that repeats another, else by the first such
+    pair.
+    """
     first: dict[str, Point] = {}
     values: dict[Path_, Problem] = {}
     pairs: list[Problem] = []
@@ -319,28 +430,49 @@ def duplicates(with_digests: list[tuple[Point, str]], tree: Tree) -> list[Proble
         differ = [axis for axis in point.axes if point.places[axis] != other.places[axis]]
         if len(differ) == 1:
             path, earlier = point.places[differ[0]], other.places[differ[0]]
-            message = f"{text(point.axes[differ[0]])} makes the same run as value {earlier[-1]} ({text(other.axes[differ[0]])})"
+            message = (
+                f"{text(point.axes[differ[0]])} makes the same run as value {earlier[-1]}"
+                f" ({text(other.axes[differ[0]])})"
+            )
             values.setdefault(path, Problem(tree.place(path), path, message))
         elif differ:
             path, message = ("sweep", "grid"), f"the points {other} and {point} are the same run"
             pairs.append(Problem(tree.place(path, of_key=True), path, message))
         else:
-            path, message = ("sweep", "random"), f"two draws are the same run, {point}; try fewer, another seed or a wider range"
+            path, message = (
+                (
+                    "sweep",
+                    "random",
+                ),
+                f"two draws are the same run, {point}; try fewer, another seed or a wider range",
+            )
             pairs.append(Problem(tree.place(path, of_key=True), path, message))
     return list(values.values()) or pairs[:1]
 
 
 Progress = Literal["done", "missing", "failed", "stopped", "running", "unreadable"]
-# a run's state (launch.rundir) -> what it means for a sweep. A dead run left no word: it is tried again as a failed one is.
+# a run's state (launch.rundir) -> what it means for a sweep. A dead run left no word: it is tried
+# again as a failed one is.
 PROGRESS: dict[str, Progress] = {
-    "completed": "done", "new": "missing", "failed": "failed", "dead": "failed", "stopped": "stopped", "cancelled": "stopped",
-    "pruned": "stopped", "running": "running", "queued": "running", "unknown": "missing", "unreadable": "unreadable",
-}  # fmt: skip
+    "completed": "done",
+    "new": "missing",
+    "failed": "failed",
+    "dead": "failed",
+    "stopped": "stopped",
+    "cancelled": "stopped",
+    "pruned": "stopped",
+    "running": "running",
+    "queued": "running",
+    "unknown": "missing",
+    "unreadable": "unreadable",
+}
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """A point of the sweep as it is wanted now, and how far its run is. before: its run_id in an earlier submit, if another."""
+    """A point of the sweep as it is wanted now, and how far its run is. before: its run_id in an
+    earlier submit, if another.
+    """
 
     point: Point
     run_id: str
@@ -349,30 +481,43 @@ class Wanted:
 
     @property
     def to_run(self) -> bool:
-        """Missing ones are begun, stopped ones continued, failed ones tried again; done, running and unreadable ones are left
-        alone."""
+        """Missing ones are begun, stopped ones continued, failed ones tried again; done, running
+        and unreadable ones are left alone.
+        """
         return self.progress in ("missing", "failed", "stopped")
 
 
 @dataclass(frozen=True)
 class Reconciled:
-    """What is wanted against what there is. unwanted: (axis values, run_id) of earlier submits that are no longer asked for."""
+    """What is wanted against what there is. unwanted: (axis values, run_id) of earlier submits that
+    are no longer asked for.
+    """
 
     wanted: list[Wanted]
     unwanted: list[tuple[dict[str, Any], str]]
 
     def count(self) -> dict[Progress, int]:
-        return {p: sum(w.progress == p for w in self.wanted) for p in dict.fromkeys(PROGRESS.values())}
+        return {
+            p: sum(w.progress == p for w in self.wanted) for p in dict.fromkeys(PROGRESS.values())
+        }
 
 
 def reconcile(
     runs: list[tuple[Point, str]], states: dict[str, str], before: list[tuple[dict[str, Any], str]]
 ) -> Reconciled:
-    """runs: each wanted point and its run_id; states: by run_id, as launch.rundir says them (missing: never begun);
-    before: (axis values, run_id) of all earlier submits, the oldest first."""
+    """runs: each wanted point and its run_id; states: by run_id, as launch.rundir says them
+    (missing: never begun); before: (axis values, run_id) of all earlier submits, the oldest first.
+    """
     latest = {key(axes): (axes, run_id) for axes, run_id in before}
     wanted = []
     for point, run_id in runs:
         _, earlier = latest.pop(point.key, (None, run_id))
-        wanted.append(Wanted(point, run_id, PROGRESS[states.get(run_id, "new")], earlier if earlier != run_id else None))
+        wanted.append(
+            Wanted(
+                point,
+                run_id,
+                PROGRESS[states.get(run_id, "new")],
+                earlier if earlier != run_id else None,
+            )
+        )
     return Reconciled(wanted, list(latest.values()))

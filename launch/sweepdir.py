@@ -16,7 +16,8 @@ from trainer.config.lock import local_pid, me
 if TYPE_CHECKING:
     from launch.snapshot import Code
 
-Submit = dict[str, Any]  # {started, ended, backend, settings, points, host, boot, pid, start, pidns}
+# {started, ended, backend, settings, points, host, boot, pid, start, pidns}
+Submit = dict[str, Any]
 
 
 def sweep_for(job: str, runs: Path, *, new: bool) -> SweepDir:
@@ -29,7 +30,8 @@ def sweep_for(job: str, runs: Path, *, new: bool) -> SweepDir:
 
 
 def find(name: str, runs: Path) -> SweepDir | None:
-    """SWEEP: a sweep's id, or a job's name where the newest run under that name is a point of its newest sweep.
+    """SWEEP: a sweep's id, or a job's name where the newest run under that name is a point of its
+    newest sweep.
 
     None: it names a run, or nothing.
     """
@@ -40,19 +42,34 @@ def find(name: str, runs: Path) -> SweepDir | None:
         return None
     newest = max(known, key=lambda s: s.record.stat().st_mtime)
     run = rundir.newest_of_job(name, rundir.all_runs(runs))
-    return newest if run is None or any(p["run_id"] == run.run_id for s in submits(newest) for p in s["points"]) else None
+    return (
+        newest
+        if run is None
+        or any(p["run_id"] == run.run_id for s in submits(newest) for p in s["points"])
+        else None
+    )
 
 
 def of_job(job: str, runs: Path) -> list[SweepDir]:
     """The sweeps of that job."""
-    return [SweepDir(p.parent) for p in sorted(runs.glob(f"{escape(job)}.sweep*/sweep.json"))] if "/" not in job else []
+    return (
+        [SweepDir(p.parent) for p in sorted(runs.glob(f"{escape(job)}.sweep*/sweep.json"))]
+        if "/" not in job
+        else []
+    )
 
 
 def run_of(name: str, runs: Path) -> RunDir:
     """RUN; of a sweep's id, the point that was submitted last. Raises NoSuchRun."""
     sweep = SweepDir(runs / name)
-    begun = [run for _, run_id in recorded(sweep) if (run := sweep.run(run_id)).config.exists()] if "/" not in name else []
-    return max(begun, key=lambda run: run.config.stat().st_mtime) if begun else rundir.find(name, runs)
+    begun = (
+        [run for _, run_id in recorded(sweep) if (run := sweep.run(run_id)).config.exists()]
+        if "/" not in name
+        else []
+    )
+    return (
+        max(begun, key=lambda run: run.config.stat().st_mtime) if begun else rundir.find(name, runs)
+    )
 
 
 def submits(sweep: SweepDir) -> list[Submit]:
@@ -72,7 +89,9 @@ def runs(sweep: SweepDir) -> list[RunDir]:
 
 
 def write_job(sweep: SweepDir, written: dict[str, Any]) -> None:
-    """Keeps the job as a person wrote it, but for what is not the sweep's own: what it waits for, and the figures of others."""
+    """Keeps the job as a person wrote it, but for what is not the sweep's own: what it waits for,
+    and the figures of others.
+    """
     import yaml  # for a submit alone
 
     kept = {k: v for k, v in written.items() if k not in ("after", "published")}
@@ -95,15 +114,26 @@ def keep_code(sweep: SweepDir, code: Code, trusted: list[str], *, trust: bool) -
         kept = snapshot.keep(code, sweep.code(code.sha256))
         if was_there:
             record = {"contents": code.contents}
-            trusting.check_code(sweep.sweep_id, kept.root, record, sweep.path.parent, trusted, once=trust)
+            trusting.check_code(
+                sweep.sweep_id, kept.root, record, sweep.path.parent, trusted, once=trust
+            )
         return kept
     finally:
         lock.release()
 
 
-def begin(sweep: SweepDir, job: str, backend: str, settings: tuple[str, ...], points: list[dict[str, Any]]) -> Submit:
+def begin(
+    sweep: SweepDir, job: str, backend: str, settings: tuple[str, ...], points: list[dict[str, Any]]
+) -> Submit:
     """Records a submit and its points. Raises SubmitError."""
-    submit = {"started": time.time(), "ended": None, "backend": backend, "settings": list(settings), **me(), "points": points}
+    submit = {
+        "started": time.time(),
+        "ended": None,
+        "backend": backend,
+        "settings": list(settings),
+        **me(),
+        "points": points,
+    }
     with recording(sweep, job) as submits:
         submits.append(submit)
     return submit
@@ -112,21 +142,32 @@ def begin(sweep: SweepDir, job: str, backend: str, settings: tuple[str, ...], po
 def change(sweep: SweepDir, job: str, submit: Submit) -> None:
     """Records what has become of a submit that `begin` returned. Raises SubmitError."""
     with recording(sweep, job) as submits:
-        for recorded in (s for s in submits if (s["started"], s["pid"]) == (submit["started"], submit["pid"])):
-            known = {(p["run_id"], p.get("trial")) for p in submit["points"]}  # another process may have begun trials of a search
-            submit["points"] += [p for p in recorded["points"] if (p["run_id"], p.get("trial")) not in known]
-        submits[:] = [submit if (s["started"], s["pid"]) == (submit["started"], submit["pid"]) else s for s in submits]
+        for recorded in (
+            s for s in submits if (s["started"], s["pid"]) == (submit["started"], submit["pid"])
+        ):
+            # another process may have begun trials of a search
+            known = {(p["run_id"], p.get("trial")) for p in submit["points"]}
+            submit["points"] += [
+                p for p in recorded["points"] if (p["run_id"], p.get("trial")) not in known
+            ]
+        submits[:] = [
+            submit if (s["started"], s["pid"]) == (submit["started"], submit["pid"]) else s
+            for s in submits
+        ]
 
 
 @contextmanager
 def recording(sweep: SweepDir, job: str) -> Iterator[list[Submit]]:
-    """All submits, the newest last; what is changed in the list is written at the end. One process at a time.
+    """All submits, the newest last; what is changed in the list is written at the end.
+
+    One process at a time.
 
     Raises SubmitError.
     """
     from launch.submit import take  # with all that a spec may hold, which `find` needs nothing of
 
-    lock = take(sweep.submit_lock, sweep.sweep_id)  # two submits may work on one sweep, each on points of its own
+    # two submits may work on one sweep, each on points of its own
+    lock = take(sweep.submit_lock, sweep.sweep_id)
     try:
         found = submits(sweep)
         yield found

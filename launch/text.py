@@ -1,5 +1,7 @@
-"""What a terminal is given: text of files, images' folders and other programs is shown, never run. Every line that the verbs print
-goes through here."""
+"""What a terminal is given: text of files, images' folders and other programs is shown, never run.
+
+Every line that the verbs print goes through here.
+"""
 
 from __future__ import annotations
 
@@ -8,18 +10,22 @@ import sys
 
 import click
 
-# Control characters, those that turn the direction of writing, other ends of lines, and bytes that are no UTF-8.
+# Control characters, those that turn the direction of writing, other ends of lines, and bytes that
+# are no UTF-8.
 _CONTROLS = re.compile(
     "[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb\U000e0000-\U000e007f\ud800-\udfff]"
 )
 
 
 def plain(text: object, keep: str = "") -> str:
-    """The text with an escape in each control character's place: `\\x1b` for what begins a terminal's commands.
+    """The text with an escape in each control character's place: `\\x1b` for what begins a
+    terminal's commands.
 
     keep: those that stay, where the text is laid out by us: newlines and tabs.
     """
-    return _CONTROLS.sub(lambda found: found[0] if found[0] in keep else _escape(found[0]), str(text))
+    return _CONTROLS.sub(
+        lambda found: found[0] if found[0] in keep else _escape(found[0]), str(text)
+    )
 
 
 def _escape(character: str) -> str:
@@ -32,7 +38,14 @@ def _escape(character: str) -> str:
     return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
-def echo(text: object = "", *, err: bool = False, nl: bool = True, colour: str | None = None, bold: bool = False) -> None:
+def echo(
+    text: object = "",
+    *,
+    err: bool = False,
+    nl: bool = True,
+    colour: str | None = None,
+    bold: bool = False,
+) -> None:
     """Prints text that we laid out in lines, whatever its parts came from."""
     shown = plain(text, keep="\n\t")
     if (colour or bold) and shown:
@@ -46,7 +59,9 @@ def echo_styled(lines: str, *, nl: bool = True) -> None:
 
 
 def echo_log(line: bytes) -> None:
-    """Prints a line of a log: on a terminal its escapes are shown; a pipe or a file has the bytes as they are."""
+    """Prints a line of a log: on a terminal its escapes are shown; a pipe or a file has the bytes
+    as they are.
+    """
     if sys.stdout.isatty():
         echo(line.decode(errors="replace"))
     else:

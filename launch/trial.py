@@ -1,6 +1,8 @@
-"""What each node of a task of a search's job array does: the first one chooses a trial, then all are launch.node of its run.
+"""What each node of a task of a search's job array does: the first one chooses a trial, then all
+are launch.node of its run.
 
-`python -P -m launch.trial SWEEP_DIR --slurm` from the frozen code. A task that is started again finds what it has chosen.
+`python -P -m launch.trial SWEEP_DIR --slurm` from the frozen code. A task that is started again
+finds what it has chosen.
 """
 
 from __future__ import annotations
@@ -30,36 +32,63 @@ CHOICE_WAIT_S = 300.0  # for the first node's choice
 
 
 def leave_request(sweep: SweepDir, template: Ready, code: Code) -> None:
-    """Writes what the tasks need beside the sweep's job. template: a run as they will be, prepared in `sweep.template`."""
+    """Writes what the tasks need beside the sweep's job. template: a run as they will be, prepared
+    in `sweep.template`.
+    """
     asked = template.request
-    write_json(sweep.request, {
-        "job": asked.job.name, "site": asked.site.model_dump(mode="json", exclude={"trusted"}, exclude_defaults=True),
-        "strict": asked.strict,
-        "folders": {k: str(v) for k, v in asdict(asked.folders).items()}, "after": str(asked.after.path) if asked.after else None,
-        # earlier versions, whose tasks may still be queued, know no further key of it
-        "code": {"root": str(code.root), "files": [str(f) for f in code.files], "sha256": code.sha256,
-                 "commit": code.commit, "dirty": code.dirty},
-        "contents": code.contents, "left_out": code.left_out,
-        "script": slurm.script(template.run, template.plan),
-    })  # fmt: skip
+    write_json(
+        sweep.request,
+        {
+            "job": asked.job.name,
+            "site": asked.site.model_dump(mode="json", exclude={"trusted"}, exclude_defaults=True),
+            "strict": asked.strict,
+            "folders": {k: str(v) for k, v in asdict(asked.folders).items()},
+            "after": str(asked.after.path) if asked.after else None,
+            # earlier versions, whose tasks may still be queued, know no further key of it
+            "code": {
+                "root": str(code.root),
+                "files": [str(f) for f in code.files],
+                "sha256": code.sha256,
+                "commit": code.commit,
+                "dirty": code.dirty,
+            },
+            "contents": code.contents,
+            "left_out": code.left_out,
+            "script": slurm.script(template.run, template.plan),
+        },
+    )
 
 
 def read_request(sweep: SweepDir) -> tuple[Request, Code]:
     """The request and the code of the newest submit, as `leave_request` wrote them."""
     told = read_json(sweep.request)
     folders = Folders(**{k: Path(v) for k, v in told["folders"].items()})
-    of_code = {**told["code"], "root": Path(told["code"]["root"]), "files": [Path(f) for f in told["code"]["files"]]}
+    of_code = {
+        **told["code"],
+        "root": Path(told["code"]["root"]),
+        "files": [Path(f) for f in told["code"]["files"]],
+    }
     code = Code(**of_code, contents=told.get("contents", {}), left_out=told.get("left_out", {}))
-    return Request(
-        Job(told["job"], sweep.job), code.root, Site.model_validate(told["site"]), folders, "slurm", strict=told["strict"],
-        after=RunDir(Path(told["after"])) if told["after"] else None, sweep=sweep.sweep_id,
-        trust=True,  # its submit has checked
-    ), code  # fmt: skip
+    return (
+        Request(
+            Job(told["job"], sweep.job),
+            code.root,
+            Site.model_validate(told["site"]),
+            folders,
+            "slurm",
+            strict=told["strict"],
+            after=RunDir(Path(told["after"])) if told["after"] else None,
+            sweep=sweep.sweep_id,
+            trust=True,  # its submit has checked
+        ),
+        code,
+    )
 
 
 def choose(sweep: SweepDir, job: str, signals: Signals) -> RunDir | None:
-    """Begins the next trial: its run is ready to start. job: this task. None: none is left, or this task was asked to stop, or a
-    person has cancelled the sweep.
+    """Begins the next trial: its run is ready to start. job: this task.
+
+    None: none is left, or this task was asked to stop, or a person has cancelled the sweep.
 
     Raises SubmitError; the trial then stays to be submitted again.
     """
@@ -78,7 +107,11 @@ def choose(sweep: SweepDir, job: str, signals: Signals) -> RunDir | None:
             continue
         before = rundir.standing(ready.run, clock=rundir.folder_clock([ready.run]))
         if before.state in ("completed", "running"):  # by itself, or as another sweep's point
-            print(f"trial {trial['trial']} is {trial['run_id']}, which is {before.state}: it has that result", flush=True)
+            print(
+                f"trial {trial['trial']} is {trial['run_id']}, which is {before.state}: it has that"
+                " result",
+                flush=True,
+            )
             continue
         prepare(sweep, ready, before, code, job)
         return ready.run
@@ -86,9 +119,13 @@ def choose(sweep: SweepDir, job: str, signals: Signals) -> RunDir | None:
 
 
 def prepare(sweep: SweepDir, ready: Ready, before: Standing, code: Code, job: str) -> None:
-    """Writes the run directory, and with which script the run goes on by hand or by itself. Raises SubmitError."""
+    """Writes the run directory, and with which script the run goes on by hand or by itself.
+
+    Raises SubmitError.
+    """
     run, template = ready.run, sweep.template
-    run.path.mkdir(exist_ok=True)  # without the submit's lock: a killed task would leave it, for its lease, to the next submit
+    # without the submit's lock: a killed task would leave it, for its lease, to the next submit
+    run.path.mkdir(exist_ok=True)
     say = partial(print, flush=True)
     submit.write_run(ready, before, code, None, say, shared=True)
     submit.prepare_data(ready, say, prepared_before(ready.config, template))
@@ -100,9 +137,11 @@ def prepare(sweep: SweepDir, ready: Ready, before: Standing, code: Code, job: st
 
 
 def prepared_before(config: RunConfig, template: RunDir) -> dict[str, Any] | None:
-    """The record of the data that submit prepared for all trials, so that no node looks at the files once more.
+    """The record of the data that submit prepared for all trials, so that no node looks at the
+    files once more.
 
-    None: the trial's data is prepared otherwise, as where the search varies the size of the pictures.
+    None: the trial's data is prepared otherwise, as where the search varies the size of the
+    pictures.
     """
     record: dict[str, Any] | None = read_json(template.data_record)
     if record is None:
@@ -133,11 +172,16 @@ def main() -> int:
 
 
 def follow_choice(sweep: SweepDir, chosen: Path, here: Node, signals: Signals) -> int:
-    """Every node: runs what was chosen, once that is known; the first one then tells the study how it ended."""
+    """Every node: runs what was chosen, once that is known; the first one then tells the study how
+    it ended.
+    """
     end = time.monotonic() + CHOICE_WAIT_S
     while not chosen.exists():
         if signals.received is not None or time.monotonic() > end:
-            print(f"launch.trial: the first node has chosen no trial: there is no {chosen}", file=sys.stderr)
+            print(
+                f"launch.trial: the first node has chosen no trial: there is no {chosen}",
+                file=sys.stderr,
+            )
             return EXIT_FAILED
         time.sleep(POLL_S)
     path = read_json(chosen)

@@ -1,4 +1,6 @@
-"""Whether this user may run the code of a run and the Python that its plan names: whose they are, and what was frozen."""
+"""Whether this user may run the code of a run and the Python that its plan names: whose they are,
+and what was frozen.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ class DistrustError(Wrong):
 
 @dataclass(frozen=True)
 class Trusted:
-    """Whom and what the site trusts. unknown: names that are neither a user's nor a group's here."""
+    """Whom and what the site trusts. unknown: names that are neither a user's nor a
+    group's here.
+    """
 
     users: frozenset[int]
     groups: frozenset[int]
@@ -34,34 +38,54 @@ class Trusted:
 
 
 def check(run: RunDir, trusted: Sequence[str], *, once: bool = False) -> None:
-    """Raises DistrustError where the code of a run, or what its plan starts, may be somebody else's.
+    """Raises DistrustError where the code of a run, or what its plan starts, may be somebody
+    else's.
 
     trusted: users, groups and folders, as the site file lists them. once: the user vouches for the
     owners and modes; changed code is refused all the same.
     """
-    files = [path for path in (run.path, run.config, run.plan, run.code_record, run.job) if path.exists()]
+    files = [
+        path for path in (run.path, run.config, run.plan, run.code_record, run.job) if path.exists()
+    ]
     record = read_json(run.code_record)
     _check(run.run_id, files, run.code, record, run.path.parent, trusted, once)
 
 
-def check_code(name: str, code: Path, record: Mapping[str, Any], runs: Path, trusted: Sequence[str], *, once: bool) -> None:
+def check_code(
+    name: str,
+    code: Path,
+    record: Mapping[str, Any],
+    runs: Path,
+    trusted: Sequence[str],
+    *,
+    once: bool,
+) -> None:
     """Likewise of a folder of frozen code below the folder `runs`. name: of what it belongs to."""
     _check(name, [], code, record, runs, trusted, once)
 
 
 def _check(
-    name: str, files: list[Path], code: Path, record: Any, runs: Path, trusted: Sequence[str], once: bool
+    name: str,
+    files: list[Path],
+    code: Path,
+    record: Any,
+    runs: Path,
+    trusted: Sequence[str],
+    once: bool,
 ) -> None:
     known = read_trusted(tuple(trusted))
     if not once:
-        reasons = _merged(_reasons(files, known), _reasons_of_code(code.resolve(), runs.resolve(), known))
+        reasons = _merged(
+            _reasons(files, known), _reasons_of_code(code.resolve(), runs.resolve(), known)
+        )
         if reasons:
             raise DistrustError(_not_mine(name, reasons, known))
     differences = snapshot.differences(code, record if isinstance(record, dict) else {})
     if differences:
         raise DistrustError(
             "\n  ".join([f"the code of {name} ({code}) is not what was frozen:", *differences])
-            + "\nremove what is not listed and restore what was changed; `batchyard submit JOB --new` trains with the code of now"
+            + "\nremove what is not listed and restore what was changed; `batchyard submit JOB"
+            " --new` trains with the code of now"
         )
 
 
@@ -112,7 +136,9 @@ def _merged(*several: Reasons) -> Reasons:
 
 @functools.cache
 def _reasons_of_code(root: Path, runs: Path, trusted: Trusted) -> Reasons:
-    """Once for a folder that the points of a sweep share, and for the folders above it that others could exchange."""
+    """Once for a folder that the points of a sweep share, and for the folders above it that others
+    could exchange.
+    """
     above = [folder for folder in root.parents if runs in folder.parents]
     return _reasons([*above, *_what_runs(root)], trusted)
 
@@ -143,7 +169,11 @@ def _reasons_of(status: os.stat_result, trusted: Trusted) -> Iterator[str]:
         return
     if status.st_mode & stat.S_IWOTH:
         yield "can be written by everybody"
-    elif status.st_mode & stat.S_IWGRP and status.st_gid not in trusted.groups and not _is_private(status):
+    elif (
+        status.st_mode & stat.S_IWGRP
+        and status.st_gid not in trusted.groups
+        and not _is_private(status)
+    ):
         yield f"can be written by the group {_group_name(status.st_gid)}"
 
 
@@ -159,7 +189,9 @@ def _is_trusted_owner(uid: int, trusted: Trusted) -> bool:
 
 
 def _is_private(status: os.stat_result) -> bool:
-    """Whether the group is its owner alone, as many systems give each user a group of the same name."""
+    """Whether the group is its owner alone, as many systems give each user a group of the same
+    name.
+    """
     try:
         user, group = pwd.getpwuid(status.st_uid), grp.getgrgid(status.st_gid)
     except KeyError:
@@ -188,9 +220,12 @@ def _not_mine(name: str, reasons: Reasons, trusted: Trusted) -> str:
         more = f" (and {len(paths) - 1} more)" if len(paths) > 1 else ""
         lines.append(f"  {paths[0]} {why}{more}")
     if trusted.unknown:
-        lines.append(f"  `trusted` in the site file names {', '.join(trusted.unknown)}: neither a user nor a group here")
+        lines.append(
+            f"  `trusted` in the site file names {', '.join(trusted.unknown)}: neither a user nor a"
+            " group here"
+        )
     lines.append(
-        "where that is right, name the user, the group or the folder in `trusted` of the site file; "
-        "--trust allows it once"
+        "where that is right, name the user, the group or the folder in `trusted` of the site file;"
+        " --trust allows it once"
     )
     return "\n".join(lines)

@@ -1,8 +1,11 @@
-"""Judges from the evidence of an attempt how it ended, never from torchrun's exit status. Standard library only.
+"""Judges from the evidence of an attempt how it ended, never from torchrun's exit status.
 
-Evidence, the strongest first: what a rank itself saw (ranks/<r>.json, else the end of its log); the ranks' heartbeats; how
-torchrun saw its ranks end; what the kernel counted and what launch.node and Slurm said. An error that tells of another rank's end
-("Connection closed by peer") is never the cause while there is any other, whichever came first.
+Standard library only.
+
+Evidence, the strongest first: what a rank itself saw (ranks/<r>.json, else the end of its log); the
+ranks' heartbeats; how torchrun saw its ranks end; what the kernel counted and what launch.node and
+Slurm said. An error that tells of another rank's end ("Connection closed by peer") is never the
+cause while there is any other, whichever came first.
 """
 
 from __future__ import annotations
@@ -22,51 +25,108 @@ from trainer.config.outcome import Outcome, Status, Verdict
 
 BY = "launch.node"
 AGAIN = "submitting again continues from the last checkpoint"
-LESS_MEMORY = "ask for more resources.mem_gb, or for fewer resources.nproc_per_node or execution.workers"
-SHARED_MEMORY = "shared memory is too small: docker.shm_size in the site file, or fewer execution.workers"
+LESS_MEMORY = (
+    "ask for more resources.mem_gb, or for fewer resources.nproc_per_node or execution.workers"
+)
+SHARED_MEMORY = (
+    "shared memory is too small: docker.shm_size in the site file, or fewer execution.workers"
+)
 
-# A rank's error, as "Type BaseTypes: message" -> the verdict and what to try. The first that matches counts.
+# A rank's error, as "Type BaseTypes: message" -> the verdict and what to try. The first that
+# matches counts.
 CAUSES: tuple[tuple[str, Verdict, str | None], ...] = (
     (r"^NoGPU", "infrastructure", "nvidia-smi on that node, and whether the job asked for GPUs"),
-    (r"OutOfMemoryError|CUDA (error: )?out of memory|CUBLAS_STATUS_ALLOC_FAILED|Cuda failure.*out of memory", "oom_gpu",
-     "set train.micro_batch_size lower; the global batch stays"),
-    (r"\bMemoryError\b|an't allocate memory|annot allocate memory|worker.*killed by signal: Killed", "oom_host",
-     LESS_MEMORY),
-    (r"worker was killed by SIGKILL", "killed",
-     f"it was sent by somebody, or by the kernel for want of memory: dmesg on that node tells; {LESS_MEMORY}"),
-    (r"worker was killed by SIGBUS|Bus error|insufficient shared memory|file </torch_.*No space", "oom_host", SHARED_MEMORY),
-    (r"No space left on device|Disk quota exceeded", "infrastructure", f"free some space there; {AGAIN}"),
-    (r"Read-only file system|Input/output error|Stale file handle|Transport endpoint|Remote I/O error", "infrastructure",
-     f"the disk does not take what is written: have it looked after; {AGAIN}"),
-    (r"Address already in use|EADDRINUSE", "infrastructure", "another process took the port; submit again"),
-    (r"ECC error|fallen off the bus|GPU is lost|CUDA driver|NVML|no CUDA-capable device|hardware stack error"
-     r"|CUDA error: (unspecified launch failure|unknown error|initialization error)", "infrastructure",
-     f"the GPU or its driver failed: nvidia-smi and dmesg on that node; {AGAIN}"),
+    (
+        (
+            r"OutOfMemoryError|CUDA (error: )?out of memory|CUBLAS_STATUS_ALLOC_FAILED|Cuda"
+            r" failure.*out of memory"
+        ),
+        "oom_gpu",
+        "set train.micro_batch_size lower; the global batch stays",
+    ),
+    (
+        (
+            r"\bMemoryError\b|an't allocate memory|annot allocate memory|worker.*killed by signal:"
+            r" Killed"
+        ),
+        "oom_host",
+        LESS_MEMORY,
+    ),
+    (
+        r"worker was killed by SIGKILL",
+        "killed",
+        (
+            "it was sent by somebody, or by the kernel for want of memory: dmesg on that node"
+            f" tells; {LESS_MEMORY}"
+        ),
+    ),
+    (
+        r"worker was killed by SIGBUS|Bus error|insufficient shared memory|file </torch_.*No space",
+        "oom_host",
+        SHARED_MEMORY,
+    ),
+    (
+        r"No space left on device|Disk quota exceeded",
+        "infrastructure",
+        f"free some space there; {AGAIN}",
+    ),
+    (
+        (
+            r"Read-only file system|Input/output error|Stale file handle|Transport endpoint|Remote"
+            r" I/O error"
+        ),
+        "infrastructure",
+        f"the disk does not take what is written: have it looked after; {AGAIN}",
+    ),
+    (
+        r"Address already in use|EADDRINUSE",
+        "infrastructure",
+        "another process took the port; submit again",
+    ),
+    (
+        r"ECC error|fallen off the bus|GPU is lost|CUDA driver|NVML|no CUDA-capable device|hardware"
+        r" stack error"
+        r"|CUDA error: (unspecified launch failure|unknown error|initialization error)",
+        "infrastructure",
+        f"the GPU or its driver failed: nvidia-smi and dmesg on that node; {AGAIN}",
+    ),
     (r"^DataError", "data", None),
-    (r"data_sha256|prepared data in .* is not", "data", "put the data back as it was, or start another run on it by --new"),
-)  # fmt: skip
+    (
+        r"data_sha256|prepared data in .* is not",
+        "data",
+        "put the data back as it was, or start another run on it by --new",
+    ),
+)
 
-# What a rank says when another one is gone, or when it was itself asked to stop: the effect, not the cause.
+# What a rank says when another one is gone, or when it was itself asked to stop: the effect, not
+# the cause.
 EFFECTS = re.compile(
     r"\bConnection\w*Error|Connection (closed|reset|refused|aborted|timed out)|Broken ?pipe"
     r"|gloo/|ProcessGroup(NCCL|Gloo)|\bNCCL\b|\bnccl[A-Z]"
-    r"|Dist(Backend|Network|Store)Error|TCPStore|[Ss]ocket [Tt]imeout|Rendezvous|collective operation|KeyboardInterrupt"
+    r"|Dist(Backend|Network|Store)Error|TCPStore|[Ss]ocket [Tt]imeout|Rendezvous|collective"
+    r" operation|KeyboardInterrupt"
     r"|killed by signal: (Terminated|Interrupt|Hangup|User)"
 )
 TIMED_OUT = re.compile(r"[Tt]im(ed|e) ?-?out")
-DATA_ERRORS = {"FileNotFoundError", "OSError", "ValueError", "EOFError"}  # where they come while data is read
+# where they come while data is read
+DATA_ERRORS = {"FileNotFoundError", "OSError", "ValueError", "EOFError"}
 
-# A name that does not resolve. Once it means nothing: of a name without an IPv6 address torch says so, too, and goes on.
+# A name that does not resolve. Once it means nothing: of a name without an IPv6 address torch says
+# so, too, and goes on.
 TRIED = 5  # so often within a minute where there is no address at all
 UNRESOLVED = re.compile(r"network addresses? of \(?([^,\s)]+).*?\(gai error: ([^)]*)\)")
 
-# torchrun's table of ranks that failed, in the log of its node; the one that it saw first is named in the root cause.
+# torchrun's table of ranks that failed, in the log of its node; the one that it saw first is named
+# in the root cause.
 EXIT = re.compile(r"rank\s*: (\d+) \(local_rank: \d+\)\s*\n\s*exitcode\s*: (-?\d+)")
 FULL = re.compile(r"^CHECKPOINT NOT WRITTEN.*(?:No space left|quota|Read-only).*$", re.M)
-ASKED = (-signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP)  # what torchrun, too, ends the other ranks with
+# what torchrun, too, ends the other ranks with
+ASKED = (-signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP)
 TORCHRUN_STOPPED = re.compile(r"SignalException: Process \d+ got signal: (\d+)")
 # An exception's last line, also with torch's "[rank0]: " before it
-ERROR = re.compile(r"^(?:\[rank\d+\]: )?([A-Za-z_][\w.]*(?:Error|Exception|Interrupt|NoGPU)): ?(.*)$")
+ERROR = re.compile(
+    r"^(?:\[rank\d+\]: )?([A-Za-z_][\w.]*(?:Error|Exception|Interrupt|NoGPU)): ?(.*)$"
+)
 SLURM: tuple[tuple[str, Verdict, str], ...] = (
     (r"oom.kill event|OOM Killed", "oom_host", "Slurm killed it for its memory"),
     (r"DUE TO TIME LIMIT", "timeout", "Slurm ended it at its time limit"),
@@ -77,8 +137,10 @@ SLURM: tuple[tuple[str, Verdict, str], ...] = (
 
 @dataclass(frozen=True)
 class Case:
-    """The evidence of one attempt. ranks: each rank's own words, the earliest first. exits: exit codes that torchrun saw, on
-    each node the first one first. launcher: how launch.node ended, where somebody waited for it."""
+    """The evidence of one attempt. ranks: each rank's own words, the earliest first. exits: exit
+    codes that torchrun saw, on each node the first one first. launcher: how launch.node ended,
+    where somebody waited for it.
+    """
 
     run: RunDir
     attempt: Attempt
@@ -89,11 +151,15 @@ class Case:
     nodes: dict[int, dict[str, Any]]
     launcher: int | None
 
-    def outcome(self, verdict: Verdict, cause: str, hint: str | None, rank: int | None = None) -> Outcome:
+    def outcome(
+        self, verdict: Verdict, cause: str, hint: str | None, rank: int | None = None
+    ) -> Outcome:
         """A stop where the verdict is one that always continues, else a failure."""
         last = self.last_step() or checkpoint_step(self.run)
         status: Status = "stopped" if verdict in ("preempted", "timeout", "cancelled") else "failed"
-        return Outcome(status, verdict, self.attempt.id, BY, last, rank, " ".join(cause.split())[:500], hint)
+        return Outcome(
+            status, verdict, self.attempt.id, BY, last, rank, " ".join(cause.split())[:500], hint
+        )
 
     def last_step(self) -> int | None:
         """The last step that this attempt is known to have done."""
@@ -107,8 +173,12 @@ class Case:
         return int(record.get("nodes") or 1) > 1
 
     def unresolved(self) -> str | None:
-        """What the attempt waited for where it came to no step: a host's name that does not resolve."""
-        if any(told.get("step") is not None for told in (*self.ranks.values(), *self.beats.values())):
+        """What the attempt waited for where it came to no step: a host's name that does not
+        resolve.
+        """
+        if any(
+            told.get("step") is not None for told in (*self.ranks.values(), *self.beats.values())
+        ):
             return None
         for log in sorted(self.attempt.path.glob("*.log")):
             found = UNRESOLVED.findall(tail(log))
@@ -118,12 +188,15 @@ class Case:
         return None
 
     def killed_for_memory(self) -> bool:
-        return any(node.get("oom_kills") for node in self.nodes.values()) or bool(re.search(SLURM[0][0], self.slurm_log()))
+        return any(node.get("oom_kills") for node in self.nodes.values()) or bool(
+            re.search(SLURM[0][0], self.slurm_log())
+        )
 
     def slurm_log(self) -> str:
         """What Slurm wrote about the job of this attempt."""
         job = re.fullmatch(r"slurm-(\d+)(_\d+)?\.\d+", self.attempt.id)
-        folder = Path((array.job_of(self.run) or {}).get("logs") or self.run.slurm)  # an array's logs lie with its sweep
+        # an array's logs lie with its sweep
+        folder = Path((array.job_of(self.run) or {}).get("logs") or self.run.slurm)
         logs = folder.glob(f"{job[1]}{job[2] or ''}_*log.*") if job else ()
         return "\n".join(tail(log) for log in sorted(logs))
 
@@ -139,7 +212,9 @@ class Case:
 
 
 def conclude(run: RunDir, attempt: Attempt, launcher: int | None = None) -> Outcome:
-    """How the attempt ended: the trainer's word where it left one, else judged, and written where the disk takes it."""
+    """How the attempt ended: the trainer's word where it left one, else judged, and written where
+    the disk takes it.
+    """
     outcome = Outcome.read(attempt.outcome)
     if outcome is None:
         outcome = judge(run, attempt, launcher)
@@ -149,32 +224,54 @@ def conclude(run: RunDir, attempt: Attempt, launcher: int | None = None) -> Outc
 
 
 def judge(run: RunDir, attempt: Attempt, launcher: int | None = None) -> Outcome:
-    """The verdict from the evidence alone. Writes nothing. launcher: launch.node's exit status, None where nobody saw it."""
+    """The verdict from the evidence alone.
+
+    Writes nothing. launcher: launch.node's exit status, None where nobody saw it.
+    """
     case = gather(run, attempt, launcher)
-    explanations: tuple[Callable[[Case], Outcome | None], ...] = (error, hang, asked_to_stop, death, effects)
-    return next((found for explain in explanations if (found := explain(case))), None) or no_word(case)
+    explanations: tuple[Callable[[Case], Outcome | None], ...] = (
+        error,
+        hang,
+        asked_to_stop,
+        death,
+        effects,
+    )
+    return next((found for explain in explanations if (found := explain(case))), None) or no_word(
+        case
+    )
 
 
 def gather(run: RunDir, attempt: Attempt, launcher: int | None) -> Case:
     record = records.evidence(attempt.record, records.ATTEMPT) or {}
     size = int(record.get("world_size") or 1)
     numbers = range(int(record.get("nodes") or 1))
-    nodes = {n: found for n in numbers if (found := records.evidence(attempt.node_record(n), records.NODE))}
+    nodes = {
+        n: found
+        for n in numbers
+        if (found := records.evidence(attempt.node_record(n), records.NODE))
+    }
     exits: dict[int, int] = {}
     for log in sorted(attempt.path.glob("node-*.log")):
         others, _, root = tail(log).partition("Root Cause")
         for part in (root, others):
-            exits.update({int(r): int(code) for r, code in EXIT.findall(part) if int(r) not in exits})
-    left = [e for p in attempt.path.glob("ranks/*.json") if (e := records.evidence(p, records.EVIDENCE))]
+            exits.update(
+                {int(r): int(code) for r, code in EXIT.findall(part) if int(r) not in exits}
+            )
+    left = [
+        e for p in attempt.path.glob("ranks/*.json") if (e := records.evidence(p, records.EVIDENCE))
+    ]
     words = {int(e["rank"]): e for e in sorted(left, key=lambda e: (float(e["time"]), e["rank"]))}
     for rank in range(size):
         if rank in words:
             continue
         if said := last_error(attempt.rank_log(rank)):  # its disk took no evidence
             words[rank] = {"rank": rank, **said}
-        elif exits.get(rank, 0) > 0 and not attempt.rank_log(rank).exists():  # it ended while it imported, before it had a log
+        # it ended while it imported, before it had a log
+        elif exits.get(rank, 0) > 0 and not attempt.rank_log(rank).exists():
             log = attempt.node_log(rank * len(nodes) // size)
-            words.update({rank: {"rank": rank, **said}} if (said := last_error(log, lines=None)) else {})
+            words.update(
+                {rank: {"rank": rank, **said}} if (said := last_error(log, lines=None)) else {}
+            )
     if not words and not exits and 0 in nodes and (said := last_error(attempt.node_log(0))):
         words[0] = {"rank": 0, **said}  # torchrun itself
     beats = {r: beat for r in range(size) if (beat := _beat(attempt, r))}
@@ -202,7 +299,11 @@ def cause_of(words: dict[str, Any]) -> tuple[Verdict, str | None] | None:
 
 def error(case: Case) -> Outcome | None:
     """The first error of a rank that is no effect of another's."""
-    own = [(words, found) for words in case.ranks.values() if words["type"] != "Hang" and (found := cause_of(words))]
+    own = [
+        (words, found)
+        for words in case.ranks.values()
+        if words["type"] != "Hang" and (found := cause_of(words))
+    ]
     if not own:
         return None
     words, (verdict, hint) = own[0]
@@ -211,12 +312,19 @@ def error(case: Case) -> Outcome | None:
     rank, same = words["rank"], [w["rank"] for w, _ in own[1:] if w["type"] == words["type"]]
     message = f"{words['type']}: {words['message']}" if words["message"] else words["type"]
     also = f" (rank {', '.join(map(str, same[:8]))} too)" if same else ""
-    outcome = case.outcome(verdict, message + also, hint or f"the whole traceback is at the end of {case.log(rank)}", rank)
+    outcome = case.outcome(
+        verdict,
+        message + also,
+        hint or f"the whole traceback is at the end of {case.log(rank)}",
+        rank,
+    )
     return replace(outcome, extra={"where": words["where"]} if words.get("where") else {})
 
 
 def hang(case: Case) -> Outcome | None:
-    """Which rank the others wait for: the one that is silent, else in no collective, else behind."""
+    """Which rank the others wait for: the one that is silent, else in no collective,
+    else behind.
+    """
     hung = {r: words for r, words in case.ranks.items() if words["type"] == "Hang"}
     if not hung:
         return None
@@ -226,26 +334,47 @@ def hang(case: Case) -> Outcome | None:
     cause = f"Hang: {first['message']}"
     if guilty:
         place = hung.get(guilty[0]) or case.beats.get(guilty[0], {})
-        cause += f"; {standing_still(guilty, place, [r for r in hung if r not in guilty], bool(silent))}"
+        cause += (
+            f"; {standing_still(guilty, place, [r for r in hung if r not in guilty], bool(silent))}"
+        )
     else:
-        suspect = "the network between the nodes" if case.has_several_nodes() else "a device that hangs"
-        cause += f"; all ranks are in {first.get('where')}: {suspect}, or ranks that disagree about what comes next"
+        suspect = (
+            "the network between the nodes" if case.has_several_nodes() else "a device that hangs"
+        )
+        cause += (
+            f"; all ranks are in {first.get('where')}: {suspect}, or ranks that disagree about what"
+            " comes next"
+        )
     stack = case.attempt.rank_stack(guilty[0] if guilty else first["rank"])
-    hint = f"{'its stack: ' + str(stack) if stack.exists() else 'no stack of it'}; {AGAIN}; where so long is right, " \
-        "raise execution.hang_limit_s"
+    hint = (
+        f"{'its stack: ' + str(stack) if stack.exists() else 'no stack of it'}; {AGAIN}; where so"
+        " long is right, raise execution.hang_limit_s"
+    )
     return case.outcome("hang", cause, hint, guilty[0] if guilty else None)
 
 
-def standing_still(guilty: list[int], place: dict[str, Any], waiting: list[int], silent: bool) -> str:
+def standing_still(
+    guilty: list[int], place: dict[str, Any], waiting: list[int], silent: bool
+) -> str:
     """Where the rank is that others wait for."""
     stands = "gives no sign any more, last seen" if silent else "stands"
-    at = f"at {place['where']} ({place.get('phase')})" if place.get("where") else f"in {place.get('phase', 'an unknown place')}"
-    others = f"; rank {', '.join(map(str, waiting[:8]))} wait{'s' if len(waiting) == 1 else ''} for it" if waiting else ""
+    at = (
+        f"at {place['where']} ({place.get('phase')})"
+        if place.get("where")
+        else f"in {place.get('phase', 'an unknown place')}"
+    )
+    others = (
+        f"; rank {', '.join(map(str, waiting[:8]))} wait{'s' if len(waiting) == 1 else ''} for it"
+        if waiting
+        else ""
+    )
     return f"rank {guilty[0]} {stands} {at}{others}"
 
 
 def waited_for(ranks: dict[int, dict[str, Any]], silent: list[int]) -> list[int]:
-    """Of ranks that stand still, those that keep the others waiting; empty where they cannot be told apart."""
+    """Of ranks that stand still, those that keep the others waiting; empty where they cannot be
+    told apart.
+    """
     outside = [r for r, place in ranks.items() if not place.get("collective")]
     steps = {r: place.get("step") or 0 for r, place in ranks.items()}
     behind = [r for r in ranks if steps[r] < max(steps.values())]
@@ -253,7 +382,9 @@ def waited_for(ranks: dict[int, dict[str, Any]], silent: list[int]) -> list[int]
 
 
 def asked_to_stop(case: Case) -> Outcome | None:
-    """A person's cancel, or a signal to launch.node or torchrun, before the trainer could leave a checkpoint and a word."""
+    """A person's cancel, or a signal to launch.node or torchrun, before the trainer could leave a
+    checkpoint and a word.
+    """
     if case.run.cancel.exists():
         return case.outcome("cancelled", "cancelled by a person, before a new checkpoint", None)
     received = next((n["signal"] for n in case.nodes.values() if n.get("signal")), None)
@@ -262,7 +393,9 @@ def asked_to_stop(case: Case) -> Outcome | None:
         received = int(found[1])
     if received is None:
         return None
-    when = "before the first step" if case.last_step() is None else "before there was a new checkpoint"
+    when = (
+        "before the first step" if case.last_step() is None else "before there was a new checkpoint"
+    )
     cause = f"{signal.Signals(received).name}{to} {when}; continues from the last checkpoint"
     if unresolved := case.unresolved():
         return case.outcome("preempted", f"{cause}; until then {unresolved}", _name_hint(case))
@@ -280,19 +413,37 @@ def death(case: Case) -> Outcome | None:
         verdict: Verdict = "oom_host" if case.killed_for_memory() else "infrastructure"
         return case.outcome(verdict, cause, f"see {log}; {AGAIN}", rank)
     if code >= 0:
-        return case.outcome("user_error", f"exited with status {code} and left no word", f"see the end of {log}", rank)
+        return case.outcome(
+            "user_error",
+            f"exited with status {code} and left no word",
+            f"see the end of {log}",
+            rank,
+        )
     name, text = signal.Signals(-code).name, tail(log)
     if code == -signal.SIGKILL and case.killed_for_memory():
-        return case.outcome("oom_host", f"killed by the kernel for its memory ({name})", LESS_MEMORY, rank)
+        return case.outcome(
+            "oom_host", f"killed by the kernel for its memory ({name})", LESS_MEMORY, rank
+        )
     if code == -signal.SIGKILL or code in ASKED:
-        kernel = f", or the kernel for want of memory: dmesg on {case.host(rank)} tells" if code == -signal.SIGKILL else ""
-        return case.outcome("killed", f"killed by {name}", f"somebody sent it{kernel}; {AGAIN}", rank)
+        kernel = (
+            f", or the kernel for want of memory: dmesg on {case.host(rank)} tells"
+            if code == -signal.SIGKILL
+            else ""
+        )
+        return case.outcome(
+            "killed", f"killed by {name}", f"somebody sent it{kernel}; {AGAIN}", rank
+        )
     if code == -signal.SIGBUS:
         if "trainer/data/" in text.rpartition("Fatal Python error")[2]:
             folder = (read_json(case.run.data_record) or {}).get("path", "the prepared data")
-            hint = f"a file that it had mapped became shorter, or its disk failed: remove {folder} and submit again"
+            hint = (
+                f"a file that it had mapped became shorter, or its disk failed: remove {folder} and"
+                " submit again"
+            )
             return case.outcome("data", f"a data file could not be read ({name})", hint, rank)
-        return case.outcome("oom_host", f"{name}: memory that was promised is not there", SHARED_MEMORY, rank)
+        return case.outcome(
+            "oom_host", f"{name}: memory that was promised is not there", SHARED_MEMORY, rank
+        )
     hint = f"its Python stack is at the end of {log}"
     return case.outcome("user_error", f"crashed in native code ({name})", hint, rank)
 
@@ -304,25 +455,35 @@ def _dead_rank(case: Case) -> int | None:
     for rank in range(case.world_size):
         code, spoke = case.exits.get(rank), rank in case.ranks
         if code is not None and code < 0 and code not in ASKED:
-            effect = code == -signal.SIGABRT and EFFECTS.search(tail(case.log(rank)))  # NCCL's own watchdog
+            # NCCL's own watchdog
+            effect = code == -signal.SIGABRT and EFFECTS.search(tail(case.log(rank)))
             weights[rank] = 4 if effect else 0
-        elif (code is not None and code > 0 and not spoke) or (code is None and not spoke and case.ranks):
+        elif (code is not None and code > 0 and not spoke) or (
+            code is None and not spoke and case.ranks
+        ):
             weights[rank] = 1
         elif code in ASKED and rank == first:
             weights[rank] = 2
-    found = [r for r in sorted(weights, key=lambda r: (weights[r], r != first, r)) if weights[r] < 4]
+    found = [
+        r for r in sorted(weights, key=lambda r: (weights[r], r != first, r)) if weights[r] < 4
+    ]
     return found[0] if found else None
 
 
 def effects(case: Case) -> Outcome | None:
-    """Every rank tells of the others only: the network between them, or a collective that timed out."""
+    """Every rank tells of the others only: the network between them, or a collective that timed
+    out.
+    """
     if not case.ranks:
         return None
     words = next(iter(case.ranks.values()))
     if unresolved := case.unresolved():
         return case.outcome("infrastructure", unresolved, _name_hint(case), words["rank"])
     verdict: Verdict = "hang" if TIMED_OUT.search(words["message"]) else "infrastructure"
-    hint = f"all ranks lost each other on one machine: the end of {case.log(words['rank'])} may tell why; {AGAIN}"
+    hint = (
+        f"all ranks lost each other on one machine: the end of {case.log(words['rank'])} may tell"
+        f" why; {AGAIN}"
+    )
     if case.has_several_nodes():
         hint = f"all ranks lost each other: the network between the nodes, or a node; {AGAIN}"
     return case.outcome(verdict, f"{words['type']}: {words['message']}", hint, words["rank"])
@@ -336,7 +497,9 @@ def _name_hint(case: Case) -> str:
 
 
 def no_word(case: Case) -> Outcome:
-    """No rank and no table says anything: what is known of torchrun, launch.node, and from Slurm."""
+    """No rank and no table says anything: what is known of torchrun, launch.node, and
+    from Slurm.
+    """
     log, last = case.attempt.node_log(0), _last_line(case.attempt.node_log(0))
     hint = f"see {log}; {AGAIN}"
     if refused := _refused_by_engine(case):
@@ -344,21 +507,36 @@ def no_word(case: Case) -> Outcome:
     if case.killed_for_memory():
         return case.outcome("oom_host", "killed by the kernel for its memory", LESS_MEMORY)
     if full := FULL.search(tail(case.log(0))) or _no_room(case.run.path):
-        cause = f"the disk did not take the run's last checkpoint and outcome: {full if isinstance(full, str) else full[0]}"
+        cause = (
+            "the disk did not take the run's last checkpoint and outcome:"
+            f" {full if isinstance(full, str) else full[0]}"
+        )
         return case.outcome("infrastructure", cause, f"make room; {AGAIN}")
     words = case.slurm_log()
-    said = {found[-1].start(): (verdict, cause) for p, verdict, cause in SLURM if (found := list(re.finditer(p, words)))}
+    said = {
+        found[-1].start(): (verdict, cause)
+        for p, verdict, cause in SLURM
+        if (found := list(re.finditer(p, words)))
+    }
     if said:
         return case.outcome(*said[max(said)], AGAIN)
     if unresolved := case.unresolved():
         return case.outcome("infrastructure", unresolved, _name_hint(case))
     status = case.nodes.get(0, {}).get("exit_status")
     if status is not None and status < 0:
-        return case.outcome("killed", f"torchrun was killed by {signal.Signals(-status).name}", hint)
+        return case.outcome(
+            "killed", f"torchrun was killed by {signal.Signals(-status).name}", hint
+        )
     if status is not None:
-        return case.outcome("killed", f"no rank left a word (exit status {status})" + (f": {last}" if last else ""), hint)
+        return case.outcome(
+            "killed",
+            f"no rank left a word (exit status {status})" + (f": {last}" if last else ""),
+            hint,
+        )
     if case.launcher is not None and case.launcher < 0:
-        return case.outcome("killed", f"launch.node was killed by {signal.Signals(-case.launcher).name}", AGAIN)
+        return case.outcome(
+            "killed", f"launch.node was killed by {signal.Signals(-case.launcher).name}", AGAIN
+        )
     ended = f"ended with status {case.launcher} and" if case.launcher is not None else ""
     why = "could not write" if ended else "was killed, or the machine went down"
     cause = f"launch.node on {case.host()} {ended} left no word: it {why}".replace("  ", " ")
@@ -378,7 +556,9 @@ def _refused_by_engine(case: Case) -> Outcome | None:
 
 
 def _no_room(folder: Path) -> str | None:
-    """That the disk is full now; the line of the log that would say it may have found no room itself."""
+    """That the disk is full now; the line of the log that would say it may have found no room
+    itself.
+    """
     found = os.statvfs(folder)
     return f"no space left in {folder}" if found.f_blocks and not found.f_bavail else None
 
@@ -401,13 +581,18 @@ def tail(log: Path, most: int = 100_000) -> str:
 
 
 def last_error(log: Path, lines: int | None = 5) -> dict[str, Any] | None:
-    """The exception with which a log ends (in its last lines, or, None, in all), as evidence. torchrun's own, which tell of its
-    ranks, do not count."""
+    """The exception with which a log ends (in its last lines, or, None, in all), as evidence.
+    torchrun's own, which tell of its ranks, do not count.
+    """
     said = [line for line in tail(log).splitlines() if line.strip()]
     for line in reversed(said[-lines:] if lines else said):
         found = ERROR.match(line)
         if found and not found[1].endswith(("ChildFailedError", "SignalException")):
-            return {"time": log.stat().st_mtime, "type": found[1].rpartition(".")[2], "message": found[2]}
+            return {
+                "time": log.stat().st_mtime,
+                "type": found[1].rpartition(".")[2],
+                "message": found[2],
+            }
     return None
 
 

@@ -1,4 +1,7 @@
-"""Shows a run as it goes: rank 0's log line by line and, on a terminal, a progress bar. It only reads the run directory."""
+"""Shows a run as it goes: rank 0's log line by line and, on a terminal, a progress bar.
+
+It only reads the run directory.
+"""
 
 from __future__ import annotations
 
@@ -43,9 +46,17 @@ class Follower:
     def __init__(self, attempt: Attempt, rank: int = 0, console: Console | None = None) -> None:
         self.tail = Tail(attempt.rank_log(rank))
         self.console = console or Console(highlight=False, soft_wrap=True)
-        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total} steps"))
-        self.progress = Progress(*columns, TimeRemainingColumn(), console=self.console, transient=True)
-        self.task = None if not self.console.is_terminal else self.progress.add_task("starting", total=None)
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.completed}/{task.total} steps"),
+        )
+        self.progress = Progress(
+            *columns, TimeRemainingColumn(), console=self.console, transient=True
+        )
+        self.task = (
+            None if not self.console.is_terminal else self.progress.add_task("starting", total=None)
+        )
 
     def __enter__(self) -> Follower:
         if self.task is not None:
@@ -61,7 +72,9 @@ class Follower:
             self.note(line)
             found = STEP.search(line)
             if found and self.task is not None:
-                self.progress.update(self.task, description="training", completed=int(found[1]), total=int(found[2]))
+                self.progress.update(
+                    self.task, description="training", completed=int(found[1]), total=int(found[2])
+                )
 
     def note(self, line: str) -> None:
         """Prints a line; on a terminal, its escapes are shown."""

@@ -1,4 +1,6 @@
-"""YAML with places: YAML 1.2 scalars, every key and value with its file, line and column; duplicate keys are errors."""
+"""YAML with places: YAML 1.2 scalars, every key and value with its file, line and column; duplicate
+keys are errors.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ MAX_DIGITS = 400  # of a number
 
 @dataclass(frozen=True)
 class Place:
-    """Where a person wrote something: a file with line and column (1 is the first), or a `--set` option."""
+    """Where a person wrote something: a file with line and column (1 is the first), or a `--set`
+    option.
+    """
 
     source: str
     line: int | None = None
@@ -91,7 +95,9 @@ _SCALARS: list[tuple[re.Pattern[str], Any]] = [
 
 
 def scalar(text: str) -> Any:
-    """A plain scalar by YAML 1.2's core schema: `1e-3` is a float; `on`, `no` and `12:30` are strings."""
+    """A plain scalar by YAML 1.2's core schema: `1e-3` is a float; `on`, `no` and `12:30` are
+    strings.
+    """
     for pattern, make in _SCALARS if len(text) <= MAX_DIGITS else ():
         if pattern.match(text):
             return make(text)
@@ -106,12 +112,17 @@ def read(path: Path, shown_as: str | None = None) -> Tree:
     except OSError as error:
         raise SpecError([Problem(Place(source), (), f"cannot be read: {error.strerror}")]) from None
     except UnicodeDecodeError as error:
-        raise SpecError([Problem(Place(source), (), f"is not UTF-8: {error.reason} at byte {error.start}")]) from None
+        raise SpecError(
+            [Problem(Place(source), (), f"is not UTF-8: {error.reason} at byte {error.start}")]
+        ) from None
     return parse(text, source)
 
 
 def parse(text: str, source: str) -> Tree:
-    """Reads a mapping from YAML text. Raises SpecError with every duplicate key and every odd key at once."""
+    """Reads a mapping from YAML text.
+
+    Raises SpecError with every duplicate key and every odd key at once.
+    """
     try:
         root = _compose(text)
     except yaml.MarkedYAMLError as error:
@@ -126,7 +137,15 @@ def parse(text: str, source: str) -> Tree:
     tree.values[()] = Place(source, 1, 1)
     if root is not None:
         if not isinstance(root, yaml.MappingNode):
-            raise SpecError([Problem(Place(source, 1, 1), (), "expected a mapping (`key: value` lines) at the top")])
+            raise SpecError(
+                [
+                    Problem(
+                        Place(source, 1, 1),
+                        (),
+                        "expected a mapping (`key: value` lines) at the top",
+                    )
+                ]
+            )
         try:
             tree.value = _convert(root, (), tree, problems, source, ())
         except TooMuch as error:
@@ -153,7 +172,12 @@ def _compose(text: str) -> yaml.Node | None:
 
 
 def _convert(
-    node: yaml.Node, path: Path_, tree: Tree, problems: list[Problem], source: str, parents: tuple[int, ...]
+    node: yaml.Node,
+    path: Path_,
+    tree: Tree,
+    problems: list[Problem],
+    source: str,
+    parents: tuple[int, ...],
 ) -> Any:
     place = Place(source, node.start_mark.line + 1, node.start_mark.column + 1)
     tree.values[path] = place
@@ -167,7 +191,10 @@ def _convert(
         return None
     parents = (*parents, id(node))
     if isinstance(node, yaml.SequenceNode):
-        return [_convert(child, (*path, i), tree, problems, source, parents) for i, child in enumerate(node.value)]
+        return [
+            _convert(child, (*path, i), tree, problems, source, parents)
+            for i, child in enumerate(node.value)
+        ]
     if isinstance(node, yaml.MappingNode):
         return _convert_mapping(node, path, tree, problems, source, parents)
     # a quoted scalar is a string whatever it holds; so is one with a tag of its own
@@ -176,7 +203,12 @@ def _convert(
 
 
 def _convert_mapping(
-    node: yaml.MappingNode, path: Path_, tree: Tree, problems: list[Problem], source: str, parents: tuple[int, ...]
+    node: yaml.MappingNode,
+    path: Path_,
+    tree: Tree,
+    problems: list[Problem],
+    source: str,
+    parents: tuple[int, ...],
 ) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for key_node, value_node in node.value:
@@ -185,9 +217,19 @@ def _convert_mapping(
         if not isinstance(key_node, yaml.ScalarNode):
             problems.append(Problem(place, path, "expected a word as the key"))
         elif key == "<<":
-            problems.append(Problem(place, path, "merge keys are not YAML 1.2; use `extends: OTHER_JOB` at the top"))
+            problems.append(
+                Problem(
+                    place, path, "merge keys are not YAML 1.2; use `extends: OTHER_JOB` at the top"
+                )
+            )
         elif key in result:
-            problems.append(Problem(place, (*path, key), f"written twice; the first is in line {tree.keys[(*path, key)].line}"))
+            problems.append(
+                Problem(
+                    place,
+                    (*path, key),
+                    f"written twice; the first is in line {tree.keys[(*path, key)].line}",
+                )
+            )
         else:
             tree.keys[(*path, key)] = place
             result[key] = _convert(value_node, (*path, key), tree, problems, source, parents)
@@ -195,24 +237,32 @@ def _convert_mapping(
 
 
 def merge(base: Tree, over: Tree, at: Path_ = ()) -> Tree:
-    """`base` with `over` laid on it, below `at`: maps merge, everything else is replaced; each part keeps its own place."""
+    """`base` with `over` laid on it, below `at`: maps merge, everything else is replaced; each part
+    keeps its own place.
+    """
     result = Tree(_copy(base.value), dict(base.keys), dict(base.values))
     _lay(over.value, at, over, result)
     return result
 
 
 def _lay(value: Any, path: Path_, over: Tree, result: Tree) -> None:
-    """Lays a value of `over` on `result` at `path`. No closure of `merge`, which would be a cycle and keep thousands of trees."""
+    """Lays a value of `over` on `result` at `path`.
+
+    No closure of `merge`, which would be a cycle and keep thousands of trees.
+    """
     target = result.value
     for key in path[:-1]:
         target = target[key]
-    if isinstance(value, dict) and (not path or isinstance(target.get(path[-1]), dict)) and _same_kind(
-        value, target.get(path[-1]) if path else {}
+    if (
+        isinstance(value, dict)
+        and (not path or isinstance(target.get(path[-1]), dict))
+        and _same_kind(value, target.get(path[-1]) if path else {})
     ):
         for key, child in value.items():
             _lay(child, (*path, key), over, result)
     else:
-        inside = isinstance(target.get(path[-1]), (dict, list))  # else the places end there: a sweep merges thousands of values
+        # else the places end there: a sweep merges thousands of values
+        inside = isinstance(target.get(path[-1]), (dict, list))
         for places in (result.keys, result.values):
             for old in [p for p in places if p[: len(path)] == path] if inside else [path]:
                 places.pop(old, None)
@@ -224,12 +274,17 @@ def _lay(value: Any, path: Path_, over: Tree, result: Tree) -> None:
 def without(tree: Tree, key: str) -> Tree:
     """The tree without a key at its top, and without the places in it."""
     value = {k: v for k, v in tree.value.items() if k != key}
-    keys, values = ({p: place for p, place in places.items() if p[:1] != (key,)} for places in (tree.keys, tree.values))
+    keys, values = (
+        {p: place for p, place in places.items() if p[:1] != (key,)}
+        for places in (tree.keys, tree.values)
+    )
     return Tree(value, keys, values)
 
 
 def _same_kind(over: dict[str, Any], base: dict[str, Any]) -> bool:
-    """A map with another `name` (another model, say) replaces: the settings of the old one would be unknown to the new."""
+    """A map with another `name` (another model, say) replaces: the settings of the old one would be
+    unknown to the new.
+    """
     return "name" not in over or "name" not in base or over["name"] == base["name"]
 
 
@@ -246,12 +301,16 @@ def setting(option: str) -> Tree:
     top, axis = re.fullmatch(r"(sweep\.grid\.)?(.*)", key, re.DOTALL).groups()  # type: ignore[union-attr]
     parts = ["sweep", "grid", axis] if top else key.split(".")  # a sweep's axes keep their dots
     if not equals or not all(parts):
-        raise SpecError([Problem(place, (), "expected KEY.KEY=VALUE, as in train.optimizer.lr=0.1")])
+        raise SpecError(
+            [Problem(place, (), "expected KEY.KEY=VALUE, as in train.optimizer.lr=0.1")]
+        )
     try:
         node = _compose(text)
     except yaml.YAMLError:
         shown = f"{text[:MAX_DIGITS]!r}"
-        raise SpecError([Problem(place, tuple(parts), f"the value {shown} is not YAML; quote it")]) from None
+        raise SpecError(
+            [Problem(place, tuple(parts), f"the value {shown} is not YAML; quote it")]
+        ) from None
     inner, problems = Tree(None), list[Problem]()
     try:
         value = None if node is None else _convert(node, (), inner, problems, place.source, ())

@@ -17,8 +17,16 @@ from trainer.config.outcome import Outcome
 T = TypeVar("T")
 PROJECT = Path(__file__).resolve().parents[1]
 BATCHYARD = [sys.executable, "-P", "-c", "from launch.cli import main; main()"]
-# digits, cut short: 8 epochs of 23 steps, a row each 5 steps, so that a test can stop it at a step that it saw
-SHORT = ("--set", "train.epochs=8", "--set", "execution.log_every_steps=5", "--set", "tracking.mode=disabled")
+# digits, cut short: 8 epochs of 23 steps, a row each 5 steps, so that a test can stop it at a step
+# that it saw
+SHORT = (
+    "--set",
+    "train.epochs=8",
+    "--set",
+    "execution.log_every_steps=5",
+    "--set",
+    "tracking.mode=disabled",
+)
 
 
 @dataclass(frozen=True)
@@ -33,9 +41,14 @@ class Shell:
         environment = {**os.environ, "PYTHONPATH": str(PROJECT), **dict(self.env)}
         where = ["--runs-dir", str(self.runs)] if argv[0] not in ("list", "check", "--help") else []
         return subprocess.Popen(
-            [*BATCHYARD, argv[0], *where, *argv[1:]], cwd=self.cwd, env=environment, stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        )  # fmt: skip
+            [*BATCHYARD, argv[0], *where, *argv[1:]],
+            cwd=self.cwd,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
 
     def run(self, *argv: str, code: int = 0, timeout_s: float = 240) -> str:
         """What the command printed; fails where it exits with another code."""
@@ -52,8 +65,12 @@ def finish(process: subprocess.Popen[str], *, code: int, timeout_s: float = 240)
         printed, _ = process.communicate(timeout=timeout_s)
     except subprocess.TimeoutExpired:
         process.kill()
-        raise AssertionError(f"{process.args} did not end in {timeout_s} s:\n{process.communicate()[0]}") from None
-    assert process.returncode == code, f"{process.args} exited {process.returncode}, not {code}:\n{printed}"
+        raise AssertionError(
+            f"{process.args} did not end in {timeout_s} s:\n{process.communicate()[0]}"
+        ) from None
+    assert process.returncode == code, (
+        f"{process.args} exited {process.returncode}, not {code}:\n{printed}"
+    )
     return printed
 
 

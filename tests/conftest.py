@@ -1,4 +1,6 @@
-"""What all tests share: warnings are errors in every Python that a test starts, and nothing of the person's own setup is read."""
+"""What all tests share: warnings are errors in every Python that a test starts, and nothing of the
+person's own setup is read.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,8 @@ PROJECT = Path(__file__).resolve().parents[1]
 OTHERS = ("BATCHYARD_", "WANDB_", "SLURM_", "SBATCH_", "SQUEUE_", "SUBMITIT_")
 for name in [n for n in os.environ if n.startswith(OTHERS) and n != "BATCHYARD_DATA"]:
     del os.environ[name]
-# torch's own start-up code warns in two places that are not ours to mend; each is named here with its reason
+# torch's own start-up code warns in two places that are not ours to mend; each is named here with
+# its reason
 os.environ["PYTHONWARNINGS"] = "error"
 
 

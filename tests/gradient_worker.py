@@ -1,4 +1,6 @@
-"""One rank of test_gradients: the gradients of some steps, saved by rank 0 as {step: {name: gradient}}."""
+"""One rank of test_gradients: the gradients of some steps, saved by rank 0 as {step: {name:
+gradient}}.
+"""
 
 import sys
 from pathlib import Path
@@ -12,7 +14,11 @@ from trainer.data.prepared import load
 from trainer.state import Trainer
 from trainer.train import gradients
 
-run, out, steps = RunDir(Path(sys.argv[1])), Path(sys.argv[2]), [int(s) for s in sys.argv[3].split(",")]
+run, out, steps = (
+    RunDir(Path(sys.argv[1])),
+    Path(sys.argv[2]),
+    [int(s) for s in sys.argv[3].split(",")],
+)
 config = RunConfig.model_validate_json(run.config.read_text())
 world = distributed.start(config, run)
 trainer = Trainer(config, world, load(run))
@@ -20,7 +26,15 @@ trainer.model.train()
 saved = {}
 for step in steps:
     trainer.optimizer.zero_grad(set_to_none=False)
-    gradients(trainer.model, trainer.batches.at(step), step, config.train, world, trainer.guard, trainer.sums)
+    gradients(
+        trainer.model,
+        trainer.batches.at(step),
+        step,
+        config.train,
+        world,
+        trainer.guard,
+        trainer.sums,
+    )
     bare = distributed.unwrap(trainer.model)
     saved[step] = {name: p.grad.clone() for name, p in bare.named_parameters()}
     saved[step]["sums"] = distributed.total(trainer.sums, world).clone()

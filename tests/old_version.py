@@ -1,4 +1,6 @@
-"""The project as it was at an earlier commit, to make the runs, sweeps and jobs that this one must still continue."""
+"""The project as it was at an earlier commit, to make the runs, sweeps and jobs that this one must
+still continue.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ def extract(folder: Path) -> Path:
     """Writes that commit's files to `folder` and returns it. Skips where the history is missing."""
     known = ["git", "-C", str(PROJECT), "cat-file", "-e", f"{COMMIT}^{{commit}}"]
     if subprocess.run(known, capture_output=True, check=False).returncode:
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"this checkout has no commit {COMMIT}")
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(
+            f"this checkout has no commit {COMMIT}"
+        )
 
     folder.mkdir(parents=True)
     archive = folder.parent / f"{folder.name}.tar"

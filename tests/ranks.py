@@ -22,15 +22,41 @@ SERVER.set_forkserver_preload(["tests.ranks", "trainer.train", "torch._dynamo", 
 RESNET = {"name": "resnet", "width": 4, "blocks": [1, 1], "dropout": 0.2}
 
 
-def config(run_id: str = "t-00000000", *, ranks: int = 1, execution: dict[str, Any] | None = None, **train: Any) -> RunConfig:
-    """A small run with BatchNorm, dropout, momentum and augmentation. 1,437 samples: the last batch does not divide."""
+def config(
+    run_id: str = "t-00000000",
+    *,
+    ranks: int = 1,
+    execution: dict[str, Any] | None = None,
+    **train: Any,
+) -> RunConfig:
+    """A small run with BatchNorm, dropout, momentum and augmentation. 1,437 samples: the last batch
+    does not divide.
+    """
     values = {
-        "epochs": 2, "global_batch_size": 100, "data": DIGITS, "model": RESNET,
-        "optimizer": {"name": "sgd", "lr": 0.05, "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4},
-        "schedule": {"name": "cosine", "warmup_epochs": 0.5}, **train,
-    }  # fmt: skip
-    how = {"ranks": ranks, "threads_per_rank": 1, "device": "cpu", "log_every_steps": 4, "tracking": {"mode": "disabled"}}
-    return RunConfig.model_validate({"job": "t", "run_id": run_id, "train": values, "execution": {**how, **(execution or {})}})
+        "epochs": 2,
+        "global_batch_size": 100,
+        "data": DIGITS,
+        "model": RESNET,
+        "optimizer": {
+            "name": "sgd",
+            "lr": 0.05,
+            "momentum": 0.9,
+            "nesterov": True,
+            "weight_decay": 5e-4,
+        },
+        "schedule": {"name": "cosine", "warmup_epochs": 0.5},
+        **train,
+    }
+    how = {
+        "ranks": ranks,
+        "threads_per_rank": 1,
+        "device": "cpu",
+        "log_every_steps": 4,
+        "tracking": {"mode": "disabled"},
+    }
+    return RunConfig.model_validate(
+        {"job": "t", "run_id": run_id, "train": values, "execution": {**how, **(execution or {})}}
+    )
 
 
 def make_run(folder: Path, configuration: RunConfig, prepared: dict[str, Any]) -> RunDir:
@@ -42,7 +68,10 @@ def make_run(folder: Path, configuration: RunConfig, prepared: dict[str, Any]) -
 
 
 def train(run: RunDir, attempt: str, world_size: int, **environment: str) -> int:
-    """One attempt on `world_size` ranks, to its end. Returns the first exit status that is not zero, else zero."""
+    """One attempt on `world_size` ranks, to its end.
+
+    Returns the first exit status that is not zero, else zero.
+    """
     started = begin(run, attempt, world_size, **environment)
     try:
         for rank in started:
@@ -54,7 +83,9 @@ def train(run: RunDir, attempt: str, world_size: int, **environment: str) -> int
     return next((rank.exitcode for rank in started if rank.exitcode), 0)
 
 
-def completed(folder: Path, prepared: dict[str, Any], world_size: int = 1, **settings: Any) -> RunDir:
+def completed(
+    folder: Path, prepared: dict[str, Any], world_size: int = 1, **settings: Any
+) -> RunDir:
     """A run in `folder` after one attempt that nothing stopped."""
     run = make_run(folder, config(ranks=world_size, **settings), prepared)
     assert train(run, "local-1", world_size) == 0, logs(run)
@@ -71,12 +102,17 @@ def outcome(run: RunDir, attempt: str) -> Outcome:
 def begin(run: RunDir, attempt: str, world_size: int, **environment: str) -> list[BaseProcess]:
     """Starts an attempt: its ranks in their order."""
     run.attempt(attempt).path.mkdir(parents=True, exist_ok=True)
-    group = [{**variables, "BATCHYARD_ATTEMPT": attempt, **environment} for variables in one_group(world_size)]
+    group = [
+        {**variables, "BATCHYARD_ATTEMPT": attempt, **environment}
+        for variables in one_group(world_size)
+    ]
     return [start(_rank, str(run.config), variables) for variables in group]
 
 
 def start(target: Any, *arguments: Any) -> BaseProcess:
-    """Runs a function in a process that is forked from one that has torch loaded: it starts in a tenth of a second."""
+    """Runs a function in a process that is forked from one that has torch loaded: it starts in a
+    tenth of a second.
+    """
     process = SERVER.Process(target=target, args=arguments)
     process.start()
     return process
@@ -90,7 +126,8 @@ def _rank(config: str, environment: dict[str, str]) -> None:
     try:
         main(config)
     finally:
-        atexit._run_exitfuncs()  # as an interpreter does at its end, and multiprocessing's processes do not
+        # as an interpreter does at its end, and multiprocessing's processes do not
+        atexit._run_exitfuncs()
 
 
 def one_group(world_size: int) -> list[dict[str, str]]:
@@ -98,14 +135,27 @@ def one_group(world_size: int) -> list[dict[str, str]]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
-    where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(world_size), "OMP_NUM_THREADS": "1"}
-    return [{**os.environ, **where, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(world_size)]
+    where = {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+        "WORLD_SIZE": str(world_size),
+        "OMP_NUM_THREADS": "1",
+    }
+    return [
+        {**os.environ, **where, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+        for rank in range(world_size)
+    ]
 
 
 def spawn(arguments: list[str], world_size: int, **environment: str) -> int:
-    """Runs a fresh Python with these arguments as each of `world_size` ranks of one group. Returns as `train` does."""
+    """Runs a fresh Python with these arguments as each of `world_size` ranks of one group.
+
+    Returns as `train` does.
+    """
     ranks = [
-        subprocess.Popen([sys.executable, *arguments], env={**variables, **environment}, stdin=subprocess.DEVNULL)
+        subprocess.Popen(
+            [sys.executable, *arguments], env={**variables, **environment}, stdin=subprocess.DEVNULL
+        )
         for variables in one_group(world_size)
     ]
     try:
@@ -125,4 +175,6 @@ def set_execution(run: RunDir, **changes: Any) -> None:
 
 def logs(run: RunDir) -> str:
     """Everything that the ranks printed, for a failing assertion."""
-    return "\n".join(f"--- {p}\n{p.read_text()}" for p in sorted(run.path.glob("attempts/*/rank-*.log")))
+    return "\n".join(
+        f"--- {p}\n{p.read_text()}" for p in sorted(run.path.glob("attempts/*/rank-*.log"))
+    )

@@ -1,4 +1,6 @@
-"""A job array's listing: what a point that waits lacks is written when it begins, and until then read from there."""
+"""A job array's listing: what a point that waits lacks is written when it begins, and until then
+read from there.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,11 @@ def points(sweep: SweepDir, *numbers: int, begun: bool = False) -> list[Task]:
         write_json(run.config, {"job": "a", "sweep": sweep.sweep_id})
         if begun:
             write_json(run.plan, {"run_id": run.run_id})
-        waiting = {"job": f"train:\n  seed: {number}\n", "plan": {"run_id": run.run_id}, "data": number % 2}
+        waiting = {
+            "job": f"train:\n  seed: {number}\n",
+            "plan": {"run_id": run.run_id},
+            "data": number % 2,
+        }
         tasks.append(Task(run, None if begun else waiting))
     return tasks
 
@@ -52,12 +58,15 @@ def test_the_first_node_makes_the_directory_whole(sweep: SweepDir) -> None:
     assert array.begin(listing, 1, "7_1", first_node=False) == (run, "srun a-00000001")
     assert [p.name for p in run.path.iterdir()] == ["config.json"]
     array.begin(listing, 1, "7_1", first_node=True)
-    assert yaml.safe_load(run.job.read_text()) == {"train": {"seed": 1}} and read_json(run.plan) == {"run_id": run.run_id}
+    assert yaml.safe_load(run.job.read_text()) == {"train": {"seed": 1}} and read_json(
+        run.plan
+    ) == {"run_id": run.run_id}
     assert read_json(run.data_record) == DATA[1] and read_json(run.code_record) == CODE["record"]
     assert str(run.code.readlink()) == CODE["root"]
     assert read_json(run.slurm_job) == {"job_id": "7_1", "logs": str(sweep.slurm)}
     write_json(run.slurm_job, {"job_id": "9", "logs": "", "follows": ["7_1"]})
-    array.begin(listing, 1, "7_1", first_node=True)  # a requeue finds it whole, and leaves what came since
+    # a requeue finds it whole, and leaves what came since
+    array.begin(listing, 1, "7_1", first_node=True)
     assert read_json(run.slurm_job)["job_id"] == "9"
 
 
@@ -74,7 +83,11 @@ def test_a_start_that_was_killed_on_its_way_is_finished_by_the_next(sweep: Sweep
         else:
             (run.code / "trainer").mkdir(parents=True)
         array.begin(listing, 0, "7_0", first_node=True)
-        assert read_json(run.plan) and read_json(run.data_record) == DATA[0] and str(run.code.readlink()) == CODE["root"]
+        assert (
+            read_json(run.plan)
+            and read_json(run.data_record) == DATA[0]
+            and str(run.code.readlink()) == CODE["root"]
+        )
 
 
 def test_a_run_that_has_begun_has_its_own_record(sweep: SweepDir) -> None:
@@ -83,7 +96,8 @@ def test_a_run_that_has_begun_has_its_own_record(sweep: SweepDir) -> None:
     assert known == [(begun.run, "7_1")]
     found = array.begin(listing, 1, "7_1", first_node=True)
     assert found and found[0] == begun.run and not begun.run.job.exists()
-    for own in ({"job_id": "7_1"}, {"job_id": "99", "follows": ["7_1"]}):  # it has begun since, and may have a follower
+    # it has begun since, and may have a follower
+    for own in ({"job_id": "7_1"}, {"job_id": "99", "follows": ["7_1"]}):
         write_json(begun.run.slurm_job, own)
         slurm.queued(begun.run, "7_1", sweep.slurm)
         assert read_json(begun.run.slurm_job) == own
@@ -131,30 +145,45 @@ def test_a_listing_that_became_no_job_says_nothing(sweep: SweepDir) -> None:
     tasks = points(sweep, 0, 1)
     array.write(sweep, tasks, "", CODE, DATA)
     assert rundir.slurm_jobs([t.run for t in tasks])[0] == {} and array.job_of(tasks[0].run) is None
-    (sweep.slurm / "points-of-another-version.json").write_text('{"runs": ["/runs/a-00000000"], "script": ""}')
-    (sweep.slurm / "points-of-an-adopted-one.json").write_text('{"runs": ["/runs/a-00000000"], "script": "", "job_id": "5"}')
+    (sweep.slurm / "points-of-another-version.json").write_text(
+        '{"runs": ["/runs/a-00000000"], "script": ""}'
+    )
+    (sweep.slurm / "points-of-an-adopted-one.json").write_text(
+        '{"runs": ["/runs/a-00000000"], "script": "", "job_id": "5"}'
+    )
     (sweep.slurm / "points-cut.json").write_text('{"runs": [')
     assert rundir.slurm_jobs([t.run for t in tasks])[0] == {} and array.job_of(tasks[0].run) is None
 
 
 def test_a_task_may_begin_before_its_job_is_recorded(sweep: SweepDir) -> None:
     tasks = points(sweep, 0)
-    assert array.begin(array.write(sweep, tasks, "", CODE, DATA), 0, "7_0", first_node=True) and tasks[0].run.plan.exists()
+    assert (
+        array.begin(array.write(sweep, tasks, "", CODE, DATA), 0, "7_0", first_node=True)
+        and tasks[0].run.plan.exists()
+    )
 
 
-def test_a_removed_point_is_new_and_its_task_leaves_it_to_the_one_that_is_queued_anew(sweep: SweepDir) -> None:
+def test_a_removed_point_is_new_and_its_task_leaves_it_to_the_one_that_is_queued_anew(
+    sweep: SweepDir,
+) -> None:
     (task,) = points(sweep, 0)
     old, _ = queue(sweep, [task], "7")
     task.run.config.unlink()
     write_json(task.run.submit_lock, {})
-    assert rundir.standing(task.run, {"7_0": "PENDING"}, rundir.slurm_jobs([task.run])[0]).state == "new"
-    assert array.begin(old, 0, "7_0", first_node=True) is None and [p.name for p in task.run.path.iterdir()] == ["submit-lock.json"]
+    assert (
+        rundir.standing(task.run, {"7_0": "PENDING"}, rundir.slurm_jobs([task.run])[0]).state
+        == "new"
+    )
+    assert array.begin(old, 0, "7_0", first_node=True) is None and [
+        p.name for p in task.run.path.iterdir()
+    ] == ["submit-lock.json"]
     new, _ = queue(sweep, points(sweep, 0), "8")
     os.utime(old.with_suffix(".jsonl"), (time.time() - 60,) * 2)
     list(array.queued(old, "7"))  # adopted late, it is no newer
     assert array.begin(old, 0, "7_0", first_node=True) is None and not task.run.plan.exists()
     assert array.begin(new, 0, "8_0", first_node=True) and rundir.slurm_job(task.run) == "8_0"
-    begun = array.begin(old, 0, "7_0", first_node=True)  # finds the run held or done, as every start does
+    # finds the run held or done, as every start does
+    begun = array.begin(old, 0, "7_0", first_node=True)
     assert begun and begun[0] == task.run and rundir.slurm_job(task.run) == "8_0"
 
 
@@ -170,7 +199,9 @@ def test_the_job_of_a_waiting_point_can_be_had(sweep: SweepDir) -> None:
     assert array.job_text(run) is None  # it had begun when that was written
 
 
-@pytest.mark.parametrize("path", sorted((PROJECT / "jobs").glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", sorted((PROJECT / "jobs").glob("*.yaml")), ids=lambda path: path.stem
+)
 def test_a_job_is_written_key_by_key_as_it_would_be_at_once(path: Path) -> None:
     for made in spec.load_points(Job(path.stem, path), (), without_gpu=True).specs[:3]:
         whole = made.model_dump(mode="json", exclude_unset=True, exclude={"after", "published"})

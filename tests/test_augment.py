@@ -1,4 +1,6 @@
-"""Augmentations: torchvision's results for the same draws, and its distributions; the same bits however a piece is cut. Mixing."""
+"""Augmentations: torchvision's results for the same draws, and its distributions; the same bits
+however a piece is cut. Mixing.
+"""
 
 from __future__ import annotations
 
@@ -22,10 +24,12 @@ from trainer.data import augment
 from trainer.data.loader import crop_box
 
 CHAIN: list[dict[str, Any]] = [
-    {"name": "horizontal_flip"}, {"name": "vertical_flip", "probability": 0.3}, {"name": "random_crop", "padding": 2},
+    {"name": "horizontal_flip"},
+    {"name": "vertical_flip", "probability": 0.3},
+    {"name": "random_crop", "padding": 2},
     {"name": "random_resized_crop", "scale": [0.2, 1.0]},
     {"name": "colour_jitter", "brightness": 0.5, "contrast": 0.5, "saturation": 0.5, "hue": 0.5},
-]  # fmt: skip
+]
 N = 4000
 
 
@@ -34,7 +38,9 @@ def chain(*settings: dict[str, Any]) -> list[Any]:
 
 
 def noise(n: int = 1, channels: int = 3, height: int = 12, width: int = 16) -> Tensor:
-    return torch.from_numpy(np.random.RandomState(0).randint(0, 256, (n, channels, height, width)).astype(np.uint8))
+    return torch.from_numpy(
+        np.random.RandomState(0).randint(0, 256, (n, channels, height, width)).astype(np.uint8)
+    )
 
 
 def applied(images: Tensor, *settings: dict[str, Any], epoch: int = 3) -> Tensor:
@@ -50,18 +56,30 @@ def distance(ours: Any, theirs: Any) -> float:
     """Kolmogorov and Smirnov's: the largest difference of two empirical distributions."""
     a, b = (np.sort(np.asarray(x, float)) for x in (ours, theirs))
     every = np.concatenate((a, b))
-    return float(np.abs(np.searchsorted(a, every, "right") / len(a) - np.searchsorted(b, every, "right") / len(b)).max())
+    return float(
+        np.abs(
+            np.searchsorted(a, every, "right") / len(a)
+            - np.searchsorted(b, every, "right") / len(b)
+        ).max()
+    )
 
 
-FAR = 1.95 * (2 / N) ** 0.5  # two samples of one distribution are farther apart once in a thousand times
+# two samples of one distribution are farther apart once in a thousand times
+FAR = 1.95 * (2 / N) ** 0.5
 
 
 @pytest.mark.parametrize("setting", CHAIN, ids=[str(s["name"]) for s in CHAIN])
 def test_a_sample_does_not_depend_on_what_is_beside_it(setting: dict[str, Any]) -> None:
     images = noise(65)
     together = applied(images, setting)
-    alone = [augment.apply(images[i : i + 1], torch.tensor([i]), 3, chain(setting), 5) for i in range(65)]
-    assert torch.equal(together, torch.cat(alone)) and together.dtype == torch.uint8 and not torch.equal(together, images)
+    alone = [
+        augment.apply(images[i : i + 1], torch.tensor([i]), 3, chain(setting), 5) for i in range(65)
+    ]
+    assert (
+        torch.equal(together, torch.cat(alone))
+        and together.dtype == torch.uint8
+        and not torch.equal(together, images)
+    )
     assert not torch.equal(together, applied(images, setting, epoch=4))
 
 
@@ -77,22 +95,36 @@ def test_flips_and_crops() -> None:
             drawn = repeated(image, {"name": name, "probability": probability})
             flipped = (drawn == image.flip(axis)).flatten(1).all(1)
             assert (flipped | (drawn == image).flatten(1).all(1)).all()
-            assert float(flipped.float().mean()) == pytest.approx(probability, abs=4 * (0.25 / N) ** 0.5)
+            assert float(flipped.float().mean()) == pytest.approx(
+                probability, abs=4 * (0.25 / N) ** 0.5
+            )
     padded = torch.nn.functional.pad(image, (2,) * 4)
-    windows = torch.stack([padded[0, :, y : y + 12, x : x + 16] for y in range(5) for x in range(5)])
+    windows = torch.stack(
+        [padded[0, :, y : y + 12, x : x + 16] for y in range(5) for x in range(5)]
+    )
     drawn = repeated(image, {"name": "random_crop", "padding": 2})
     which = (drawn[:, None] == windows).flatten(2).all(2)
-    assert (which.sum(1) == 1).all() and (which.float().mean(0) - 1 / 25).abs().max() < 4 * (0.04 / N) ** 0.5
+    assert (which.sum(1) == 1).all() and (which.float().mean(0) - 1 / 25).abs().max() < 4 * (
+        0.04 / N
+    ) ** 0.5
 
 
-@pytest.mark.parametrize(("scale", "ratio"), [([0.08, 1.0], [0.75, 4 / 3]), ([0.1, 1.0], [0.5, 2.0]), ([0.9, 1.0], [3.0, 4.0])])
-def test_pieces_are_torchvisions_batched_and_by_the_sample(scale: list[float], ratio: list[float]) -> None:
+@pytest.mark.parametrize(
+    ("scale", "ratio"),
+    [([0.08, 1.0], [0.75, 4 / 3]), ([0.1, 1.0], [0.5, 2.0]), ([0.9, 1.0], [3.0, 4.0])],
+)
+def test_pieces_are_torchvisions_batched_and_by_the_sample(
+    scale: list[float], ratio: list[float]
+) -> None:
     transforms = torchvision("transforms")
     config = RandomResizedCrop(scale=scale, ratio=ratio)
     draws = augment._draws(1, torch.arange(N))
     left, top, width, height = augment.boxes(draws, 64, 48, config).double()
     torch.manual_seed(0)
-    theirs = [transforms.RandomResizedCrop.get_params(torch.zeros(3, 48, 64), scale, ratio) for _ in range(N)]
+    theirs = [
+        transforms.RandomResizedCrop.get_params(torch.zeros(3, 48, 64), scale, ratio)
+        for _ in range(N)
+    ]
     t, le, h, w = np.array(theirs, float).T
     single = np.array([crop_box(64, 48, config, 0, 0, sample) for sample in range(N)], float).T
     for other in ((le, t, w, h), single):
@@ -106,23 +138,35 @@ def test_a_piece_is_resized_as_torchvision_resizes_it() -> None:
     images, config = noise(200), chain(CHAIN[3])[0]
     draw = augment._draws(9, torch.arange(200))
     ours = augment.resized_crop(images, draw, config)
-    for image, one, (left, top, width, height) in zip(images, ours, augment.boxes(draw, 16, 12, config).T.tolist(), strict=True):
-        theirs = functional.resized_crop(image.float(), top, left, height, width, [12, 16], antialias=True)
+    for image, one, (left, top, width, height) in zip(
+        images, ours, augment.boxes(draw, 16, 12, config).T.tolist(), strict=True
+    ):
+        theirs = functional.resized_crop(
+            image.float(), top, left, height, width, [12, 16], antialias=True
+        )
         assert (theirs - one.float()).abs().max() <= 0.51  # rounding
 
 
-@pytest.mark.parametrize(("ours", "theirs", "factors"), [
-    (augment.brightness, "adjust_brightness", (0.5, 1.5)), (augment.contrast, "adjust_contrast", (0.3, 1.7)),
-    (augment.saturation, "adjust_saturation", (0.0, 1.6)), (augment.hue, "adjust_hue", (-0.5, -0.1, 0.25, 0.5)),
-])  # fmt: skip
-def test_colours_change_as_torchvision_changes_them(ours: Any, theirs: str, factors: tuple[float, ...]) -> None:
+@pytest.mark.parametrize(
+    ("ours", "theirs", "factors"),
+    [
+        (augment.brightness, "adjust_brightness", (0.5, 1.5)),
+        (augment.contrast, "adjust_contrast", (0.3, 1.7)),
+        (augment.saturation, "adjust_saturation", (0.0, 1.6)),
+        (augment.hue, "adjust_hue", (-0.5, -0.1, 0.25, 0.5)),
+    ],
+)
+def test_colours_change_as_torchvision_changes_them(
+    ours: Any, theirs: str, factors: tuple[float, ...]
+) -> None:
     functional = torchvision("transforms.v2.functional")
     images = noise(50).float()
     images[0] = 128.0  # grey has no hue
     for factor in factors:
         expected = getattr(functional, theirs)(images / 255, factor) * 255
         found = ours(images, torch.full((50, 1, 1, 1), factor))
-        assert (found - expected).abs().max() < 0.75  # the mean grey is of whole numbers, as Pillow's
+        # the mean grey is of whole numbers, as Pillow's
+        assert (found - expected).abs().max() < 0.75
 
 
 def test_jitter_is_distributed_as_torchvisions() -> None:
@@ -143,7 +187,9 @@ def test_jitter_takes_only_what_it_is_given() -> None:
     assert 0.58 < float(factor.min()) < 0.62 and float(factor[unclamped].max()) < 1.42
 
 
-def mixed(name: str, alpha: float = 1.0, step: int = 2) -> tuple[Tensor, Tensor, Tensor, list[Tensor], list[float]]:
+def mixed(
+    name: str, alpha: float = 1.0, step: int = 2
+) -> tuple[Tensor, Tensor, Tensor, list[Tensor], list[float]]:
     config = ranks.config(mix={"name": name, "alpha": alpha}).train
     images, labels = noise(6).float(), torch.arange(6)
     return images, *mix.mixed(images, labels, config, step, chunk=0)  # type: ignore[return-value]
@@ -151,14 +197,23 @@ def mixed(name: str, alpha: float = 1.0, step: int = 2) -> tuple[Tensor, Tensor,
 
 def test_mixup() -> None:
     images, found, labels, parts = mixed("mixup")  # type: ignore[misc]
-    assert labels[1].tolist() == [5, 0, 1, 2, 3, 4] and 0 < parts[0] < 1 and sum(parts) == pytest.approx(1)
+    assert (
+        labels[1].tolist() == [5, 0, 1, 2, 3, 4]
+        and 0 < parts[0] < 1
+        and sum(parts) == pytest.approx(1)
+    )
     torch.testing.assert_close(found[1], images[1] * parts[0] + images[0] * parts[1])
     drawn = [mixed("mixup", 0.2, step)[3][0] for step in range(N)]
     assert distance(drawn, np.random.RandomState(1).beta(0.2, 0.2, N)) < FAR
     logits = torch.randn(6, 6)
     losses = [torch.nn.functional.cross_entropy(logits, some, reduction="sum") for some in labels]
-    soft = sum(part * torch.nn.functional.one_hot(some, 6) for part, some in zip(parts, labels, strict=True))
-    assert float(mix.weighted(losses, parts)) == pytest.approx(float(-(soft * logits.log_softmax(1)).sum()), rel=1e-5)
+    soft = sum(
+        part * torch.nn.functional.one_hot(some, 6)
+        for part, some in zip(parts, labels, strict=True)
+    )
+    assert float(mix.weighted(losses, parts)) == pytest.approx(
+        float(-(soft * logits.log_softmax(1)).sum()), rel=1e-5
+    )
 
 
 def test_cutmix_counts_the_pixels_that_are_left() -> None:
@@ -167,15 +222,25 @@ def test_cutmix_counts_the_pixels_that_are_left() -> None:
         images, found, labels, parts = mixed("cutmix", 1.0, step)  # type: ignore[misc]
         own = (found == images).all(1)
         assert ((found == images.roll(1, 0)).all(1) | own).all()
-        assert parts[0] == pytest.approx(float(own[0].float().mean()), abs=1e-6) and labels[1][0] == 5
+        assert (
+            parts[0] == pytest.approx(float(own[0].float().mean()), abs=1e-6) and labels[1][0] == 5
+        )
         left.append(parts[0])
     assert min(left) < 0.2 and max(left) > 0.95
 
 
 @pytest.mark.parametrize("world_size", [1, 2])
 @pytest.mark.parametrize("name", ["mixup", "cutmix"])
-def test_a_stopped_run_goes_on_to_the_same_bits(tmp_path: Path, prepared: dict[str, Any], name: str, world_size: int) -> None:  # noqa: F811
-    data = {"name": "digits", "augment": [*CHAIN[:4], {"name": "colour_jitter", "brightness": 0.5, "contrast": 0.5}]}
+def test_a_stopped_run_goes_on_to_the_same_bits(
+    tmp_path: Path,
+    prepared: dict[str, Any],  # noqa: F811
+    name: str,
+    world_size: int,
+) -> None:
+    data = {
+        "name": "digits",
+        "augment": [*CHAIN[:4], {"name": "colour_jitter", "brightness": 0.5, "contrast": 0.5}],
+    }
     train = {"epochs": 1, "data": data, "mix": {"name": name, "alpha": 0.4}}
     whole = ranks.completed(tmp_path, prepared, world_size, **train)
     config = ranks.config(ranks=world_size, **train, execution={"stop_after_step": 7})
@@ -184,7 +249,10 @@ def test_a_stopped_run_goes_on_to_the_same_bits(tmp_path: Path, prepared: dict[s
     # on through the loader, whose bits are the same
     ranks.set_execution(run, stop_after_step=None, device_data_gb=0.0, workers=world_size - 1)
     assert ranks.train(run, "local-2", world_size) == 0, ranks.logs(run)
-    assert ranks.outcome(run, "local-2").weights_sha256 == ranks.outcome(whole, "local-1").weights_sha256
+    assert (
+        ranks.outcome(run, "local-2").weights_sha256
+        == ranks.outcome(whole, "local-1").weights_sha256
+    )
     assert run.metrics.read_bytes() == whole.metrics.read_bytes()
 
 
@@ -196,11 +264,23 @@ def test_the_same_mixture_for_any_number_of_ranks(tmp_path: Path, prepared: dict
 
 
 def test_ten_draws_of_each_are_shown(tmp_path: Path, prepared: dict[str, Any]) -> None:  # noqa: F811
-    run = ranks.completed(tmp_path, prepared, 1, max_steps=1, data={"name": "digits", "augment": CHAIN[:3]})
+    run = ranks.completed(
+        tmp_path, prepared, 1, max_steps=1, data={"name": "digits", "augment": CHAIN[:3]}
+    )
     rows = json.loads(run.augmentations.read_text())["rows"]
-    assert [row["name"] for row in rows] == ["1. horizontal flip", "2. vertical flip", "3. random crop", "all, in this order"]
-    assert all(len(row["pngs"]) == 10 for row in rows) and len(set(rows[0]["pngs"])) == 2 and len(set(rows[3]["pngs"])) > 5
+    assert [row["name"] for row in rows] == [
+        "1. horizontal flip",
+        "2. vertical flip",
+        "3. random crop",
+        "all, in this order",
+    ]
+    assert (
+        all(len(row["pngs"]) == 10 for row in rows)
+        and len(set(rows[0]["pngs"])) == 2
+        and len(set(rows[3]["pngs"])) > 5
+    )
     page = report.write(RunDir(run.path)).read_text()
-    assert "One train picture, augmented" in page and page.count("One train picture after 3. random crop") == 10
-
-
+    assert (
+        "One train picture, augmented" in page
+        and page.count("One train picture after 3. random crop") == 10
+    )

@@ -1,4 +1,6 @@
-"""clean removes what finished runs no longer need, tells its size first, and leaves all that may go on alone."""
+"""clean removes what finished runs no longer need, tells its size first, and leaves all that may go
+on alone.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +16,26 @@ from trainer.config.layout import RunDir, write_json
 from trainer.config.outcome import Outcome, Status, Verdict
 
 
-def made(runs: Path, name: str, status: Status = "completed", verdict: Verdict = "completed", ended: float = 0.0) -> RunDir:
+def made(
+    runs: Path,
+    name: str,
+    status: Status = "completed",
+    verdict: Verdict = "completed",
+    ended: float = 0.0,
+) -> RunDir:
     run = RunDir(runs / name)
     write_json(run.config, {"job": name.partition("-")[0]})
-    write_json(run.attempt("local-1").record, {"started": 1.0, "ended": ended or time.time(), "host": "n1"})
+    write_json(
+        run.attempt("local-1").record, {"started": 1.0, "ended": ended or time.time(), "host": "n1"}
+    )
     Outcome(status, verdict, "local-1", "trainer rank 0", 30).write(run.attempt("local-1").outcome)
-    for step in ("step-10.local-1", "step-20.local-1", "step-30.local-1", "bad-step-5.local-1", "step-3.local-1.tmp"):
+    for step in (
+        "step-10.local-1",
+        "step-20.local-1",
+        "step-30.local-1",
+        "bad-step-5.local-1",
+        "step-3.local-1.tmp",
+    ):
         (run.checkpoints / step).mkdir(parents=True)
         (run.checkpoints / step / "weights.pt").write_bytes(bytes(100_000))
     (run.checkpoints / "latest").symlink_to("step-30.local-1")
@@ -32,7 +48,15 @@ def left(run: RunDir) -> list[str]:
     return sorted(p.name for p in run.checkpoints.iterdir())
 
 
-ALL = ["bad-step-5.local-1", "best", "latest", "step-10.local-1", "step-20.local-1", "step-3.local-1.tmp", "step-30.local-1"]
+ALL = [
+    "bad-step-5.local-1",
+    "best",
+    "latest",
+    "step-10.local-1",
+    "step-20.local-1",
+    "step-3.local-1.tmp",
+    "step-30.local-1",
+]
 KEPT = ["best", "latest", "step-10.local-1", "step-30.local-1"]
 
 
@@ -41,9 +65,13 @@ def test_finished_runs_keep_best_and_last_and_others_keep_all(tmp_path: Path) ->
     stopped = made(tmp_path, "c-1", "stopped", "timeout")
     shell = Shell(tmp_path)
     printed = shell.run("clean", "--dry-run")
-    assert "a-1: checkpoints/bad-step-5.local-1, checkpoints/step-20.local-1, checkpoints/step-3.local-1.tmp, attempts/" in printed
+    assert (
+        "a-1: checkpoints/bad-step-5.local-1, checkpoints/step-20.local-1,"
+        " checkpoints/step-3.local-1.tmp, attempts/" in printed
+    )
     assert "0.3 MB of 1 run in" in printed and "would be removed" in printed and left(done) == ALL
-    assert "remove 0.3 MB" in shell.run("clean", code=130) and left(done) == ALL  # nobody answered
+    # nobody answered
+    assert "remove 0.3 MB" in shell.run("clean", code=130) and left(done) == ALL
     assert "removed 0.3 MB" in shell.run("clean", "--yes")
     assert left(done) == KEPT and (done.checkpoints / "best/weights.pt").exists()
     assert not done.attempt("local-1").not_finite.exists()
@@ -52,17 +80,25 @@ def test_finished_runs_keep_best_and_last_and_others_keep_all(tmp_path: Path) ->
 
 
 def test_by_name_and_by_age(tmp_path: Path) -> None:
-    old, new, other = made(tmp_path, "a-1", ended=time.time() - 40 * 86400), made(tmp_path, "a-2"), made(tmp_path, "b-1")
+    old, new, other = (
+        made(tmp_path, "a-1", ended=time.time() - 40 * 86400),
+        made(tmp_path, "a-2"),
+        made(tmp_path, "b-1"),
+    )
     shell = Shell(tmp_path)
     shell.run("clean", "--yes", "--older-than", "30d")
     assert left(old) == KEPT and left(new) == left(other) == ALL
     shell.run("clean", "--yes", "b-1")
     assert left(other) == KEPT and left(new) == ALL
-    assert "found '3 moons'; expected a number and m, h, d or w, as in 30d" in shell.run("clean", "--older-than", "3 moons", code=2)
+    assert "found '3 moons'; expected a number and m, h, d or w, as in 30d" in shell.run(
+        "clean", "--older-than", "3 moons", code=2
+    )
     assert "no run is called 'x'" in shell.run("clean", "x", code=2)
 
 
-@pytest.mark.parametrize(("age", "expected"), [("90m", 5400), ("12h", 43200), ("1.5d", 129600), ("2w", 1209600)])
+@pytest.mark.parametrize(
+    ("age", "expected"), [("90m", 5400), ("12h", 43200), ("1.5d", 129600), ("2w", 1209600)]
+)
 def test_ages(age: str, expected: float) -> None:
     assert clean.seconds(age) == expected
 

@@ -1,4 +1,6 @@
-"""A data set is known by what its files contain: other pixels under the same size and time are found, and nothing is read twice."""
+"""A data set is known by what its files contain: other pixels under the same size and time are
+found, and nothing is read twice.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +51,9 @@ def replaced(path: Path, content: bytes) -> None:
 
 
 def old_enough(files: list[Path]) -> None:
-    """Waits until files are remembered: one that has just changed might change again within a tick of the clock."""
+    """Waits until files are remembered: one that has just changed might change again within a tick
+    of the clock.
+    """
     newest = max(file.stat().st_ctime_ns for file in files)
     wait_for("the files' ctime", lambda: time.time_ns() > newest + 1.1 * JUST_CHANGED_NS)
 
@@ -64,7 +68,8 @@ def test_another_image_of_the_same_size_and_time_gives_its_own_pixels(tmp_path: 
     assert second["path"] != first["path"] and second["sha256"] != first["sha256"]
     run = ranks.make_run(tmp_path / "runs", ranks.config(), second)
     assert load(run).splits["train"].images[0].max() == 200
-    moved = tmp_path / "set/train/ants/9.bmp"  # a rename within the set is another set, the same files elsewhere are this one
+    # a rename within the set is another set, the same files elsewhere are this one
+    moved = tmp_path / "set/train/ants/9.bmp"
     files[1].rename(moved)
     assert prepare(config(), tmp_path, tmp_path / "cache")["made"]
     moved.rename(files[1])
@@ -104,9 +109,13 @@ print(json.dumps([len(below), record["made"]]))
 
 
 def opened(folder: Path) -> list[Any]:
-    """How many files of the set a process of its own opens to prepare it, and whether it made it."""
+    """How many files of the set a process of its own opens to prepare it, and whether
+    it made it.
+    """
     argv = [sys.executable, "-c", READS, str(folder)]
-    done = subprocess.run(argv, cwd=PROJECT, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        argv, cwd=PROJECT, capture_output=True, text=True, timeout=120, check=False
+    )
     assert done.returncode == 0, done.stderr
     found: list[Any] = json.loads(done.stdout)
     return found
@@ -135,7 +144,11 @@ def test_what_has_just_changed_is_not_remembered(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"1")
     contents = Contents(tmp_path, {"train": ["a"]})
     contents.learn(tmp_path / "memory")
-    assert contents.known["a"].digest and not contents.known["a"].identity and not (tmp_path / "memory").exists()
+    assert (
+        contents.known["a"].digest
+        and not contents.known["a"].identity
+        and not (tmp_path / "memory").exists()
+    )
 
 
 def test_a_file_that_changes_while_it_is_prepared_is_named(tmp_path: Path) -> None:
@@ -146,7 +159,9 @@ def test_a_file_that_changes_while_it_is_prepared_is_named(tmp_path: Path) -> No
     with pytest.raises(Unreadable, match="No such file or directory"):
         contents.read("gone")
     (tmp_path / "a").write_bytes(b"2")
-    with pytest.raises(DataError, match=rf"{tmp_path}/a was changed while it was prepared: submit again"):
+    with pytest.raises(
+        DataError, match=rf"{tmp_path}/a was changed while it was prepared: submit again"
+    ):
         contents.read("a")
 
 
@@ -160,7 +175,9 @@ def test_a_node_takes_the_record_of_the_data_that_submit_prepared(tmp_path: Path
     assert trial.prepared_before(of_trial(), template) is None
     write_json(template.config, ranks.config(data=settings()).model_dump(mode="json"))
     write_json(template.data_record, {"sha256": "d0"})
-    assert trial.prepared_before(of_trial(random_horizontal_flip=True, validation=0.5), template) == {"sha256": "d0"}
+    assert trial.prepared_before(
+        of_trial(random_horizontal_flip=True, validation=0.5), template
+    ) == {"sha256": "d0"}
     assert trial.prepared_before(of_trial(size=9), template) is None
     assert trial.prepared_before(of_trial(folder="other"), template) is None
     assert trial.prepared_before(of_trial(random_resized_crop={}), template) is None

@@ -1,4 +1,6 @@
-"""Prepared data: found, refused, fetched, made once and whole; each mistake told before anything trains."""
+"""Prepared data: found, refused, fetched, made once and whole; each mistake told before anything
+trains.
+"""
 
 from __future__ import annotations
 
@@ -33,12 +35,22 @@ def tool(folder: Path, data: dict[str, Any], *, allow: bool = False) -> list[str
     """The command line of trainer.prepare for this data."""
     config = ranks.config("t", data=data, execution={"allow_unverified_data": allow})
     run = ranks.make_run(folder / "runs", config, {})
-    return [sys.executable, "-m", "trainer.prepare", str(run.config), "--data-dir", str(folder / "data"),
-            "--cache-dir", str(folder / "cache")]  # fmt: skip
+    return [
+        sys.executable,
+        "-m",
+        "trainer.prepare",
+        str(run.config),
+        "--data-dir",
+        str(folder / "data"),
+        "--cache-dir",
+        str(folder / "cache"),
+    ]
 
 
 def call(argv: list[str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(argv, cwd=PROJECT, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(
+        argv, cwd=PROJECT, capture_output=True, text=True, timeout=120, check=False
+    )
 
 
 def small_cifar(folder: Path, per_batch: int = 5) -> None:
@@ -47,7 +59,10 @@ def small_cifar(folder: Path, per_batch: int = 5) -> None:
     target.mkdir(parents=True)
     rng = np.random.RandomState(0)
     for name in cifar10.PUBLISHED:
-        pixels, labels = rng.randint(0, 256, (per_batch, 3072)).astype(np.uint8), rng.randint(0, 10, per_batch)
+        pixels, labels = (
+            rng.randint(0, 256, (per_batch, 3072)).astype(np.uint8),
+            rng.randint(0, 10, per_batch),
+        )
         batch = {"data": pixels, "labels": labels.tolist()}
         (target / name).write_bytes(pickle.dumps(batch))
 
@@ -68,7 +83,11 @@ def test_data_that_is_not_there_is_told_in_seconds(tmp_path: Path) -> None:
     done = call(tool(tmp_path, {"name": "cifar10"}))
     assert done.returncode == 2 and done.stdout == ""
     said = done.stderr
-    assert str(tmp_path / "data/cifar-10-batches-py") in said and "--data-dir" in said and "`digits` runs without" in said
+    assert (
+        str(tmp_path / "data/cifar-10-batches-py") in said
+        and "--data-dir" in said
+        and "`digits` runs without" in said
+    )
     assert "Traceback" not in said
 
 
@@ -83,7 +102,11 @@ def test_files_that_differ_from_the_published_ones_need_a_yes(tmp_path: Path) ->
     manifest = json.loads(taken.stdout)
     assert manifest["samples"] == {"train": 25, "test": 5} and manifest["shape"] == [3, 32, 32]
     again = json.loads(call(tool(tmp_path, {"name": "cifar10"}, allow=True)).stdout)
-    assert manifest["made"] and not again["made"] and manifest["unverified"] == again["unverified"] == list(cifar10.PUBLISHED)
+    assert (
+        manifest["made"]
+        and not again["made"]
+        and manifest["unverified"] == again["unverified"] == list(cifar10.PUBLISHED)
+    )
 
 
 def test_a_pickle_that_is_no_data_is_never_run(tmp_path: Path) -> None:
@@ -94,7 +117,9 @@ def test_a_pickle_that_is_no_data_is_never_run(tmp_path: Path) -> None:
         def __reduce__(self) -> tuple[Any, ...]:
             return os.system, (f"touch {marker}",)
 
-    (tmp_path / "cifar-10-batches-py/data_batch_3").write_bytes(pickle.dumps({"data": Evil(), "labels": []}))
+    (tmp_path / "cifar-10-batches-py/data_batch_3").write_bytes(
+        pickle.dumps({"data": Evil(), "labels": []})
+    )
     with pytest.raises(raw.DataError, match=r"wants to load \w+.system: it is no data"):
         prepare(CIFAR10Data(name="cifar10"), tmp_path, tmp_path / "cache", allow_unverified=True)
     assert not marker.exists()
@@ -102,7 +127,12 @@ def test_a_pickle_that_is_no_data_is_never_run(tmp_path: Path) -> None:
 
 def test_two_at_once_make_it_once(tmp_path: Path) -> None:
     argv = tool(tmp_path, {"name": "synthetic", "samples": 4000})
-    both = [subprocess.Popen(argv, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(3)]
+    both = [
+        subprocess.Popen(
+            argv, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        for _ in range(3)
+    ]
     found = []
     for process in both:
         out, err = process.communicate(timeout=120)
@@ -115,7 +145,9 @@ def test_two_at_once_make_it_once(tmp_path: Path) -> None:
 
 def test_a_killed_prepare_leaves_nothing_that_counts(tmp_path: Path) -> None:
     argv = tool(tmp_path, {"name": "synthetic", "samples": 60_000})
-    process = subprocess.Popen(argv, cwd=PROJECT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        argv, cwd=PROJECT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     end = time.monotonic() + 60
     while not list((tmp_path / "cache").glob("prepared/.synthetic-*.tmp")):
         assert time.monotonic() < end and process.poll() is None
@@ -136,8 +168,14 @@ def test_a_full_disk_is_told_and_the_next_try_is_clean(tmp_path: Path) -> None:
     argv = tool(tmp_path, {"name": "synthetic", "samples": 4000})
     try:
         full = call(argv)
-        assert full.returncode == 2 and "No space left on device" in full.stderr and "Traceback" not in full.stderr
-        assert not list(cache.glob("prepared/synthetic-*")) and not list(cache.glob("prepared/.*.tmp"))
+        assert (
+            full.returncode == 2
+            and "No space left on device" in full.stderr
+            and "Traceback" not in full.stderr
+        )
+        assert not list(cache.glob("prepared/synthetic-*")) and not list(
+            cache.glob("prepared/.*.tmp")
+        )
         subprocess.run(["mount", "-o", "remount,size=64m", str(cache)], check=True)
         assert call(argv).returncode == 0
     finally:
@@ -154,9 +192,20 @@ def test_flips_and_normalising_are_what_they_say(tmp_path: Path) -> None:
     images = torch.from_numpy(data.splits["train"].images.copy())
 
     def batches(**more: Any) -> Batches:
-        train = TrainConfig.model_validate(ranks.config(data={**settings, **more}).train.model_dump())
-        return Batches(data, train.data, seed=1, global_batch_size=64, micro_batch_size=64, rank=0, world_size=1,
-                       device=torch.device("cpu"), channels_last=True)  # fmt: skip
+        train = TrainConfig.model_validate(
+            ranks.config(data={**settings, **more}).train.model_dump()
+        )
+        return Batches(
+            data,
+            train.data,
+            seed=1,
+            global_batch_size=64,
+            micro_batch_size=64,
+            rank=0,
+            world_size=1,
+            device=torch.device("cpu"),
+            channels_last=True,
+        )
 
     def augmented(**more: Any) -> torch.Tensor:
         made = batches(**more)
@@ -166,13 +215,20 @@ def test_flips_and_normalising_are_what_they_say(tmp_path: Path) -> None:
     torch.testing.assert_close(plain, (images.float() / 255 - 0.5) / 0.25)
     assert plain.is_contiguous(memory_format=torch.channels_last)
     flipped = augmented(random_horizontal_flip=True)
-    mirrored = [bool(torch.equal(f, p.flip(2)) and not torch.equal(f, p)) for f, p in zip(flipped, plain, strict=True)]
+    mirrored = [
+        bool(torch.equal(f, p.flip(2)) and not torch.equal(f, p))
+        for f, p in zip(flipped, plain, strict=True)
+    ]
     same = [bool(torch.equal(f, p)) for f, p in zip(flipped, plain, strict=True)]
     assert all(a or b for a, b in zip(mirrored, same, strict=True)) and 16 < sum(mirrored) < 48
     cropped = augmented(random_crop_padding=2)
     padded = torch.nn.functional.pad(images, (2, 2, 2, 2)).float()
     for i in range(64):
-        windows = [(padded[i, :, y : y + 8, x : x + 8] / 255 - 0.5) / 0.25 for y in range(5) for x in range(5)]
+        windows = [
+            (padded[i, :, y : y + 8, x : x + 8] / 255 - 0.5) / 0.25
+            for y in range(5)
+            for x in range(5)
+        ]
         assert any(torch.allclose(cropped[i], window) for window in windows)
 
 
@@ -180,42 +236,68 @@ def real_data() -> Path:
     """$BATCHYARD_DATA, or a skip; never a skip in CI."""
     folder = Path(os.environ.get("BATCHYARD_DATA", ""))
     if not folder.is_absolute() or not folder.is_dir():
-        (pytest.fail if os.environ.get("CI") else pytest.skip)("BATCHYARD_DATA names no folder with the real data sets")
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(
+            "BATCHYARD_DATA names no folder with the real data sets"
+        )
     return folder
 
 
 @pytest.mark.parametrize("name", ["cifar10", "fashion_mnist"])
 def test_the_real_data_as_torchvision_reads_it(name: str, tmp_path: Path) -> None:
     folder = real_data()
-    torchvision = pytest.importorskip("torchvision") if not os.environ.get("CI") else __import__("torchvision")
+    torchvision = (
+        pytest.importorskip("torchvision")
+        if not os.environ.get("CI")
+        else __import__("torchvision")
+    )
     config = ranks.config(data={"name": name}).train.data
     manifest = prepare(config, folder, tmp_path, allow_unverified=True)
     assert manifest["unverified"] == ([] if name == "fashion_mnist" else list(cifar10.PUBLISHED))
-    assert manifest["samples"] == {"train": 60_000 if name == "fashion_mnist" else 50_000, "test": 10_000}
+    assert manifest["samples"] == {
+        "train": 60_000 if name == "fashion_mnist" else 50_000,
+        "test": 10_000,
+    }
     data = load(ranks.make_run(tmp_path / "runs", ranks.config(), manifest))
     for split, train in (("train", True), ("test", False)):
         if name == "fashion_mnist":
             theirs = torchvision.datasets.FashionMNIST(str(folder), train=train)
             pixels, labels = theirs.data.numpy()[:, None], theirs.targets.numpy()
-        else:  # torchvision refuses files that went through JPEG; its own reading of them is the same three lines
-            content = {n: (folder / "cifar-10-batches-py" / n).read_bytes() for n in cifar10.PUBLISHED}
+        # torchvision refuses files that went through JPEG; its own reading of them is the same
+        # three lines
+        else:
+            content = {
+                n: (folder / "cifar-10-batches-py" / n).read_bytes() for n in cifar10.PUBLISHED
+            }
             names = [n for n in content if n.startswith("data") == train]
             parts = [pickle.loads(content[n], encoding="latin1") for n in names]
             pixels = np.concatenate([p["data"] for p in parts]).reshape(-1, 3, 32, 32)
             labels = np.concatenate([p["labels"] for p in parts])
-        assert np.array_equal(data.splits[split].images, pixels) and np.array_equal(data.splits[split].labels, labels)
+        assert np.array_equal(data.splits[split].images, pixels) and np.array_equal(
+            data.splits[split].labels, labels
+        )
 
 
-@pytest.mark.parametrize("settings", [
-    {}, {"data": {"name": "digits", "train_samples": 150}}, {"data": {"name": "digits", "validation": 0.1}},
-    {"data": {"name": "digits", "train_samples": 151, "validation": 0.999}}, {"data": {"name": "digits", "train_samples": 1437}},
-    {"data": {"name": "digits", "train_samples": 120, "validation": 0.2}, "max_steps": 1}, {"max_steps": 10_000},
-])  # fmt: skip
-def test_the_steps_that_status_shows_before_a_run_begins_are_the_trainers(tmp_path: Path, settings: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"data": {"name": "digits", "train_samples": 150}},
+        {"data": {"name": "digits", "validation": 0.1}},
+        {"data": {"name": "digits", "train_samples": 151, "validation": 0.999}},
+        {"data": {"name": "digits", "train_samples": 1437}},
+        {"data": {"name": "digits", "train_samples": 120, "validation": 0.2}, "max_steps": 1},
+        {"max_steps": 10_000},
+    ],
+)
+def test_the_steps_that_status_shows_before_a_run_begins_are_the_trainers(
+    tmp_path: Path, settings: dict[str, Any]
+) -> None:
     config = ranks.config(**{"data": {"name": "digits"}, **settings})
     run = ranks.make_run(tmp_path, config, prepare(config.train.data, tmp_path, tmp_path))
     world = World(0, 0, 1, torch.device("cpu"), run, run.attempt("local-1"), None)
-    trainer = Trainer(config, world, load(run, config.train.data.validation, wanted=config.train.data.wanted()))
+    trainer = Trainer(
+        config, world, load(run, config.train.data.validation, wanted=config.train.data.wanted())
+    )
     assert rundir.progress(run)["total"] == trainer.total_steps
 
 

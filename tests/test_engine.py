@@ -1,4 +1,6 @@
-"""What a container engine refuses, in its own words; and what a killed attempt left there, which goes before the next start."""
+"""What a container engine refuses, in its own words; and what a killed attempt left there, which
+goes before the next start.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +19,13 @@ from trainer.config.lock import Lock
 from trainer.config.outcome import Outcome
 
 CONFLICT = (
-    'docker: Error response from daemon: Conflict. The container name "/x-00000000" is already in use by container "4f1c". '
-    "You have to remove (or rename) that container to be able to reuse that name."
+    'docker: Error response from daemon: Conflict. The container name "/x-00000000" is already in'
+    ' use by container "4f1c". You have to remove (or rename) that container to be able to reuse'
+    " that name."
 )
 SHM = 'invalid argument "2x" for "--shm-size" flag: invalid size: \'2x\''
-# Keeps what it was asked in a file; $FOLDER/containers has what `inspect` shows; `run` prints $FOLDER/printed and refuses.
+# Keeps what it was asked in a file; $FOLDER/containers has what `inspect` shows; `run` prints
+# $FOLDER/printed and refuses.
 FAKE = """
 echo "$@" >> $FOLDER/asked
 case $1 in
@@ -41,25 +45,65 @@ def start(folder: Path, printed: str, status: int = 125) -> tuple[Outcome | None
     (folder / "printed").write_text(printed)
     (folder / "status").write_text(str(status))
     argv = ["docker", "run", "--rm", f"--name={run.run_id}", "image"]
-    write_json(run.plan, {"backend": "docker", "argv": argv, "env": {}, "nodes": 1, "nproc_per_node": 1})
+    write_json(
+        run.plan, {"backend": "docker", "argv": argv, "env": {}, "nodes": 1, "nproc_per_node": 1}
+    )
     environment = {**os.environ, "PATH": f"{tools}:{os.environ['PATH']}", "FOLDER": str(folder)}
-    command = [sys.executable, "-P", "-m", "launch.node", str(run.path), "--attempt", f"docker-{len(run.all_attempts()) + 1}"]
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "launch.node",
+        str(run.path),
+        "--attempt",
+        f"docker-{len(run.all_attempts()) + 1}",
+    ]
     environment["PYTHONPATH"] = str(PROJECT)
-    subprocess.run(command, env=environment, cwd=folder, capture_output=True, timeout=60, check=False)
+    subprocess.run(
+        command, env=environment, cwd=folder, capture_output=True, timeout=60, check=False
+    )
     return Outcome.read(run.outcome), run
 
 
-@pytest.mark.parametrize(("printed", "line", "to_try"), [
-    (f"{CONFLICT}\nSee 'docker run --help'.\n", CONFLICT, "`docker ps --all --filter name=x-00000000` shows the other"),
-    (f"{SHM}\nSee 'docker run --help'.\n", SHM, "docker.shm_size in the site file"),
-    (f"{SHM}\n\nUsage:  docker run [OPTIONS] IMAGE [COMMAND] [ARG...]\n\nRun 'docker run --help' for more information\n", SHM,
-     "docker.shm_size in the site file"),
-    ("Unable to find image 'none:1' locally\ndocker: Error response from daemon: pull access denied for none.\nSee 'docker run "
-     "--help'.\n", "docker: Error response from daemon: pull access denied for none.", "`make image` builds ours"),
-    ('docker: Error response from daemon: could not select device driver "" with capabilities: [[gpu]].\n',
-     'docker: Error response from daemon: could not select device driver "" with capabilities: [[gpu]].', "NVIDIA toolkit"),
-    ("", "it printed nothing", "docker.* of the site file"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("printed", "line", "to_try"),
+    [
+        (
+            f"{CONFLICT}\nSee 'docker run --help'.\n",
+            CONFLICT,
+            "`docker ps --all --filter name=x-00000000` shows the other",
+        ),
+        (f"{SHM}\nSee 'docker run --help'.\n", SHM, "docker.shm_size in the site file"),
+        (
+            (
+                f"{SHM}\n\nUsage:  docker run [OPTIONS] IMAGE [COMMAND] [ARG...]\n\nRun 'docker run"
+                " --help' for more information\n"
+            ),
+            SHM,
+            "docker.shm_size in the site file",
+        ),
+        (
+            (
+                "Unable to find image 'none:1' locally\ndocker: Error response from daemon: pull"
+                " access denied for none.\nSee 'docker run --help'.\n"
+            ),
+            "docker: Error response from daemon: pull access denied for none.",
+            "`make image` builds ours",
+        ),
+        (
+            (
+                'docker: Error response from daemon: could not select device driver "" with'
+                " capabilities: [[gpu]].\n"
+            ),
+            (
+                'docker: Error response from daemon: could not select device driver "" with'
+                " capabilities: [[gpu]]."
+            ),
+            "NVIDIA toolkit",
+        ),
+        ("", "it printed nothing", "docker.* of the site file"),
+    ],
+)
 def test_what_the_engine_refuses(printed: str, line: str, to_try: str) -> None:
     said = engine.refusal(printed)
     assert said == ("" if line == "it printed nothing" else line)
@@ -75,7 +119,10 @@ def test_a_refusal_is_the_verdicts_cause(tmp_path: Path) -> None:
 
 def test_another_status_is_the_commands_own(tmp_path: Path) -> None:
     outcome, _ = start(tmp_path, "torchrun said something\n", status=1)
-    assert outcome is not None and outcome.cause == "no rank left a word (exit status 1): torchrun said something"
+    assert (
+        outcome is not None
+        and outcome.cause == "no rank left a word (exit status 1): torchrun said something"
+    )
 
 
 def test_leftovers_of_this_run_directory_go_before_a_start(tmp_path: Path) -> None:
@@ -88,8 +135,15 @@ def test_leftovers_of_this_run_directory_go_before_a_start(tmp_path: Path) -> No
     (tmp_path / "containers").write_text(json.dumps(containers))
     start(tmp_path, "")
     asked = (tmp_path / "asked").read_text().splitlines()
-    assert asked[:2] == ["ps --all --quiet --no-trunc --filter=label=batchyard.run=x-00000000", "inspect mine anothers"]
-    assert asked[2:] == ["stop --time=45 mine", "rm --force mine", "run --rm --name=x-00000000 image"]
+    assert asked[:2] == [
+        "ps --all --quiet --no-trunc --filter=label=batchyard.run=x-00000000",
+        "inspect mine anothers",
+    ]
+    assert asked[2:] == [
+        "stop --time=45 mine",
+        "rm --force mine",
+        "run --rm --name=x-00000000 image",
+    ]
 
 
 def test_a_living_runs_container_is_left_alone(tmp_path: Path) -> None:

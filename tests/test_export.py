@@ -1,4 +1,6 @@
-"""`batchyard export --format`: a program predicts the same in a process that has no Batchyard, by what stands in the file alone."""
+"""`batchyard export --format`: a program predicts the same in a process that has no Batchyard, by
+what stands in the file alone.
+"""
 
 from __future__ import annotations
 
@@ -100,30 +102,51 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
 
 
 @pytest.mark.parametrize(("form", "ending"), [("onnx", "onnx"), ("torch-export", "pt2")])
-def test_an_exported_model_predicts_the_same_without_batchyard(tmp_path: Path, folders: RunDir, form: str, ending: str) -> None:
-    told = asked(folders, "--out", str(tmp_path / "labelled"), str(folders.path.parents[1] / "insects" / "val"))
+def test_an_exported_model_predicts_the_same_without_batchyard(
+    tmp_path: Path, folders: RunDir, form: str, ending: str
+) -> None:
+    told = asked(
+        folders,
+        "--out",
+        str(tmp_path / "labelled"),
+        str(folders.path.parents[1] / "insects" / "val"),
+    )
     printed = Shell(folders.path.parent).run("export", "t-00000000", "--format", form)
     file = folders.path / f"latest.{ending}"
-    assert f"{file}: {form}, at most " in printed and "from step-3.local-1, weights_sha256 " in printed
+    assert (
+        f"{file}: {form}, at most " in printed and "from step-3.local-1, weights_sha256 " in printed
+    )
     there = plain(file, *(picture["file"] for picture in told["pictures"]))
     assert len(there["found"]) == 15 and there["told"]["classes"] == ["ant", "bee", "wasp"]
     assert there["told"]["run_id"] == "t-00000000" and there["told"]["task"] == "classification"
     for picture, found in zip(told["pictures"], there["found"], strict=True):
-        assert found == pytest.approx({c["class"]: c["probability"] for c in picture["top"]}, abs=1e-5)
+        assert found == pytest.approx(
+            {c["class"]: c["probability"] for c in picture["top"]}, abs=1e-5
+        )
     assert not list(folders.path.glob(".*.tmp*"))
 
 
 @pytest.mark.long
 def test_a_model_that_resizes_its_pictures_does_so_in_its_program(tmp_path: Path) -> None:
-    run = trained(tmp_path, tmp_path, data={"name": "digits", "resize": 12}, model={"name": "mlp", "hidden": [8]}, epochs=1)
+    run = trained(
+        tmp_path,
+        tmp_path,
+        data={"name": "digits", "resize": 12},
+        model={"name": "mlp", "hidden": [8]},
+        epochs=1,
+    )
     pictures = []
     for i in range(3):
         pictures.append(str(tmp_path / f"{i}.png"))
-        Image.fromarray(np.random.RandomState(i).randint(0, 256, (8, 8), dtype=np.uint8)).save(pictures[-1])
+        Image.fromarray(np.random.RandomState(i).randint(0, 256, (8, 8), dtype=np.uint8)).save(
+            pictures[-1]
+        )
     told = asked(run, *pictures)
     exported(run, "onnx", tmp_path / "digits.onnx")
     there = plain(tmp_path / "digits.onnx", *pictures)
-    assert there["told"]["normalise"]["resize"] == [12, 12] and there["told"]["picture"]["shape"] == [1, 8, 8]
+    assert there["told"]["normalise"]["resize"] == [12, 12] and there["told"]["picture"][
+        "shape"
+    ] == [1, 8, 8]
     for picture, found in zip(told["pictures"], there["found"], strict=True):
         assert {c["class"]: pytest.approx(found[c["class"]], abs=1e-5) for c in picture["top"]} == {
             c["class"]: c["probability"] for c in picture["top"]
@@ -137,20 +160,25 @@ def test_a_segmentation_gives_the_same_masks(tmp_path: Path) -> None:
     pictures = []
     for i in (3, 5):  # of the one size that the program takes
         pictures.append(str(tmp_path / f"{i}.png"))
-        Image.open(tmp_path / "scenes/JPEGImages" / f"val_{i:02}.jpg").crop((2, 3, 66, 35)).save(pictures[-1])
+        Image.open(tmp_path / "scenes/JPEGImages" / f"val_{i:02}.jpg").crop((2, 3, 66, 35)).save(
+            pictures[-1]
+        )
     told = asked(run, "--out", str(tmp_path / "out"), *pictures)
     exported(run, "onnx", tmp_path / "masks.onnx")
     there = plain(tmp_path / "masks.onnx", *pictures)
     for picture, mask in zip(told["pictures"], there["masks"], strict=True):
         with Image.open(picture["mask"]) as own:
-            assert (np.asarray(own) == np.array(mask)).mean() > 0.999  # scores that are nearly equal may change places
+            # scores that are nearly equal may change places
+            assert (np.asarray(own) == np.array(mask)).mean() > 0.999
 
 
 def test_safetensors_tell_classes_and_preprocessing_too(tmp_path: Path, folders: RunDir) -> None:
     exported(folders, "safetensors", tmp_path / "w.safetensors")
     with safe_open(tmp_path / "w.safetensors", "pt") as file:
         told = json.loads(file.metadata()["batchyard"])
-    assert told["classes"] == ["ant", "bee", "wasp"] and told["picture"]["resize"] == {"shorter_side": 20}
+    assert told["classes"] == ["ant", "bee", "wasp"] and told["picture"]["resize"] == {
+        "shorter_side": 20
+    }
     assert told["picture"]["centre_crop"] == [16, 16] and len(told["normalise"]["mean"]) == 3
 
 
@@ -168,11 +196,16 @@ class OfOneSize(nn.Module):
         return x.flatten(1)[:, :3] if x.shape[0] == 2 else x.flatten(1)[:, 3:6]
 
 
-@pytest.mark.parametrize(("model", "message"), [
-    (Random(), "the torch-export program of resnet gives other scores than the model, "),
-    (OfOneSize(), "resnet does not become a program of the format torch-export: "),
-])  # fmt: skip
-def test_a_program_that_is_not_the_model_is_not_written(folders: RunDir, tmp_path: Path, model: nn.Module, message: str) -> None:
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (Random(), "the torch-export program of resnet gives other scores than the model, "),
+        (OfOneSize(), "resnet does not become a program of the format torch-export: "),
+    ],
+)
+def test_a_program_that_is_not_the_model_is_not_written(
+    folders: RunDir, tmp_path: Path, model: nn.Module, message: str
+) -> None:
     config = RunConfig.model_validate_json(folders.config.read_text())
     found = loading.load(folders, config, find(folders, "latest")[0], "cpu")
     other = loading.Trained(**{**vars(found), "model": model})
@@ -181,9 +214,23 @@ def test_a_program_that_is_not_the_model_is_not_written(folders: RunDir, tmp_pat
 
 
 def of_a_table(folder: Path) -> RunDir:
-    data = {"name": "linear", "features": 2, "w": [1.0, -2.0], "b": 3.0, "train_samples": 8, "test_samples": 4}
+    data = {
+        "name": "linear",
+        "features": 2,
+        "w": [1.0, -2.0],
+        "b": 3.0,
+        "train_samples": 8,
+        "test_samples": 4,
+    }
     optimizer = {"name": "sgd", "lr": 0.01}
-    return trained(folder, folder, data=data, model={"name": "mlp", "hidden": []}, optimizer=optimizer, global_batch_size=4)
+    return trained(
+        folder,
+        folder,
+        data=data,
+        model={"name": "mlp", "hidden": []},
+        optimizer=optimizer,
+        global_batch_size=4,
+    )
 
 
 @pytest.mark.parametrize(("form", "ending"), [("onnx", "onnx"), ("torch-export", "pt2")])
@@ -194,7 +241,10 @@ def test_the_model_of_a_table_takes_rows(tmp_path: Path, form: str, ending: str)
     np.save(tmp_path / "rows.npy", rows)
     there = plain(tmp_path / f"line.{ending}", str(tmp_path / "rows.npy"))
     weights = find(run, "latest")[0].weights
-    (matrix,), (bias,) = ([w.numpy() for name, w in weights.items() if name.endswith(end)] for end in ("weight", "bias"))
+    (matrix,), (bias,) = (
+        [w.numpy() for name, w in weights.items() if name.endswith(end)]
+        for end in ("weight", "bias")
+    )
     np.testing.assert_allclose(there["values"], rows @ matrix.T + bias, rtol=1e-5)
     assert there["told"]["row"]["features"] == 2 and there["told"]["task"] == "regression"
 
@@ -206,13 +256,18 @@ def test_without_the_extra_it_is_told_what_to_install(tmp_path: Path) -> None:
     packages = Path(sysconfig.get_path("purelib", vars={"base": str(tmp_path / "venv")}))
     for folder in (Path(p) for p in sys.path if p.endswith("-packages")):
         for entry in folder.iterdir():
-            if not entry.name.startswith("onnx") and entry.suffix != ".pth" and not (packages / entry.name).exists():
+            if (
+                not entry.name.startswith("onnx")
+                and entry.suffix != ".pth"
+                and not (packages / entry.name).exists()
+            ):
                 (packages / entry.name).symlink_to(entry)
     write_json(run.plan, {"python": str(tmp_path / "venv/bin/python")})
     shell = Shell(run.path.parent)
-    assert shell.run("export", "t", "--format", "onnx", code=2) == (
-        "batchyard: ONNX needs onnx, onnxscript, onnxruntime: install the extra 'onnx' for the run's Python, or take "
-        "--format torch-export\n"
+    assert (
+        shell.run("export", "t", "--format", "onnx", code=2)
+        == "batchyard: ONNX needs onnx, onnxscript, onnxruntime: install the extra 'onnx' for the"
+        " run's Python, or take --format torch-export\n"
     )
     assert "torch-export, at most " in shell.run("export", "t", "--format", "torch-export")
     assert not list(run.path.glob("*.onnx")) and not list(run.path.glob(".*.tmp*"))
@@ -224,7 +279,9 @@ def test_what_cannot_be_exported_is_told(tmp_path: Path) -> None:
     assert "2 tensors" in shell.run("export", "t")
     assert "Invalid value for '--format'" in shell.run("export", "t", "--format", "onxx", code=2)
     write_json(run.plan, {"python": "/no/such/python"})
-    assert "/no/such/python has no safetensors" in shell.run("export", "t", "--format", "onnx", code=2)
+    assert "/no/such/python has no safetensors" in shell.run(
+        "export", "t", "--format", "onnx", code=2
+    )
 
 
 def test_a_file_is_written_under_the_same_name_each_time(tmp_path: Path) -> None:

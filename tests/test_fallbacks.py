@@ -1,4 +1,5 @@
-"""The large jobs where there is no GPU: what each fallback trains on the real data, stopped and continued, ends at the same bits.
+"""The large jobs where there is no GPU: what each fallback trains on the real data, stopped and
+continued, ends at the same bits.
 
 Few steps of few or small pictures, but each job's own model, optimizer and data set.
 """
@@ -22,7 +23,16 @@ from trainer.data.prepared import prepare
 FASHION = ("train.data.train_samples=64", "train.data.test_samples=32")
 FOLDER = ("train.data.size=32", "train.data.resize=36")
 JOBS = {
-    **dict.fromkeys(["fashion_alexnet", "fashion_vgg11", "fashion_nin", "fashion_googlenet", "fashion_resnet18"], FASHION),
+    **dict.fromkeys(
+        [
+            "fashion_alexnet",
+            "fashion_vgg11",
+            "fashion_nin",
+            "fashion_googlenet",
+            "fashion_resnet18",
+        ],
+        FASHION,
+    ),
     "fashion_densenet": FASHION,
     **dict.fromkeys(["hotdog_finetune", "hotdog_scratch", "facade_resnext"], FOLDER),
     "voc_fcn_camvid": ("train.data.crop=[32, 64]",),
@@ -44,7 +54,9 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.long
 @pytest.mark.parametrize("name", JOBS)
-def test_a_stopped_fallback_continues_to_the_same_bits(tmp_path: Path, cache: Path, name: str) -> None:
+def test_a_stopped_fallback_continues_to_the_same_bits(
+    tmp_path: Path, cache: Path, name: str
+) -> None:
     config = short(name)
     prepared = prepare(config.train.data, real_data(), cache, allow_unverified=True)
     whole = ranks.make_run(tmp_path / "whole", config, prepared)
@@ -59,17 +71,28 @@ def test_a_stopped_fallback_continues_to_the_same_bits(tmp_path: Path, cache: Pa
     assert (found.status, found.global_step) == ("completed", STEPS)
     assert found.weights_sha256 == expected.weights_sha256 and found.extra == expected.extra
     assert run.metrics.read_bytes() == whole.metrics.read_bytes()
-    assert [row["global_step"] for row in read_jsonl(run.metrics) if row["kind"] == "eval"][-1] == STEPS
+    assert [row["global_step"] for row in read_jsonl(run.metrics) if row["kind"] == "eval"][
+        -1
+    ] == STEPS
 
 
 @pytest.mark.long
 def test_masks_in_colours_train_the_same_bits_as_palette_masks(tmp_path: Path, cache: Path) -> None:
     config, raw = short("voc_fcn_camvid"), real_data()
-    made = [prepare(config.train.data, folder, cache) for folder in (raw, camvid_in_colours(raw, tmp_path / "raw"))]
+    made = [
+        prepare(config.train.data, folder, cache)
+        for folder in (raw, camvid_in_colours(raw, tmp_path / "raw"))
+    ]
     assert made[0]["path"] != made[1]["path"]  # other files
-    palette, colours = (ranks.make_run(tmp_path / str(i), config, prepared) for i, prepared in enumerate(made))
+    palette, colours = (
+        ranks.make_run(tmp_path / str(i), config, prepared) for i, prepared in enumerate(made)
+    )
     for run in (palette, colours):
         assert ranks.train(run, "local-1", 1) == 0, ranks.logs(run)
-    assert ranks.outcome(palette, "local-1").weights_sha256 == ranks.outcome(colours, "local-1").weights_sha256
+    assert (
+        ranks.outcome(palette, "local-1").weights_sha256
+        == ranks.outcome(colours, "local-1").weights_sha256
+    )
     assert palette.metrics.read_bytes() == colours.metrics.read_bytes()
-    assert palette.masks.read_bytes() == colours.masks.read_bytes()  # the figure's pictures, truths and predictions
+    # the figure's pictures, truths and predictions
+    assert palette.masks.read_bytes() == colours.masks.read_bytes()

@@ -1,4 +1,6 @@
-"""On an NVIDIA GPU: NCCL under DDP, bf16, continuing to the same bits, and a job of 8 GPUs on the one that is there."""
+"""On an NVIDIA GPU: NCCL under DDP, bf16, continuing to the same bits, and a job of 8 GPUs on the
+one that is there.
+"""
 
 from __future__ import annotations
 
@@ -35,11 +37,16 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 @pytest.fixture(autouse=True)
 def exact_cublas(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what torch's deterministic algorithms ask for
+    # what torch's deterministic algorithms ask for
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
-@pytest.mark.parametrize("settings", [{**EXACT}, {**EXACT, "precision": "bf16"}, {"parity": "bitwise"}])
-def test_a_stopped_run_continues_to_the_same_bits(tmp_path: Path, prepared: dict[str, Any], settings: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "settings", [{**EXACT}, {**EXACT, "precision": "bf16"}, {"parity": "bitwise"}]
+)
+def test_a_stopped_run_continues_to_the_same_bits(
+    tmp_path: Path, prepared: dict[str, Any], settings: dict[str, Any]
+) -> None:
     found = []
     for name, stops in (("whole", []), ("stopped", [7, 15])):
         run = ranks.make_run(tmp_path / name, ranks.config(execution=ON_GPU, **settings), prepared)
@@ -61,7 +68,8 @@ def test_a_checkpoint_holds_the_state_before_the_next_update(tmp_path: Path) -> 
     run = RunDir(tmp_path)
     writer, weight = Writer(run, run.attempt("local-1")), torch.empty(25_000_000, device="cuda")
     for step in (1, 2, 3):
-        torch.cuda._sleep(100_000_000)  # the device lags behind: save returns before the copy has begun
+        # the device lags behind: save returns before the copy has begun
+        torch.cuda._sleep(100_000_000)
         weight.fill_(step)
         writer.save(step, weights={"weight": weight}, trainer={}, manifest={})
         weight.fill_(-1)
@@ -70,42 +78,56 @@ def test_a_checkpoint_holds_the_state_before_the_next_update(tmp_path: Path) -> 
         assert bool((found.weights["weight"] == found.manifest["global_step"]).all()), found.path
 
 
-def test_nccl_reduces_gradients_to_those_of_one_plain_pass(tmp_path: Path, prepared: dict[str, Any]) -> None:
+def test_nccl_reduces_gradients_to_those_of_one_plain_pass(
+    tmp_path: Path, prepared: dict[str, Any]
+) -> None:
     """One rank is all that one GPU can hold; NCCL and DDP run all the same."""
-    config = ranks.config(execution=ON_GPU, model={"name": "mlp", "hidden": [16]}, micro_batch_size=30)
+    config = ranks.config(
+        execution=ON_GPU, model={"name": "mlp", "hidden": [16]}, micro_batch_size=30
+    )
     run = ranks.make_run(tmp_path, config, prepared)
     code = (
-        "import sys, torch, torch.distributed as dist\n"
-        "from pathlib import Path\n"
-        "from trainer import distributed\n"
-        "from trainer.config.layout import RunDir\n"
-        "from trainer.config.run import RunConfig\n"
-        "from trainer.data.prepared import load\n"
-        "from trainer.state import Trainer\n"
-        "from trainer.train import gradients\n"
-        "run = RunDir(Path(sys.argv[1])); config = RunConfig.model_validate_json(run.config.read_text())\n"
-        "world = distributed.start(config, run); found = []\n"
-        "for with_ddp in (False, True):\n"
-        "    if with_ddp: dist.init_process_group('cpu:gloo,cuda:nccl', device_id=world.device)\n"
-        "    t = Trainer(config, world, load(run)); t.model.train()\n"
-        "    assert isinstance(t.model, torch.nn.parallel.DistributedDataParallel) == with_ddp\n"
-        "    gradients(t.model, t.batches.at(14), 14, config.train, world, t.guard, t.sums)\n"
-        "    found.append([p.grad.clone() for p in t.model.parameters()])\n"
-        "torch.testing.assert_close(found[0], found[1])\n"
-        "dist.destroy_process_group()\n"
+        "import sys, torch, torch.distributed as dist\nfrom pathlib import Path\nfrom trainer"
+        " import distributed\nfrom trainer.config.layout import RunDir\nfrom trainer.config.run"
+        " import RunConfig\nfrom trainer.data.prepared import load\nfrom trainer.state import"
+        " Trainer\nfrom trainer.train import gradients\nrun = RunDir(Path(sys.argv[1])); config ="
+        " RunConfig.model_validate_json(run.config.read_text())\nworld = distributed.start(config,"
+        " run); found = []\nfor with_ddp in (False, True):\n    if with_ddp:"
+        " dist.init_process_group('cpu:gloo,cuda:nccl', device_id=world.device)\n    t ="
+        " Trainer(config, world, load(run)); t.model.train()\n    assert isinstance(t.model,"
+        " torch.nn.parallel.DistributedDataParallel) == with_ddp\n    gradients(t.model,"
+        " t.batches.at(14), 14, config.train, world, t.guard, t.sums)\n   "
+        " found.append([p.grad.clone() for p in"
+        " t.model.parameters()])\ntorch.testing.assert_close(found[0],"
+        " found[1])\ndist.destroy_process_group()\n"
     )
-    assert ranks.spawn(["-c", code, str(run.path)], 1, PYTHONPATH=str(Path(__file__).parents[1])) == 0
+    assert (
+        ranks.spawn(["-c", code, str(run.path)], 1, PYTHONPATH=str(Path(__file__).parents[1])) == 0
+    )
 
 
 def test_a_job_of_8_gpus_runs_on_one(tmp_path: Path) -> None:
-    one = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=True).stdout.count("GPU ")
+    one = subprocess.run(
+        ["nvidia-smi", "-L"], capture_output=True, text=True, check=True
+    ).stdout.count("GPU ")
     shell = Shell(tmp_path / "runs", env=(("CUDA_VISIBLE_DEVICES", "0"),))
     options = ("--set", "resources.gpus_per_node=8", "--set", "resources.nproc_per_node=null")
     printed = shell.run("submit", "digits", *SHORT, *options)
-    assert one and "1 of 8 GPU(s) here: same global batch and micro-batch, more accumulation" in printed
+    assert (
+        one
+        and "1 of 8 GPU(s) here: same global batch and micro-batch, more accumulation" in printed
+    )
     run = shell.only_run()
     config = read_json(run.config)["execution"]
     assert (config["ranks"], config["device"]) == (8, "cuda")
     assert outcome(run).status == "completed" and outcome(run).test_accuracy > 0.9  # type: ignore[operator]
-    names = subprocess.run(["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"], capture_output=True, text=True, check=True)
-    assert read_json(run.all_attempts()[-1].hardware) == {"device": "cuda", "name": names.stdout.splitlines()[0]}
+    names = subprocess.run(
+        ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert read_json(run.all_attempts()[-1].hardware) == {
+        "device": "cuda",
+        "name": names.stdout.splitlines()[0],
+    }

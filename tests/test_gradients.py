@@ -1,4 +1,6 @@
-"""The expected gradient is the same for any number of ranks and any accumulation; checked against one plain backward pass."""
+"""The expected gradient is the same for any number of ranks and any accumulation; checked against
+one plain backward pass.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,8 @@ from trainer.data.batches import Batches
 from trainer.data.prepared import load, prepare
 
 MLP = {"name": "mlp", "hidden": [16, 16]}
-STEPS = "0,7,14"  # the last batch of the epoch has 37 of 100 samples: with 3 ranks of 34 the last rank has none
+# the last batch of the epoch has 37 of 100 samples: with 3 ranks of 34 the last rank has none
+STEPS = "0,7,14"
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +35,13 @@ def plain(folder: Path, prepared: dict[str, Any]) -> dict[int, dict[str, torch.T
     randomness.seed_everything(config.train.seed)
     model = models.build(config.train.model, 10, 1, (8, 8))
     batches = Batches(
-        data, config.train.data, seed=0, global_batch_size=100, micro_batch_size=100, rank=0, world_size=1,
+        data,
+        config.train.data,
+        seed=0,
+        global_batch_size=100,
+        micro_batch_size=100,
+        rank=0,
+        world_size=1,
         device=torch.device("cpu"),
     )
     found = {}
@@ -44,7 +53,9 @@ def plain(folder: Path, prepared: dict[str, Any]) -> dict[int, dict[str, torch.T
     return found
 
 
-@pytest.mark.parametrize(("world_size", "micro_batch_size"), [(1, None), (1, 30), (2, None), (3, None), (3, 16)])
+@pytest.mark.parametrize(
+    ("world_size", "micro_batch_size"), [(1, None), (1, 30), (2, None), (3, None), (3, 16)]
+)
 def test_gradients_do_not_depend_on_ranks(
     tmp_path: Path, prepared: dict[str, Any], world_size: int, micro_batch_size: int | None
 ) -> None:
@@ -52,12 +63,21 @@ def test_gradients_do_not_depend_on_ranks(
     run = ranks.make_run(tmp_path, config, prepared)
     out = tmp_path / "gradients.pt"
     worker = str(Path(__file__).with_name("gradient_worker.py"))
-    assert ranks.spawn([worker, str(run.path), str(out), STEPS], world_size, PYTHONPATH=str(Path(__file__).parents[1])) == 0
+    assert (
+        ranks.spawn(
+            [worker, str(run.path), str(out), STEPS],
+            world_size,
+            PYTHONPATH=str(Path(__file__).parents[1]),
+        )
+        == 0
+    )
     found = torch.load(out, weights_only=True)
     for step, expected in plain(tmp_path, prepared).items():
         for name, gradient in expected.items():
             message = f"step {step}, {name}: {{}}".format
-            torch.testing.assert_close(found[step][name], gradient, rtol=1e-4, atol=1e-7, msg=message)
+            torch.testing.assert_close(
+                found[step][name], gradient, rtol=1e-4, atol=1e-7, msg=message
+            )
     assert found[14]["sums"][2] == 100 + 100 + 37  # every sample counted once
 
 
@@ -70,9 +90,18 @@ def test_every_sample_once_an_epoch_and_the_same_chunks_for_every_world_size(
 
     def all_batches(size: int) -> list[Batches]:
         return [
-            Batches(data, config.train.data, seed=3, global_batch_size=100, micro_batch_size=30, rank=r, world_size=size,
-                    device=torch.device("cpu")) for r in range(size)
-        ]  # fmt: skip
+            Batches(
+                data,
+                config.train.data,
+                seed=3,
+                global_batch_size=100,
+                micro_batch_size=30,
+                rank=r,
+                world_size=size,
+                device=torch.device("cpu"),
+            )
+            for r in range(size)
+        ]
 
     alone, together = all_batches(1)[0], all_batches(world_size)
     labels = []
@@ -86,19 +115,36 @@ def test_every_sample_once_an_epoch_and_the_same_chunks_for_every_world_size(
             assert torch.equal(by_chunk[m.chunk].images, m.images), (step, m.chunk)
             labels.append(m.labels)
     counted = torch.bincount(torch.cat(labels), minlength=10)
-    assert torch.equal(counted, torch.bincount(torch.from_numpy(data.splits["train"].labels.copy()), minlength=10))
+    assert torch.equal(
+        counted, torch.bincount(torch.from_numpy(data.splits["train"].labels.copy()), minlength=10)
+    )
 
 
 def test_a_batch_begins_where_memory_does(tmp_path: Path) -> None:
-    """Of 5x5 pictures the slices of a larger piece begin at any multiple of 4 bytes, and by that MKL's sums have other bits: a run
-    that was continued after its first step ended with other weights."""
-    config = ranks.config("odd", data={"name": "synthetic", "samples": 70, "size": 5}, global_batch_size=10)
+    """Of 5x5 pictures the slices of a larger piece begin at any multiple of 4 bytes, and by that
+    MKL's sums have other bits: a run that was continued after its first step ended with other
+    weights.
+    """
+    config = ranks.config(
+        "odd", data={"name": "synthetic", "samples": 70, "size": 5}, global_batch_size=10
+    )
     data = load(ranks.make_run(tmp_path, config, prepare(config.train.data, tmp_path, tmp_path)))
-    batches = Batches(data, config.train.data, seed=0, global_batch_size=10, micro_batch_size=5, rank=0, world_size=1,
-                      device=torch.device("cpu"))  # fmt: skip
+    batches = Batches(
+        data,
+        config.train.data,
+        seed=0,
+        global_batch_size=10,
+        micro_batch_size=5,
+        rank=0,
+        world_size=1,
+        device=torch.device("cpu"),
+    )
     for step in range(7):
         for batch in batches.at(step):
-            assert batch.images.data_ptr() % 64 == 0 and batch.images.is_contiguous(), (step, batch.chunk)
+            assert batch.images.data_ptr() % 64 == 0 and batch.images.is_contiguous(), (
+                step,
+                batch.chunk,
+            )
 
 
 def test_cut_is_even_and_never_above_the_most() -> None:
@@ -113,9 +159,12 @@ def test_cut_is_even_and_never_above_the_most() -> None:
 def test_crops_are_the_same_however_the_samples_are_cut_and_uniform() -> None:
     counters = torch.arange(30_000)
     drawn = randomness.integers(randomness.key(1, 2, 3), counters, 5)
-    pieces = torch.cat([randomness.integers(randomness.key(1, 2, 3), c, 5) for c in counters.split(7)])
+    pieces = torch.cat(
+        [randomness.integers(randomness.key(1, 2, 3), c, 5) for c in counters.split(7)]
+    )
     assert torch.equal(drawn, pieces)
     counts = torch.bincount(drawn, minlength=5).double()
     assert drawn.min() == 0 and drawn.max() == 4
-    assert float(((counts - 6000) ** 2 / 6000).sum()) < 18.47  # chi square, 4 degrees of freedom, p = 0.001; fixed counters
+    # chi square, 4 degrees of freedom, p = 0.001; fixed counters
+    assert float(((counts - 6000) ** 2 / 6000).sum()) < 18.47
     assert not torch.equal(drawn, randomness.integers(randomness.key(1, 2, 4), counters, 5))

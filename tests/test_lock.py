@@ -370,7 +370,9 @@ def test_a_nonce_that_is_no_name_names_no_file(tmp_path: Path, dead_pid: int) ->
 
 
 def test_a_lock_makes_its_folder(tmp_path: Path) -> None:
-    """The first submit of a sweep takes the lock of its queue before there is a folder of the sweep."""
+    """The first submit of a sweep takes the lock of its queue before there is a folder of the
+    sweep.
+    """
     held = Lock(tmp_path / "a.sweep" / "queue-lock.json")
     assert held.acquire()
     held.release()

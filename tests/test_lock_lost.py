@@ -43,9 +43,13 @@ def test_a_node_that_lost_its_run_ends_the_command_before_it_writes_again(tmp_pa
     write_json(run.plan, {**plan, "nproc_per_node": 1})
     node = subprocess.Popen(
         [sys.executable, "-m", "launch.node", str(run.path), "--attempt", "local-1"],
-        cwd=PROJECT, env={**os.environ, "PYTHONPATH": str(PROJECT)}, stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
+        cwd=PROJECT,
+        env={**os.environ, "PYTHONPATH": str(PROJECT)},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
     started = tmp_path / "started"
     wait_for("the command", lambda: started.exists() and started.read_text().endswith("\n"))
     child = int(started.read_text())
@@ -59,7 +63,8 @@ def test_a_node_that_lost_its_run_ends_the_command_before_it_writes_again(tmp_pa
     assert "local-1 lost the run to another attempt" in printed and "on n2" in printed
     wait_for("the command's end", lambda: lock.start_ticks(child) is None)
     assert (tmp_path / "asked").read_text() == f"kill {run.run_id}\n"
-    assert not (tmp_path / "seen").exists()  # a TERM would have made the trainer write a checkpoint
+    # a TERM would have made the trainer write a checkpoint
+    assert not (tmp_path / "seen").exists()
     assert read_json(run.lock) == taken
     assert Outcome.read(run.outcome).attempt == "slurm-8.0"  # type: ignore[union-attr]
     own = Outcome.read(run.attempt("local-1").outcome)
@@ -82,7 +87,9 @@ def test_a_submit_that_lost_its_lock_starts_nothing(tmp_path: Path) -> None:
     (tmp_path / "go").touch()
     printed = finish(submit, code=1)
     last = printed.strip().splitlines()[-1]
-    assert last.startswith(f"batchyard: {run.submit_lock} is now held by pid {os.getpid()} on n2 (slurm")
+    assert last.startswith(
+        f"batchyard: {run.submit_lock} is now held by pid {os.getpid()} on n2 (slurm"
+    )
     assert "Traceback" not in printed
     assert not run.attempts.exists() and read_json(run.submit_lock) == taken
 

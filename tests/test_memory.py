@@ -1,4 +1,6 @@
-"""How much memory the verbs take where there is much to look at: they run on login nodes, which many users share."""
+"""How much memory the verbs take where there is much to look at: they run on login nodes, which
+many users share.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,8 @@ train:
 """
 
 
-# A process of its own between this one and the command: Linux counts what a process had before it became another program.
+# A process of its own between this one and the command: Linux counts what a process had before it
+# became another program.
 MEASURE = """
 import resource, subprocess, sys
 status = subprocess.run(sys.argv[2:], stderr=subprocess.STDOUT).returncode
@@ -43,9 +46,14 @@ def peak_mb(shell: Shell, *argv: str, code: int = 0) -> tuple[float, str]:
     command = [*BATCHYARD, argv[0], *where, *argv[1:]]
     environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
     done = subprocess.run(
-        [sys.executable, "-S", "-c", MEASURE, str(taken), *command], cwd=shell.cwd, env=environment,
-        stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        [sys.executable, "-S", "-c", MEASURE, str(taken), *command],
+        cwd=shell.cwd,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == code, done.stdout + done.stderr
     return int(taken.read_text()) / 1024, done.stdout
 
@@ -54,26 +62,55 @@ def test_a_sweep_of_ten_thousand_points_is_checked_in_little_memory(tmp_path: Pa
     """Of numbers, of mappings (whose places are many), and where every point is wrong."""
     shell = Shell(tmp_path, cwd=tmp_path)
     numbers = "\n".join(f"      - {0.1 + i / 1e5:.5f}" for i in range(10_000))
-    (tmp_path / "numbers.yaml").write_text(f"{JOB}sweep:\n  grid:\n    train.optimizer.lr:\n{numbers}\n")
+    (tmp_path / "numbers.yaml").write_text(
+        f"{JOB}sweep:\n  grid:\n    train.optimizer.lr:\n{numbers}\n"
+    )
     mappings = "\n".join(f"      - {{name: sgd, lr: {0.1 + i / 1e5:.5f}}}" for i in range(3_000))
-    (tmp_path / "mappings.yaml").write_text(f"{JOB}sweep:\n  grid:\n    train.optimizer:\n{mappings}\n")
-    (tmp_path / "wrong.yaml").write_text(f"{JOB}sweep:\n  grid:\n    train.optimizer.lr:\n{numbers.replace('- ', '- -')}\n")
+    (tmp_path / "mappings.yaml").write_text(
+        f"{JOB}sweep:\n  grid:\n    train.optimizer:\n{mappings}\n"
+    )
+    (tmp_path / "wrong.yaml").write_text(
+        f"{JOB}sweep:\n  grid:\n    train.optimizer.lr:\n{numbers.replace('- ', '- -')}\n"
+    )
 
     taken, printed = peak_mb(shell, "check", "numbers.yaml", "mappings.yaml")
-    assert "numbers.yaml: right, 10000 points" in printed and "mappings.yaml: right, 3000 points" in printed
+    assert (
+        "numbers.yaml: right, 10000 points" in printed
+        and "mappings.yaml: right, 3000 points" in printed
+    )
     assert taken < 200
     taken, printed = peak_mb(shell, "check", "wrong.yaml", code=2)
-    assert "sweep.grid.train.optimizer.lr.0: found -0.1; expected more than 0" in printed and taken < 200
+    assert (
+        "sweep.grid.train.optimizer.lr.0: found -0.1; expected more than 0" in printed
+        and taken < 200
+    )
 
 
 def test_results_do_not_hold_all_runs_in_memory(tmp_path: Path) -> None:
     (tmp_path / "small.yaml").write_text(JOB)
     train = spec.load(Job("small", tmp_path / "small.yaml"), without_gpu=True).train
     rows = [
-        {"kind": "train", "global_step": step, "epoch": 1 + step // 5001, "loss": 1.5, "accuracy": 0.5, "lr": 0.1, "samples": 64}
+        {
+            "kind": "train",
+            "global_step": step,
+            "epoch": 1 + step // 5001,
+            "loss": 1.5,
+            "accuracy": 0.5,
+            "lr": 0.1,
+            "samples": 64,
+        }
         for step in range(1, 10_001)
     ]
-    rows.append({"kind": "eval", "split": "test", "global_step": 10_000, "epoch": 2, "loss": 1.0, "accuracy": 0.75})
+    rows.append(
+        {
+            "kind": "eval",
+            "split": "test",
+            "global_step": 10_000,
+            "epoch": 2,
+            "loss": 1.0,
+            "accuracy": 0.75,
+        }
+    )
     metrics = tmp_path / "metrics.jsonl"
     metrics.write_text("".join(json.dumps(row) + "\n" for row in rows))
     for seed in range(40):
@@ -84,7 +121,9 @@ def test_results_do_not_hold_all_runs_in_memory(tmp_path: Path) -> None:
         write_json(run.config, RunConfig.model_validate(config).model_dump(mode="json"))
         shutil.copy(metrics, run.metrics)
         write_json(run.attempt("local-1").record, {"started": 1.0, "ended": 2.0})
-        ended = Outcome("completed", "completed", "local-1", "trainer rank 0", 10_000, test_accuracy=0.75)
+        ended = Outcome(
+            "completed", "completed", "local-1", "trainer rank 0", 10_000, test_accuracy=0.75
+        )
         ended.write(run.attempt("local-1").outcome)
         ended.write(run.outcome)
 

@@ -1,4 +1,6 @@
-"""What runs on a node, without a cluster: host lists, ports, signals, locks, and the verdict from the evidence that is left."""
+"""What runs on a node, without a cluster: host lists, ports, signals, locks, and the verdict from
+the evidence that is left.
+"""
 
 from __future__ import annotations
 
@@ -24,11 +26,17 @@ from trainer.config.outcome import Outcome
 PROJECT = Path(__file__).resolve().parents[1]
 
 
-@pytest.mark.parametrize(("nodelist", "hosts"), [
-    ("n1", ["n1"]), ("n[1-3]", ["n1", "n2", "n3"]), ("n[1,3-4],login", ["n1", "n3", "n4", "login"]),
-    ("gpu[07-10]", ["gpu07", "gpu08", "gpu09", "gpu10"]), ("a[1-2]b[3-4]", ["a1b3", "a1b4", "a2b3", "a2b4"]),
-    ("rack-1-n[001,010].local", ["rack-1-n001.local", "rack-1-n010.local"]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("nodelist", "hosts"),
+    [
+        ("n1", ["n1"]),
+        ("n[1-3]", ["n1", "n2", "n3"]),
+        ("n[1,3-4],login", ["n1", "n3", "n4", "login"]),
+        ("gpu[07-10]", ["gpu07", "gpu08", "gpu09", "gpu10"]),
+        ("a[1-2]b[3-4]", ["a1b3", "a1b4", "a2b3", "a2b4"]),
+        ("rack-1-n[001,010].local", ["rack-1-n001.local", "rack-1-n010.local"]),
+    ],
+)
 def test_host_lists(nodelist: str, hosts: list[str]) -> None:
     assert node.expand_hosts(nodelist) == hosts
 
@@ -46,16 +54,23 @@ def test_the_port_is_free_and_not_the_kernels() -> None:
 
 
 def test_another_node_takes_the_port_that_the_first_has_found(tmp_path: Path) -> None:
-    run = run_dir(tmp_path, ["sh", "-c", "echo {MASTER_ADDR} {MASTER_PORT} {NODE_RANK} > $0/said", f"{tmp_path}"])
+    run = run_dir(
+        tmp_path,
+        ["sh", "-c", "echo {MASTER_ADDR} {MASTER_PORT} {NODE_RANK} > $0/said", f"{tmp_path}"],
+    )
     fake(tmp_path / "bin", "squeue", "exit 0")
     task = {"SLURM_JOB_ID": "7", "SLURM_NODEID": "1", "SLURM_JOB_NODELIST": "n[1-2]"}
     argv = [sys.executable, "-m", "launch.node", str(run.path), "--slurm"]
     environment = {**os.environ, **task, "PATH": f"{tmp_path}/bin:{os.environ['PATH']}"}
     second = subprocess.Popen(argv, cwd=PROJECT, env=environment, stdin=subprocess.DEVNULL)
     wait_for("its attempt", lambda: run.attempt("slurm-7.0").path.exists())
-    assert second.poll() is None and not (tmp_path / "said").exists()  # it waits for what the first decides
+    # it waits for what the first decides
+    assert second.poll() is None and not (tmp_path / "said").exists()
     write_json(run.attempt("slurm-7.0").record, {"attempt": "slurm-7.0", "master_port": 23456})
-    wait_for("the command", lambda: (tmp_path / "said").exists() and (tmp_path / "said").read_text().endswith("\n"))
+    wait_for(
+        "the command",
+        lambda: (tmp_path / "said").exists() and (tmp_path / "said").read_text().endswith("\n"),
+    )
     assert (tmp_path / "said").read_text() == "n1 23456 1\n"
     Outcome("completed", "completed", "slurm-7.0", "test").write(run.outcome)
     assert second.wait(timeout=30) == 0
@@ -65,25 +80,48 @@ def test_another_node_that_is_stopped_before_the_first_begins_says_so(tmp_path: 
     run = run_dir(tmp_path, ["sh", "-c", "echo > $0/said", f"{tmp_path}"])
     task = {"SLURM_JOB_ID": "7", "SLURM_NODEID": "1", "SLURM_JOB_NODELIST": "n[1-2]"}
     argv = [sys.executable, "-m", "launch.node", str(run.path), "--slurm"]
-    second = subprocess.Popen(argv, cwd=PROJECT, env={**os.environ, **task}, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    second = subprocess.Popen(
+        argv,
+        cwd=PROJECT,
+        env={**os.environ, **task},
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
     wait_for("its attempt", lambda: run.attempt("slurm-7.0").path.exists())
     second.send_signal(signal.SIGUSR2)
     _, said = second.communicate(timeout=30)
     assert second.returncode == 0 and b"slurm-7.0 starts nothing on node 1: asked to stop" in said
     left = read_json(run.attempt("slurm-7.0").node_record(1))  # node 0 waits for it
-    assert (left["exit_status"], left["signal"]) == (0, signal.SIGUSR2) and not (tmp_path / "said").exists()
+    assert (left["exit_status"], left["signal"]) == (0, signal.SIGUSR2) and not (
+        tmp_path / "said"
+    ).exists()
 
 
 def run_dir(tmp_path: Path, argv: list[str]) -> RunDir:
     run = RunDir(tmp_path / "x-00000000")
     run.code.mkdir(parents=True)
-    write_json(run.plan, {"backend": "local", "argv": argv, "env": {"GIVEN": "{ATTEMPT}"}, "nodes": 1, "nproc_per_node": 1})
+    write_json(
+        run.plan,
+        {
+            "backend": "local",
+            "argv": argv,
+            "env": {"GIVEN": "{ATTEMPT}"},
+            "nodes": 1,
+            "nproc_per_node": 1,
+        },
+    )
     return run
 
 
 def start(run: RunDir, attempt: str = "local-1") -> subprocess.Popen[str]:
-    return subprocess.Popen([sys.executable, "-m", "launch.node", str(run.path), "--attempt", attempt], cwd=PROJECT,
-                            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)  # fmt: skip
+    return subprocess.Popen(
+        [sys.executable, "-m", "launch.node", str(run.path), "--attempt", attempt],
+        cwd=PROJECT,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
 
 
 def end(process: subprocess.Popen[str]) -> int:
@@ -107,7 +145,9 @@ def test_a_command_that_is_not_there(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP])
 def test_every_signal_becomes_one_term_and_a_stop(tmp_path: Path, number: signal.Signals) -> None:
-    script = "trap 'echo TERM >> seen; exit 3' TERM; echo ready > ready; while :; do sleep 0.05; done"
+    script = (
+        "trap 'echo TERM >> seen; exit 3' TERM; echo ready > ready; while :; do sleep 0.05; done"
+    )
     run = run_dir(tmp_path, ["sh", "-c", script])
     process = start(run)
     deadline = time.monotonic() + 30
@@ -123,17 +163,33 @@ def test_every_signal_becomes_one_term_and_a_stop(tmp_path: Path, number: signal
     assert not run.lock.exists()
 
 
-@pytest.mark.parametrize(("kind", "verdict"), [
-    ("RuntimeError", "user_error"), ("NoGPU", "infrastructure"), ("OutOfMemoryError", "oom_gpu"), ("MemoryError", "oom_host"),
-    ("FileNotFoundError", "data"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("kind", "verdict"),
+    [
+        ("RuntimeError", "user_error"),
+        ("NoGPU", "infrastructure"),
+        ("OutOfMemoryError", "oom_gpu"),
+        ("MemoryError", "oom_host"),
+        ("FileNotFoundError", "data"),
+    ],
+)
 def test_the_earliest_evidence_names_the_cause(tmp_path: Path, kind: str, verdict: str) -> None:
     run = RunDir(tmp_path)
     attempt = run.attempt("local-1")
-    write_json(attempt.rank_evidence(0), {"rank": 0, "time": 20.0, "type": "RuntimeError", "message": "Connection closed by peer"})
-    write_json(attempt.rank_evidence(1), {"rank": 1, "time": 10.0, "type": kind, "message": "first"})
+    write_json(
+        attempt.rank_evidence(0),
+        {"rank": 0, "time": 20.0, "type": "RuntimeError", "message": "Connection closed by peer"},
+    )
+    write_json(
+        attempt.rank_evidence(1), {"rank": 1, "time": 10.0, "type": kind, "message": "first"}
+    )
     found = conclude(run, attempt)
-    assert (found.status, found.verdict, found.rank, found.cause) == ("failed", verdict, 1, f"{kind}: first")
+    assert (found.status, found.verdict, found.rank, found.cause) == (
+        "failed",
+        verdict,
+        1,
+        f"{kind}: first",
+    )
     assert found.hint
 
 
@@ -145,14 +201,26 @@ def fake(folder: Path, name: str, script: str) -> None:
 
 def slurm_attempt(run: RunDir, tools: Path, restart: int, **more: str) -> int:
     """One start of Slurm job 7 on this machine, with fake Slurm commands."""
-    environment = {**os.environ, "PATH": f"{tools}:{os.environ['PATH']}", "SLURM_JOB_ID": "7", "SLURM_RESTART_COUNT": str(restart)}
+    environment = {
+        **os.environ,
+        "PATH": f"{tools}:{os.environ['PATH']}",
+        "SLURM_JOB_ID": "7",
+        "SLURM_RESTART_COUNT": str(restart),
+    }
     argv = [sys.executable, "-m", "launch.node", str(run.path), "--slurm"]
-    return subprocess.run(argv, cwd=PROJECT, env={**environment, **more}, stdin=subprocess.DEVNULL, timeout=60).returncode
+    return subprocess.run(
+        argv, cwd=PROJECT, env={**environment, **more}, stdin=subprocess.DEVNULL, timeout=60
+    ).returncode
 
 
-def test_slurm_starts_a_failed_machine_again_within_its_budget_and_an_error_never(tmp_path: Path) -> None:
+def test_slurm_starts_a_failed_machine_again_within_its_budget_and_an_error_never(
+    tmp_path: Path,
+) -> None:
     words = '{"rank": 0, "time": 1.0, "type": "OSError", "message": "[Errno 5] Input/output error"}'
-    script = f"mkdir -p $0/ranks; echo '{words}' > $0/ranks/0.json; echo $BATCHYARD_DEADLINE > $0/deadline; exit 1"
+    script = (
+        f"mkdir -p $0/ranks; echo '{words}' > $0/ranks/0.json; echo $BATCHYARD_DEADLINE >"
+        " $0/deadline; exit 1"
+    )
     run = run_dir(tmp_path, ["sh", "-c", script, f"{tmp_path}/x-00000000/attempts/{{ATTEMPT}}"])
     tools = tmp_path / "bin"
     fake(tools, "scontrol", f'echo "$@" >> {tmp_path}/requeued')
@@ -165,8 +233,15 @@ def test_slurm_starts_a_failed_machine_again_within_its_budget_and_an_error_neve
     assert read_json(run.attempt("slurm-7.0").record)["deadline"] == end_time
 
     (tmp_path / "requeued").unlink()
-    other = run_dir(tmp_path / "error", ["sh", "-c", script.replace("OSError", "KeyError").replace("Input/output", ""),
-                                         f"{tmp_path}/error/x-00000000/attempts/{{ATTEMPT}}"])  # fmt: skip
+    other = run_dir(
+        tmp_path / "error",
+        [
+            "sh",
+            "-c",
+            script.replace("OSError", "KeyError").replace("Input/output", ""),
+            f"{tmp_path}/error/x-00000000/attempts/{{ATTEMPT}}",
+        ],
+    )
     assert slurm_attempt(other, tools, 0, SLURM_JOB_END_TIME="1800000000") == 1
     assert not (tmp_path / "requeued").exists()
     assert float((other.attempt("slurm-7.0").path / "deadline").read_text()) == 1800000000
@@ -192,26 +267,51 @@ def test_a_signal_to_the_whole_tree_does_not_kill_what_knows_nothing_of_it(tmp_p
     assert (run.path / "alive").read_text() == "alive\n"
 
 
-NEVER, NOW, BEFORE, LIMIT = "None", "2031-02-03T04:05:06", "2001-02-03T04:05:06", "2031-02-03T04:10:00"
+NEVER, NOW, BEFORE, LIMIT = (
+    "None",
+    "2031-02-03T04:05:06",
+    "2001-02-03T04:05:06",
+    "2031-02-03T04:10:00",
+)
 ENDING = "COMPLETING Reason=None Restarts=0"
 
 
-@pytest.mark.parametrize(("told", "state", "end", "verdict"), [
-    (NOW, "RUNNING", LIMIT, "preempted"), (BEFORE, "RUNNING", LIMIT, "timeout"), (NEVER, "RUNNING", LIMIT, "timeout"),
-    (NEVER, ENDING, NOW, "cancelled"), (NOW, ENDING, NOW, "preempted"), (NEVER, ENDING, LIMIT, "timeout"),
-    (NEVER, ENDING.replace("=0", "=1"), NOW, "timeout"), (NEVER, ENDING.replace("None", "NodeDown"), NOW, "timeout"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("told", "state", "end", "verdict"),
+    [
+        (NOW, "RUNNING", LIMIT, "preempted"),
+        (BEFORE, "RUNNING", LIMIT, "timeout"),
+        (NEVER, "RUNNING", LIMIT, "timeout"),
+        (NEVER, ENDING, NOW, "cancelled"),
+        (NOW, ENDING, NOW, "preempted"),
+        (NEVER, ENDING, LIMIT, "timeout"),
+        (NEVER, ENDING.replace("=0", "=1"), NOW, "timeout"),
+        (NEVER, ENDING.replace("None", "NodeDown"), NOW, "timeout"),
+    ],
+)
 def test_slurm_tells_a_timeout_a_preemption_and_a_cancel_apart(
     tmp_path: Path, told: str, state: str, end: str, verdict: str
 ) -> None:
-    """With a limit of a minute every preemption read as a timeout, and a scancel, which sends TERM, was answered by a requeue.
-    Slurm's word of an earlier attempt does not count."""
+    """With a limit of a minute every preemption read as a timeout, and a scancel, which sends TERM,
+    was answered by a requeue. Slurm's word of an earlier attempt does not count.
+    """
     own = Outcome("stopped", "timeout", "slurm-7.0", "trainer", 5, cause="the time limit is near")
     own.write(tmp_path / "own.json")
-    run = run_dir(tmp_path, ["cp", str(tmp_path / "own.json"), f"{tmp_path}/x-00000000/attempts/{{ATTEMPT}}/outcome.json"])
+    run = run_dir(
+        tmp_path,
+        [
+            "cp",
+            str(tmp_path / "own.json"),
+            f"{tmp_path}/x-00000000/attempts/{{ATTEMPT}}/outcome.json",
+        ],
+    )
     fake(tmp_path / "bin", "squeue", f"echo EndTime={LIMIT}")
     shown = f"JobId=7 JobState={state} EndTime={end} PreemptTime={told}"
-    fake(tmp_path / "bin", "scontrol", f'if [ "$1" = show ]; then echo "{shown}"; else echo "$@" >> {tmp_path}/asked; fi')
+    fake(
+        tmp_path / "bin",
+        "scontrol",
+        f'if [ "$1" = show ]; then echo "{shown}"; else echo "$@" >> {tmp_path}/asked; fi',
+    )
     assert slurm_attempt(run, tmp_path / "bin", 0) == 75
     for path in (run.outcome, run.attempt("slurm-7.0").outcome):
         found = Outcome.read(path)
@@ -229,7 +329,10 @@ def test_a_cluster_that_does_not_answer_gives_no_deadline(tmp_path: Path) -> Non
 
 def test_done_already_is_the_first_act(tmp_path: Path) -> None:
     run = run_dir(tmp_path, ["sh", "-c", "exit 1"])
-    write_json(run.outcome, {"status": "completed", "verdict": "completed", "attempt": "local-1", "written_by": "t"})
+    write_json(
+        run.outcome,
+        {"status": "completed", "verdict": "completed", "attempt": "local-1", "written_by": "t"},
+    )
     assert end(start(run, "local-2")) == 0
     assert not run.attempt("local-2").path.exists()
 
@@ -249,7 +352,9 @@ def test_a_second_attempt_at_once_is_refused(tmp_path: Path) -> None:
 
 def test_the_lease_of_a_machine_that_died_is_waited_for(tmp_path: Path) -> None:
     run = run_dir(tmp_path, ["sh", "-c", "exit 3"])
-    write_json(run.lock, {**lock.me(), "host": "n1", "boot": "of another machine", "attempt": "slurm-7.0"})
+    write_json(
+        run.lock, {**lock.me(), "host": "n1", "boot": "of another machine", "attempt": "slurm-7.0"}
+    )
     soon = time.time() - lock.LEASE_S + 2
     os.utime(run.lock, (soon, soon))
     assert end(start(run, "local-2")) == 1
@@ -257,11 +362,20 @@ def test_the_lease_of_a_machine_that_died_is_waited_for(tmp_path: Path) -> None:
 
 
 def test_a_job_whose_time_is_over_before_a_lost_nodes_lease_goes_on(tmp_path: Path) -> None:
-    """With a limit of a minute the job that came after a power cut was signalled while it waited, and failed for good."""
+    """With a limit of a minute the job that came after a power cut was signalled while it waited,
+    and failed for good.
+    """
     run = run_dir(tmp_path, ["sh", "-c", "exit 3"])
-    write_json(run.lock, {**lock.me(), "host": "n1", "boot": "of another machine", "attempt": "slurm-7.0"})
+    write_json(
+        run.lock, {**lock.me(), "host": "n1", "boot": "of another machine", "attempt": "slurm-7.0"}
+    )
     fake(tmp_path / "bin", "scontrol", f'test "$1" = show || echo "$@" >> {tmp_path}/requeued')
-    environment = {**os.environ, "PATH": f"{tmp_path}/bin:{os.environ['PATH']}", "SLURM_JOB_ID": "7", "SLURM_RESTART_COUNT": "1"}
+    environment = {
+        **os.environ,
+        "PATH": f"{tmp_path}/bin:{os.environ['PATH']}",
+        "SLURM_JOB_ID": "7",
+        "SLURM_RESTART_COUNT": "1",
+    }
     argv = [sys.executable, "-m", "launch.node", str(run.path), "--slurm"]
     process = subprocess.Popen(argv, cwd=PROJECT, env=environment, stdin=subprocess.DEVNULL)
     deadline = time.monotonic() + 30
@@ -292,7 +406,9 @@ def test_a_lock_has_one_holder_though_many_try_and_a_dead_one_is_in_the_way(tmp_
     write_json(path, {**lock.me(), "pid": dead.pid, "start": 1})
     context = multiprocessing.get_context("spawn")
     go = time.time() + 1.0
-    tries = [context.Process(target=take_and_count, args=(str(path), str(counter), go)) for _ in range(4)]
+    tries = [
+        context.Process(target=take_and_count, args=(str(path), str(counter), go)) for _ in range(4)
+    ]
     for process in tries:
         process.start()
     for process in tries:
@@ -332,8 +448,12 @@ def test_a_task_of_an_array_takes_its_own_run(tmp_path: Path) -> None:
     task = {"SLURM_JOB_ID": "9", "SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "1"}
     environment = {**os.environ, **task, "PATH": f"{tmp_path}/bin:{os.environ['PATH']}"}
     argv = [sys.executable, "-m", "launch.node", str(listing), "--slurm"]
-    subprocess.run(argv, cwd=PROJECT, env=environment, stdin=subprocess.DEVNULL, timeout=60, check=False)
-    assert (runs[1].path / "said").read_text() == "x-bbbbbbbb\n" and not (runs[0].path / "said").exists()
+    subprocess.run(
+        argv, cwd=PROJECT, env=environment, stdin=subprocess.DEVNULL, timeout=60, check=False
+    )
+    assert (runs[1].path / "said").read_text() == "x-bbbbbbbb\n" and not (
+        runs[0].path / "said"
+    ).exists()
     assert [a.id for a in runs[1].all_attempts()] == ["slurm-7_1.0"] and not runs[0].all_attempts()
     assert runs[1].all_attempts()[0].script.read_text() == f"srun {runs[1].path}"
 
@@ -342,9 +462,26 @@ def test_a_task_whose_run_was_removed_makes_no_other(tmp_path: Path) -> None:
     sweep = SweepDir(tmp_path / "x.sweep")
     sweep.slurm.mkdir(parents=True)
     run = sweep.run("x-aaaaaaaa")
-    listing = array.write(sweep, [array.Task(run, {"job": "", "plan": {}, "data": 0})], "", {"root": "", "record": {}}, [{}])
+    listing = array.write(
+        sweep,
+        [array.Task(run, {"job": "", "plan": {}, "data": 0})],
+        "",
+        {"root": "", "record": {}},
+        [{}],
+    )
     task = {"SLURM_JOB_ID": "9", "SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "0"}
     argv = [sys.executable, "-m", "launch.node", str(listing), "--slurm"]
-    done = subprocess.run(argv, cwd=PROJECT, env={**os.environ, **task}, capture_output=True, text=True, timeout=60, check=False)
-    assert (done.returncode, done.stderr) == (0, "") and "its run was removed, or queued again since" in done.stdout
+    done = subprocess.run(
+        argv,
+        cwd=PROJECT,
+        env={**os.environ, **task},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (
+        0,
+        "",
+    ) and "its run was removed, or queued again since" in done.stdout
     assert not run.path.exists()

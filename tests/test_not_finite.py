@@ -1,4 +1,6 @@
-"""Outputs that are not finite: null in rows, outcome, figures and pages, and the best of nothing."""
+"""Outputs that are not finite: null in rows, outcome, figures and pages, and the best
+of nothing.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,9 @@ def strict(text: str) -> Any:
 
 
 class Odd(nn.Module):
-    """Gives `outputs` numbers of a picture (of masks of each pixel); one of them is `value` where the first pixel is 255."""
+    """Gives `outputs` numbers of a picture (of masks of each pixel); one of them is `value` where
+    the first pixel is 255.
+    """
 
     def __init__(self, outputs: int, value: float, *, masks: bool) -> None:
         super().__init__()
@@ -62,7 +66,14 @@ class AsTheyAre:
         return images.float()
 
 
-LINEAR = {"name": "linear", "features": 1, "w": [1.0], "b": 0.0, "train_samples": 9, "test_samples": 9}
+LINEAR = {
+    "name": "linear",
+    "features": 1,
+    "w": [1.0],
+    "b": 0.0,
+    "train_samples": 9,
+    "test_samples": 9,
+}
 TASKS: dict[str, tuple[dict[str, Any], dict[str, Any], tuple[str, ...]]] = {
     "classes": (ranks.DIGITS, {"name": "mlp", "hidden": []}, ("accuracy", "accuracy_top5")),
     "masks": ({"name": "voc", "crop": [32, 32]}, {"name": "fcn"}, ("accuracy", "mean_iou")),
@@ -82,11 +93,15 @@ def test_one_sample_leaves_no_figure(tmp_path: Path, task: str, value: float) ->
         "masks": np.full((5, 4, 4), 11, dtype=np.uint8),
         "numbers": np.zeros((5, 12), dtype=np.float32),
     }[task]
-    world = World(0, 0, 1, torch.device("cpu"), RunDir(tmp_path), RunDir(tmp_path).attempt("local-1"), None)
+    world = World(
+        0, 0, 1, torch.device("cpu"), RunDir(tmp_path), RunDir(tmp_path).attempt("local-1"), None
+    )
 
     def result() -> Any:
         answers, batches = Odd(12, value, masks=task == "masks"), cast(Batches, AsTheyAre())
-        return evaluate(answers, Split(pixels, labels), batches, world, config, num_classes=12, batch_size=2)
+        return evaluate(
+            answers, Split(pixels, labels), batches, world, config, num_classes=12, batch_size=2
+        )
 
     whole = result()
     assert whole.not_finite == 0 and whole.loss is not None
@@ -120,7 +135,8 @@ def diverged(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
 def test_rows_and_outcome_hold_null(diverged: RunDir) -> None:
     rows = [strict(line) for line in diverged.metrics.read_text().splitlines()]
     evaluations = [row for row in rows if row["kind"] == "eval"]
-    assert [row["split"] for row in evaluations] == ["val", "test"]  # after the first one the run ends: it cannot recover
+    # after the first one the run ends: it cannot recover
+    assert [row["split"] for row in evaluations] == ["val", "test"]
     for row in evaluations:
         assert row["loss"] is None and row["accuracy"] is None
         assert row["not_finite"] == {"val": 144, "test": 360}[row["split"]]
@@ -143,7 +159,10 @@ def test_figures_hold_null(diverged: RunDir) -> None:
 def test_page_and_status_show_none(diverged: RunDir) -> None:
     page = Page(write(diverged))
     assert "— test accuracy so far, at step 13: not finite" in page.text
-    assert "Test set: the outputs of 360 samples were not finite, so none is right or wrong." in page.text
+    assert (
+        "Test set: the outputs of 360 samples were not finite, so none is right or wrong."
+        in page.text
+    )
     assert "test: NaN at step 13" in page.text
     row = Row.of(diverged, rundir.standing(diverged))
     assert row.accuracy == "-"
@@ -165,44 +184,76 @@ NOTHING = {"loss": None, "accuracy": None, "not_finite": 7}
 
 
 def test_an_older_evaluation_is_not_the_newest_ones_result(tmp_path: Path) -> None:
-    run = ended(RunDir(tmp_path / "t-00000001"), [eval_row(100, 0.9), {**eval_row(200, 0.0), **NOTHING}])
+    run = ended(
+        RunDir(tmp_path / "t-00000001"), [eval_row(100, 0.9), {**eval_row(200, 0.0), **NOTHING}]
+    )
     page = Page(write(run))
     assert "— test accuracy: not finite" in page.text and "90.00% test accuracy" not in page.text
     end = Outcome("completed", "completed", "local-1", "t", 200, extra={"test_not_finite": 7})
-    assert result_line(end) == (
-        "completed: no test figure, since the outputs of 7 test samples are not finite, after 200 steps"
+    assert (
+        result_line(end)
+        == "completed: no test figure, since the outputs of 7 test samples are not finite, after"
+        " 200 steps"
     )
 
 
-def test_a_point_without_a_finite_validation_is_not_the_best_and_hides_no_other(tmp_path: Path) -> None:
+def test_a_point_without_a_finite_validation_is_not_the_best_and_hides_no_other(
+    tmp_path: Path,
+) -> None:
     sweep = SweepDir(tmp_path / "t.sweep")
     sweep.path.mkdir()
-    chosen = {"split": "val", "metric": "accuracy", "value": 0.8, "global_step": 200, "test_accuracy": 0.7}
-    ended(RunDir(tmp_path / "t-0"), [eval_row(200, 0.8, split="val"), eval_row(200, 0.7)], test_accuracy=0.7,
-          extra={"best": chosen})  # fmt: skip
-    ended(RunDir(tmp_path / "t-1"), [{**eval_row(200, 0.0, split="val"), **NOTHING}, eval_row(200, 0.9)], test_accuracy=0.9)
+    chosen = {
+        "split": "val",
+        "metric": "accuracy",
+        "value": 0.8,
+        "global_step": 200,
+        "test_accuracy": 0.7,
+    }
+    ended(
+        RunDir(tmp_path / "t-0"),
+        [eval_row(200, 0.8, split="val"), eval_row(200, 0.7)],
+        test_accuracy=0.7,
+        extra={"best": chosen},
+    )
+    ended(
+        RunDir(tmp_path / "t-1"),
+        [{**eval_row(200, 0.0, split="val"), **NOTHING}, eval_row(200, 0.9)],
+        test_accuracy=0.9,
+    )
     record = [{"axes": {"train.seed": i}, "run_id": f"t-{i}"} for i in range(2)]
     submit = {"started": 1_760_000_000.0, "backend": "local", "settings": [], "points": record}
     write_json(sweep.record, {"job": "t", "submits": [submit]})
     found = points.read(sweep).points
     first = best(found)
-    assert first is not None and first.by_validation and first.point is found[0]  # not by the test set
+    # not by the test set
+    assert first is not None and first.by_validation and first.point is found[0]
     assert best(found[1:]) is None
 
 
 def test_an_epoch_of_which_a_part_is_not_finite_has_no_mean(tmp_path: Path) -> None:
     rows = [train_row(10, 2.0), {**train_row(20, 0.0), "loss": None, "accuracy": None}]
     run = ended(RunDir(tmp_path / "t-00000001"), rows)
-    write_json(run.evaluation("test"), {"classes": ["a"], "samples": None, "correct": None, "not_finite": 7})
+    write_json(
+        run.evaluation("test"),
+        {"classes": ["a"], "samples": None, "correct": None, "not_finite": 7},
+    )
     of = measured.Run(run, RunConfig.model_validate_json(run.config.read_text()), 0, {})
-    assert measured.measure(of, "train_loss", 1) is None and measured.measure(of, "train_accuracy", 1) is None
+    assert (
+        measured.measure(of, "train_loss", 1) is None
+        and measured.measure(of, "train_accuracy", 1) is None
+    )
     assert measured.measure(of, "class_accuracy", None, "a") is None
     assert "train: NaN at step 20" in Page(write(run)).text
 
 
 def test_predict_says_nothing_of_a_picture(tmp_path: Path) -> None:
     config = ranks.config(model={"name": "mlp", "hidden": []}, epochs=1)
-    run = ranks.completed(tmp_path, prepare(config.train.data, tmp_path, tmp_path), model={"name": "mlp", "hidden": []}, epochs=1)
+    run = ranks.completed(
+        tmp_path,
+        prepare(config.train.data, tmp_path, tmp_path),
+        model={"name": "mlp", "hidden": []},
+        epochs=1,
+    )
     found, _ = checkpoint.find(run, "latest")
     model = trained.load(run, config, found, "cpu")
     Image.new("L", (8, 8), 128).save(tmp_path / "a.png")
@@ -217,5 +268,8 @@ def test_predict_says_nothing_of_a_picture(tmp_path: Path) -> None:
 
 def test_json_has_null_at_any_depth() -> None:
     nan, inf = float("nan"), float("inf")
-    assert strict(to_json({"a": [1.5, nan, (inf, {"b": -inf})], "c": True})) == {"a": [1.5, None, [None, {"b": None}]], "c": True}
+    assert strict(to_json({"a": [1.5, nan, (inf, {"b": -inf})], "c": True})) == {
+        "a": [1.5, None, [None, {"b": None}]],
+        "c": True,
+    }
     assert to_json({"a": 0.1}, indent=2) == json.dumps({"a": 0.1}, indent=2)

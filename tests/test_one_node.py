@@ -1,4 +1,6 @@
-"""One node needs no name that resolves; what is said of a name that does not, and of a network, goes by the number of nodes."""
+"""One node needs no name that resolves; what is said of a name that does not, and of a network,
+goes by the number of nodes.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +19,10 @@ from trainer.config.layout import Attempt, RunDir, write_json
 from trainer.config.outcome import Outcome
 
 LOST = "Connection closed by peer [127.0.0.1]:35555"
-GAI = ("[W1130 21:30:{second}.868 socket.cpp:764] [c10d] The IPv6 network addresses of (nowhere-laptop, 36451) cannot be retrieved "
-       "(gai error: -2 - Name or service not known).\n")  # fmt: skip
+GAI = (
+    "[W1130 21:30:{second}.868 socket.cpp:764] [c10d] The IPv6 network addresses of"
+    " (nowhere-laptop, 36451) cannot be retrieved (gai error: -2 - Name or service not known).\n"
+)
 # The trainer's own start, without a run: a group of two, and a sum over it.
 TWO_RANKS = """
 import os, torch, torch.distributed as dist
@@ -37,8 +41,19 @@ def no_name(*argv: str) -> list[str]:
     if shutil.which("unshare") is None:
         pytest.skip("takes unshare")
     own = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
-    command = ["unshare", *own, "--uts", "sh", "-c", 'hostname nowhere-laptop && exec "$@"', "sh", *argv]
-    if subprocess.run([*command[: command.index("sh")], "true"], capture_output=True, check=False).returncode:
+    command = [
+        "unshare",
+        *own,
+        "--uts",
+        "sh",
+        "-c",
+        'hostname nowhere-laptop && exec "$@"',
+        "sh",
+        *argv,
+    ]
+    if subprocess.run(
+        [*command[: command.index("sh")], "true"], capture_output=True, check=False
+    ).returncode:
         pytest.skip("this system gives no names of one's own")
     return command
 
@@ -49,10 +64,26 @@ def test_a_machine_whose_name_does_not_resolve(tmp_path: Path, ranks: int) -> No
     script.write_text(TWO_RANKS)
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONWARNINGS"}  # torchrun's own
     environment |= {"PYTHONPATH": str(PROJECT), "FOLDER": str(tmp_path), "OMP_NUM_THREADS": "1"}
-    torchrun = [sys.executable, "-m", "torch.distributed.run", *ONE_NODE, f"--nproc-per-node={ranks}", str(script)]
-    ended = subprocess.run(no_name(*torchrun), env=environment, capture_output=True, text=True, timeout=120, check=False)
+    torchrun = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        *ONE_NODE,
+        f"--nproc-per-node={ranks}",
+        str(script),
+    ]
+    ended = subprocess.run(
+        no_name(*torchrun),
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
     assert ended.returncode == 0, ended.stderr
-    assert [(tmp_path / str(rank)).read_text() for rank in range(ranks)] == [f"{ranks} 127.0.0.1"] * ranks
+    assert [(tmp_path / str(rank)).read_text() for rank in range(ranks)] == [
+        f"{ranks} 127.0.0.1"
+    ] * ranks
     assert "gai error" not in ended.stderr and "resolve hostname" not in ended.stderr
 
 
@@ -91,7 +122,8 @@ def test_a_name_that_does_not_resolve_is_the_cause(tmp_path: Path, evidence: boo
 
 
 def test_a_name_that_has_no_ipv6_address_is_none(tmp_path: Path) -> None:
-    found = end(tmp_path, 2, GAI.format(second=10))  # torch says this once of each such name, and goes on
+    # torch says this once of each such name, and goes on
+    found = end(tmp_path, 2, GAI.format(second=10))
     assert found.cause == f"DistNetworkError: {LOST}"
 
 

@@ -1,4 +1,6 @@
-"""Schedules in closed form against torch's own, parameter groups, and the update that a bad gradient never makes."""
+"""Schedules in closed form against torch's own, parameter groups, and the update that a bad
+gradient never makes.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,10 @@ TOTAL = STEPS_PER_EPOCH * EPOCHS
 
 def rates(schedule: dict[str, Any]) -> list[float]:
     config = ranks.config(schedule=schedule).train
-    return [optim.learning_rate(0.4, config.schedule, step, STEPS_PER_EPOCH, TOTAL) for step in range(TOTAL)]
+    return [
+        optim.learning_rate(0.4, config.schedule, step, STEPS_PER_EPOCH, TOTAL)
+        for step in range(TOTAL)
+    ]
 
 
 def torchs(make: Any) -> list[float]:
@@ -38,8 +43,12 @@ def test_schedules_are_torchs() -> None:
     assert rates({"name": "cosine"}) == pytest.approx(cosine, abs=1e-12)
     steps = torchs(lambda o: lr_scheduler.StepLR(o, 2 * STEPS_PER_EPOCH, 0.1))
     assert rates({"name": "step", "every_epochs": 2}) == pytest.approx(steps)
-    milestones = torchs(lambda o: lr_scheduler.MultiStepLR(o, [STEPS_PER_EPOCH, 3 * STEPS_PER_EPOCH], 0.5))
-    assert rates({"name": "multistep", "milestones_epochs": [1, 3], "gamma": 0.5}) == pytest.approx(milestones)
+    milestones = torchs(
+        lambda o: lr_scheduler.MultiStepLR(o, [STEPS_PER_EPOCH, 3 * STEPS_PER_EPOCH], 0.5)
+    )
+    assert rates({"name": "multistep", "milestones_epochs": [1, 3], "gamma": 0.5}) == pytest.approx(
+        milestones
+    )
 
 
 def test_warm_up_and_one_cycle() -> None:
@@ -63,14 +72,22 @@ def test_biases_and_norms_can_be_left_out_of_weight_decay() -> None:
     assert (weights["weight_decay"], rest["weight_decay"]) == (0.5, 0.0)
     named = {id(p): n for n, p in model.named_parameters()}
     assert all(named[id(p)].endswith("weight") and p.ndim > 1 for p in weights["params"])
-    assert {named[id(p)].rsplit(".", 1)[-1] for p in rest["params"]} == {"weight", "bias"}  # of the norms, and biases
+    # of the norms, and biases
+    assert {named[id(p)].rsplit(".", 1)[-1] for p in rest["params"]} == {"weight", "bias"}
     assert len(weights["params"]) + len(rest["params"]) == len(named)
 
 
-@pytest.mark.parametrize("optimizer", [
-    {"name": "sgd", "lr": 0.1, "momentum": 0.9}, {"name": "adam", "lr": 0.01, "weight_decay": 0.1}, {"name": "adamw", "lr": 0.01},
-    {"name": "adagrad", "lr": 0.1}, {"name": "rmsprop", "lr": 0.01, "alpha": 0.9}, {"name": "adadelta", "lr": 1.0, "rho": 0.9},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        {"name": "sgd", "lr": 0.1, "momentum": 0.9},
+        {"name": "adam", "lr": 0.01, "weight_decay": 0.1},
+        {"name": "adamw", "lr": 0.01},
+        {"name": "adagrad", "lr": 0.1},
+        {"name": "rmsprop", "lr": 0.01, "alpha": 0.9},
+        {"name": "adadelta", "lr": 1.0, "rho": 0.9},
+    ],
+)
 def test_a_bad_gradient_changes_neither_weights_nor_state(optimizer: dict[str, Any]) -> None:
     model = torch.nn.Linear(3, 2)
     made = optim.build(model, config(**optimizer))
@@ -82,25 +99,43 @@ def test_a_bad_gradient_changes_neither_weights_nor_state(optimizer: dict[str, A
             p.grad = torch.full_like(p, value)
         made.found_inf = torch.tensor(bad)  # type: ignore[attr-defined]
         made.step()
-        names = {name for s in made.state.values() for name in s} - ({"step"} if put_back else set())  # which no formula reads
-        state = [v for s in made.state.values() for k, v in s.items() if isinstance(v, torch.Tensor) and k in names]
+        # which no formula reads
+        names = {name for s in made.state.values() for name in s} - (
+            {"step"} if put_back else set()
+        )
+        state = [
+            v
+            for s in made.state.values()
+            for k, v in s.items()
+            if isinstance(v, torch.Tensor) and k in names
+        ]
         return [t.detach().clone() for t in (*model.parameters(), *state)]
 
     if put_back:  # also of the very first step, which makes the state
         fresh = [p.detach().clone() for p in model.parameters()]
         spoilt = step(float("nan"), 1.0)
-        assert all(torch.equal(a, b) for a, b in zip(fresh, spoilt[:2], strict=True)) and not any(v.any() for v in spoilt[2:])
+        assert all(torch.equal(a, b) for a, b in zip(fresh, spoilt[:2], strict=True)) and not any(
+            v.any() for v in spoilt[2:]
+        )
     before = step(1.0, 0.0)
     assert all(torch.equal(a, b) for a, b in zip(before, step(float("nan"), 1.0), strict=True))
     assert not all(torch.equal(a, b) for a, b in zip(before, step(1.0, 0.0), strict=True))
 
 
-@pytest.mark.parametrize(("model", "data", "parameters"), [
-    ({"name": "lenet"}, (3, 32), 62_006), ({"name": "lenet", "activation": "sigmoid"}, (1, 28), 44_426),
-    ({"name": "mlp", "hidden": []}, (1, 28), 7_850), ({"name": "mlp", "hidden": [256]}, (1, 28), 203_530),
-    ({"name": "resnet"}, (3, 32), 11_173_962), ({"name": "resnet", "width": 16, "blocks": [1, 1, 1]}, (1, 8), 77_754),
-])  # fmt: skip
-def test_parameters_worked_out_by_hand(model: dict[str, Any], data: tuple[int, int], parameters: int) -> None:
+@pytest.mark.parametrize(
+    ("model", "data", "parameters"),
+    [
+        ({"name": "lenet"}, (3, 32), 62_006),
+        ({"name": "lenet", "activation": "sigmoid"}, (1, 28), 44_426),
+        ({"name": "mlp", "hidden": []}, (1, 28), 7_850),
+        ({"name": "mlp", "hidden": [256]}, (1, 28), 203_530),
+        ({"name": "resnet"}, (3, 32), 11_173_962),
+        ({"name": "resnet", "width": 16, "blocks": [1, 1, 1]}, (1, 8), 77_754),
+    ],
+)
+def test_parameters_worked_out_by_hand(
+    model: dict[str, Any], data: tuple[int, int], parameters: int
+) -> None:
     channels, size = data
     built = models.build(ranks.config(model=model).train.model, 10, channels, (size, size))
     assert sum(p.numel() for p in built.parameters()) == parameters
@@ -109,19 +144,37 @@ def test_parameters_worked_out_by_hand(model: dict[str, Any], data: tuple[int, i
 
 def test_initialisers_draw_what_they_say() -> None:
     torch.manual_seed(0)
-    for init, std in (({"name": "normal", "std": 0.01}, 0.01), ({"name": "xavier_uniform"}, (2 / (256 + 784)) ** 0.5),
-                      ({"name": "kaiming_normal"}, (2 / 256) ** 0.5)):  # fmt: skip
+    for init, std in (
+        ({"name": "normal", "std": 0.01}, 0.01),
+        ({"name": "xavier_uniform"}, (2 / (256 + 784)) ** 0.5),
+        ({"name": "kaiming_normal"}, (2 / 256) ** 0.5),
+    ):
         train = ranks.config(model={"name": "mlp", "hidden": [256]}, init=init).train
-        first = next(m for m in models.build(train.model, 10, 1, (28, 28), train.init) if isinstance(m, torch.nn.Linear))
-        assert float(first.weight.detach().std()) == pytest.approx(std, rel=0.02) and not first.bias.any()
+        first = next(
+            m
+            for m in models.build(train.model, 10, 1, (28, 28), train.init)
+            if isinstance(m, torch.nn.Linear)
+        )
+        assert (
+            float(first.weight.detach().std()) == pytest.approx(std, rel=0.02)
+            and not first.bias.any()
+        )
 
 
-@pytest.mark.parametrize(("optimizer", "torchs_own"), [
-    ({"name": "adagrad", "lr": 0.1}, lambda p: torch.optim.Adagrad(p, lr=0.1)),
-    ({"name": "rmsprop", "lr": 0.01, "alpha": 0.9}, lambda p: torch.optim.RMSprop(p, lr=0.01, alpha=0.9)),
-    ({"name": "adadelta", "lr": 1.0, "rho": 0.8}, lambda p: torch.optim.Adadelta(p, rho=0.8)),
-])  # fmt: skip
-def test_what_is_put_back_where_bad_is_torchs_own_where_good(optimizer: dict[str, Any], torchs_own: Any) -> None:
+@pytest.mark.parametrize(
+    ("optimizer", "torchs_own"),
+    [
+        ({"name": "adagrad", "lr": 0.1}, lambda p: torch.optim.Adagrad(p, lr=0.1)),
+        (
+            {"name": "rmsprop", "lr": 0.01, "alpha": 0.9},
+            lambda p: torch.optim.RMSprop(p, lr=0.01, alpha=0.9),
+        ),
+        ({"name": "adadelta", "lr": 1.0, "rho": 0.8}, lambda p: torch.optim.Adadelta(p, rho=0.8)),
+    ],
+)
+def test_what_is_put_back_where_bad_is_torchs_own_where_good(
+    optimizer: dict[str, Any], torchs_own: Any
+) -> None:
     torch.manual_seed(0)
     ours, theirs = torch.nn.Linear(3, 2), torch.nn.Linear(3, 2)
     theirs.load_state_dict(ours.state_dict())
@@ -132,4 +185,6 @@ def test_what_is_put_back_where_bad_is_torchs_own_where_good(optimizer: dict[str
             p.grad = q.grad = torch.randn_like(p)
         made.step()
         plain.step()
-    assert all(torch.equal(p, q) for p, q in zip(ours.parameters(), theirs.parameters(), strict=True))
+    assert all(
+        torch.equal(p, q) for p, q in zip(ours.parameters(), theirs.parameters(), strict=True)
+    )

@@ -1,4 +1,6 @@
-"""`train.parity: bitwise` gives the same bits on any number of ranks, also where that changes in the middle; DDP does not."""
+"""`train.parity: bitwise` gives the same bits on any number of ranks, also where that changes in
+the middle; DDP does not.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,8 @@ from trainer.data.prepared import load, prepare
 from trainer.state import Trainer
 from trainer.train import gradients
 
-# 15 steps of 100 samples, 4 shards of 25; the last one has 37, 2 shards: with 3 ranks and more some have none
+# 15 steps of 100 samples, 4 shards of 25; the last one has 37, 2 shards: with 3 ranks and more some
+# have none
 PARITY = {"epochs": 1, "parity": "bitwise", "parity_shards": 4}
 MLP = {"name": "mlp", "hidden": [32], "dropout": 0.2}
 
@@ -35,15 +38,23 @@ def result(run: RunDir, attempt: str) -> tuple[str | None, bytes]:
     return found.weights_sha256, run.metrics.read_bytes()
 
 
-def trained(folder: Path, prepared: dict[str, Any], world_size: int, **train: Any) -> tuple[str | None, bytes]:
-    run = ranks.make_run(folder / f"on-{world_size}", ranks.config(ranks=world_size, **train), prepared)
+def trained(
+    folder: Path, prepared: dict[str, Any], world_size: int, **train: Any
+) -> tuple[str | None, bytes]:
+    run = ranks.make_run(
+        folder / f"on-{world_size}", ranks.config(ranks=world_size, **train), prepared
+    )
     assert ranks.train(run, "local-1", world_size) == 0, ranks.logs(run)
     return result(run, "local-1")
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory, prepared: dict[str, Any]) -> tuple[str | None, bytes]:
-    """BatchNorm, dropout, momentum, weight decay, augmentation and an average of the weights, on one rank."""
+def alone(
+    tmp_path_factory: pytest.TempPathFactory, prepared: dict[str, Any]
+) -> tuple[str | None, bytes]:
+    """BatchNorm, dropout, momentum, weight decay, augmentation and an average of the weights, on
+    one rank.
+    """
     return trained(tmp_path_factory.mktemp("alone"), prepared, 1, **PARITY, ema_decay=0.9)
 
 
@@ -54,17 +65,25 @@ def test_the_same_bits_on_more_ranks(
     assert trained(tmp_path, prepared, world_size, **PARITY, ema_decay=0.9) == alone
 
 
-def test_the_same_bits_on_4_then_1_then_2_ranks(tmp_path: Path, prepared: dict[str, Any], alone: tuple[str | None, bytes]) -> None:
+def test_the_same_bits_on_4_then_1_then_2_ranks(
+    tmp_path: Path, prepared: dict[str, Any], alone: tuple[str | None, bytes]
+) -> None:
     run = ranks.make_run(tmp_path, ranks.config(ranks=4, **PARITY, ema_decay=0.9), prepared)
-    for number, (world_size, step) in enumerate([(4, 3), (1, 10), (2, None)], start=1):  # stopped between two log rows
+    # stopped between two log rows
+    for number, (world_size, step) in enumerate([(4, 3), (1, 10), (2, None)], start=1):
         ranks.set_execution(run, stop_after_step=step)
         assert ranks.train(run, f"local-{number}", world_size) == 0, ranks.logs(run)
     assert result(run, "local-3") == alone
     said = ranks.logs(run)
-    assert "written by 4 rank(s), continued by 1: the same bits" in said and "no longer bit-exact" not in said
+    assert (
+        "written by 4 rank(s), continued by 1: the same bits" in said
+        and "no longer bit-exact" not in said
+    )
 
 
-def test_ddp_has_other_bits_on_two_ranks_and_parity_those_of_one(tmp_path: Path, prepared: dict[str, Any]) -> None:
+def test_ddp_has_other_bits_on_two_ranks_and_parity_those_of_one(
+    tmp_path: Path, prepared: dict[str, Any]
+) -> None:
     """The same chunks, the same dropout, no BatchNorm: what differs is the order of a sum."""
     ddp = {"epochs": 1, "model": MLP, "micro_batch_size": 25}
     one = trained(tmp_path / "ddp", prepared, 1, **ddp)
@@ -73,36 +92,58 @@ def test_ddp_has_other_bits_on_two_ranks_and_parity_those_of_one(tmp_path: Path,
     assert trained(tmp_path / "parity", prepared, 2, **PARITY, model=MLP) == one
 
 
-def test_every_setting_together_on_one_rank_and_on_three(tmp_path: Path, prepared: dict[str, Any]) -> None:
+def test_every_setting_together_on_one_rank_and_on_three(
+    tmp_path: Path, prepared: dict[str, Any]
+) -> None:
     settings = {
-        "parity": "bitwise", "precision": "bf16", "channels_last": True, "label_smoothing": 0.1, "clip_grad_norm": 0.5, "epochs": 2,
-        "optimizer": {"name": "adamw", "lr": 0.01, "decay_bias_and_norm": False}, "schedule": {"name": "one_cycle"},
-        "data": {**ranks.DIGITS, "random_horizontal_flip": True, "validation": 0.2}, "best_metric": "loss", "ema_decay": 0.9,
-        "early_stopping": {"patience_evaluations": 9}, "init": {"name": "kaiming_normal"},
-    }  # fmt: skip
+        "parity": "bitwise",
+        "precision": "bf16",
+        "channels_last": True,
+        "label_smoothing": 0.1,
+        "clip_grad_norm": 0.5,
+        "epochs": 2,
+        "optimizer": {"name": "adamw", "lr": 0.01, "decay_bias_and_norm": False},
+        "schedule": {"name": "one_cycle"},
+        "data": {**ranks.DIGITS, "random_horizontal_flip": True, "validation": 0.2},
+        "best_metric": "loss",
+        "ema_decay": 0.9,
+        "early_stopping": {"patience_evaluations": 9},
+        "init": {"name": "kaiming_normal"},
+    }
     one = trained(tmp_path, prepared, 1, **settings)
     assert trained(tmp_path, prepared, 3, **settings) == one
     rows = read_jsonl(tmp_path / "on-3" / "t-00000000" / "metrics.jsonl")
-    assert sum(row["samples"] for row in rows if row["kind"] == "train") == 2 * 1150  # each sample counted once
+    # each sample counted once
+    assert sum(row["samples"] for row in rows if row["kind"] == "train") == 2 * 1150
     assert {row["split"] for row in rows if row["kind"] == "eval"} == {"val", "test"}
 
 
-def test_the_gradient_is_that_of_one_pass_and_the_statistics_are_torchs(tmp_path: Path, prepared: dict[str, Any]) -> None:
+def test_the_gradient_is_that_of_one_pass_and_the_statistics_are_torchs(
+    tmp_path: Path, prepared: dict[str, Any]
+) -> None:
     def make(**train: Any) -> Trainer:
-        config = ranks.config("gradient", execution={"hang_limit_s": None}, **train)  # its watchdog would end these tests
+        # its watchdog would end these tests
+        config = ranks.config("gradient", execution={"hang_limit_s": None}, **train)
         run = ranks.make_run(tmp_path, config, prepared)
         return Trainer(config, distributed.start(config, run), load(run))
 
     together = make(**PARITY, channels_last=True)
-    apart = make(epochs=1, micro_batch_size=25, channels_last=True)  # torch's own momentum, chunk by chunk
+    # torch's own momentum, chunk by chunk
+    apart = make(epochs=1, micro_batch_size=25, channels_last=True)
     in_order = parity.InShardOrder(gradients, together.model, together.world)
     for t, add_gradients in ((together, in_order), (apart, gradients)):
         t.model.train()
         for step in (0, 14):  # 4 shards and 2
             t.optimizer.zero_grad(set_to_none=False)
-            add_gradients(t.model, t.batches.at(step), step, t.config.train, t.world, t.guard, t.sums)
-    for (name, found), expected in zip(together.model.state_dict().items(), apart.model.state_dict().values(), strict=True):
-        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-7, msg=lambda m, n=name: f"{n}: {m}")
+            add_gradients(
+                t.model, t.batches.at(step), step, t.config.train, t.world, t.guard, t.sums
+            )
+    for (name, found), expected in zip(
+        together.model.state_dict().items(), apart.model.state_dict().values(), strict=True
+    ):
+        torch.testing.assert_close(
+            found, expected, rtol=1e-6, atol=1e-7, msg=lambda m, n=name: f"{n}: {m}"
+        )
     assert together.model.stem[1].num_batches_tracked == 6
     for found, expected in zip(together.model.parameters(), apart.model.parameters(), strict=True):
         assert found.grad.stride() == found.stride()  # what the fused optimizers take for granted

@@ -1,4 +1,6 @@
-"""`batchyard results`: printed figures beside ours, over the seeds of a job's runs; what is not comparable, and why."""
+"""`batchyard results`: printed figures beside ours, over the seeds of a job's runs; what is not
+comparable, and why.
+"""
 
 from __future__ import annotations
 
@@ -46,14 +48,25 @@ def job(folder: Path, text: str, name: str = "lines") -> Job:
 
 
 def add(
-    runs: Path, of: Job, rows: list[dict[str, Any]], *settings: str, status: Any = "completed", without_gpu: bool = False,
-    point: int = 0, name: str = "", world_size: int = 1, data: dict[str, Any] | None = None, **execution: Any,
+    runs: Path,
+    of: Job,
+    rows: list[dict[str, Any]],
+    *settings: str,
+    status: Any = "completed",
+    without_gpu: bool = False,
+    point: int = 0,
+    name: str = "",
+    world_size: int = 1,
+    data: dict[str, Any] | None = None,
+    **execution: Any,
 ) -> RunDir:
     """A run of the job as it would be submitted, with those rows."""
     train = spec.load_points(of, settings, without_gpu=without_gpu).specs[point].train
     run = RunDir(runs / f"{of.name}-{train.digest()[:8]}{name}")
     how = {"ranks": 1, "threads_per_rank": 1, "device": "cpu", **execution}
-    config = RunConfig.model_validate({"job": of.name, "run_id": run.run_id, "train": train, "execution": how})
+    config = RunConfig.model_validate(
+        {"job": of.name, "run_id": run.run_id, "train": train, "execution": how}
+    )
     write_json(run.config, config.model_dump(mode="json"))
     write_json(run.data_record, data or {})
     lines(run.metrics, rows)
@@ -67,7 +80,9 @@ def add(
 
 def cpu_name() -> str:
     """By lscpu, which is none of ours."""
-    told = subprocess.run(["lscpu"], capture_output=True, text=True, check=True, env={**os.environ, "LC_ALL": "C"}).stdout
+    told = subprocess.run(
+        ["lscpu"], capture_output=True, text=True, check=True, env={**os.environ, "LC_ALL": "C"}
+    ).stdout
     return re.search(r"^Model name: *(.+)$", told, re.MULTILINE)[1].strip()  # type: ignore[index]
 
 
@@ -89,12 +104,28 @@ def runs(tmp_path: Path) -> Path:
 
 @pytest.mark.long
 def test_real_runs_of_two_seeds_from_the_file_to_the_page(tmp_path: Path, runs: Path) -> None:
-    of = job(tmp_path, DIGITS + PRINTED.replace("0.6}", "0.6, train_loss: 0.001, class_accuracy: {'0': 0.5}}"), "small")
+    of = job(
+        tmp_path,
+        DIGITS + PRINTED.replace("0.6}", "0.6, train_loss: 0.001, class_accuracy: {'0': 0.5}}"),
+        "small",
+    )
     shell = Shell(runs)
     for seed in (0, 1):
         shell.run("submit", str(of.path), "--set", f"train.seed={seed}")
-    shell.run("submit", str(of.path), "--set", "train.seed=2", "--set", "execution.stop_after_step=30", code=75)
-    ended = [outcome(run) for run in map(RunDir, runs.glob("small-*")) if outcome(run).status == "completed"]
+    shell.run(
+        "submit",
+        str(of.path),
+        "--set",
+        "train.seed=2",
+        "--set",
+        "execution.stop_after_step=30",
+        code=75,
+    )
+    ended = [
+        outcome(run)
+        for run in map(RunDir, runs.glob("small-*"))
+        if outcome(run).status == "completed"
+    ]
     ours = [end.test_accuracy or 0.0 for end in ended]
     assert len(ours) == 2 and min(ours) > 0.6
 
@@ -106,7 +137,10 @@ def test_real_runs_of_two_seeds_from_the_file_to_the_page(tmp_path: Path, runs: 
     cpu = f"1 thread of {cpu_name()}"
     assert (accuracy["verdict"], accuracy["epochs"], accuracy["hardware"]) == ("reached", "2", cpu)
     assert accuracy["notes"] == ["1 more seed stopped"] and Path(accuracy["job_file"]) == of.path
-    assert loss["verdict"] == "falls short" and by_figure["test accuracy of 0"]["values"] != [None, None]
+    assert loss["verdict"] == "falls short" and by_figure["test accuracy of 0"]["values"] != [
+        None,
+        None,
+    ]
 
     head, heading, *table = shell.run("results", str(of.path)).splitlines()
     assert head.split() == ["figure", "printed", "ours", "verdict", "notes"]
@@ -118,19 +152,32 @@ def test_real_runs_of_two_seeds_from_the_file_to_the_page(tmp_path: Path, runs: 
     assert shell.run("results", str(of.path), "--html").strip() == str(runs / "results.html")
     page = Page(runs / "results.html")
     assert spread in page.text and "2 reached, 1 falls short" in page.text
-    assert f"2 seeds, 2 epochs, {cpu}" in page.text and len(page.all("tr", "group")) == 1 and len(page.all("li")) == 2
+    assert (
+        f"2 seeds, 2 epochs, {cpu}" in page.text
+        and len(page.all("tr", "group")) == 1
+        and len(page.all("li")) == 2
+    )
     links = [a["href"] or "" for a in page.all("a")]
     assert f"../{of.path.name}" in links and all((runs / link).exists() for link in links)
 
 
-@pytest.mark.parametrize(("ours", "printed", "verdict", "remarks"), [
-    ([0.8226, 0.8226], "test_accuracy: 0.823", "reached", []),  # what rounds to the printed digits reaches them
-    ([0.8224, 0.8224], "test_accuracy: 0.823", "falls short", ["by 0.06 points"]),
-    ([0.7, 0.8], "test_accuracy: 0.76", "falls short", ["by 1.00 points, within the deviation"]),
-    ([0.75], "test_accuracy: 0.76, tolerance: 0.01", "reached", []),
-    ([0.92], "test_error: 0.07", "falls short", ["by 1.00 points"]),
-    ([0.94], "test_error: 0.07", "reached", []),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("ours", "printed", "verdict", "remarks"),
+    [
+        # what rounds to the printed digits reaches them
+        ([0.8226, 0.8226], "test_accuracy: 0.823", "reached", []),
+        ([0.8224, 0.8224], "test_accuracy: 0.823", "falls short", ["by 0.06 points"]),
+        (
+            [0.7, 0.8],
+            "test_accuracy: 0.76",
+            "falls short",
+            ["by 1.00 points, within the deviation"],
+        ),
+        ([0.75], "test_accuracy: 0.76, tolerance: 0.01", "reached", []),
+        ([0.92], "test_error: 0.07", "falls short", ["by 1.00 points"]),
+        ([0.94], "test_error: 0.07", "reached", []),
+    ],
+)
 def test_when_a_figure_is_reached(
     tmp_path: Path, runs: Path, ours: list[float], printed: str, verdict: str, remarks: list[str]
 ) -> None:
@@ -145,10 +192,16 @@ def test_the_hardware_is_that_of_the_newest_attempt_by_its_name(tmp_path: Path, 
     of = job(tmp_path, DIGITS + PRINTED)
     on_gpu = add(runs, of, [eval_row(40, 0.7)], device="cuda", world_size=8)
     start(on_gpu, "docker-2", 1_760_000_100.0, 1_760_000_160.0, world_size=2)
-    Outcome("completed", "completed", "docker-2", "trainer rank 0", 40).write(on_gpu.attempt("docker-2").outcome)
-    write_json(on_gpu.attempt("local-1").hardware, {"device": "cuda", "name": "NVIDIA A100-SXM4-40GB"})
+    Outcome("completed", "completed", "docker-2", "trainer rank 0", 40).write(
+        on_gpu.attempt("docker-2").outcome
+    )
+    write_json(
+        on_gpu.attempt("local-1").hardware, {"device": "cuda", "name": "NVIDIA A100-SXM4-40GB"}
+    )
     assert row_of(of, runs).hardware == "2 GPUs"  # the newest one names none
-    write_json(on_gpu.attempt("docker-2").hardware, {"device": "cuda", "name": "NVIDIA H100 80GB HBM3"})
+    write_json(
+        on_gpu.attempt("docker-2").hardware, {"device": "cuda", "name": "NVIDIA H100 80GB HBM3"}
+    )
     add(runs, of, [eval_row(40, 0.7)], "train.seed=1", world_size=2, threads_per_rank=3)
     assert row_of(of, runs).hardware == "2 x NVIDIA H100 80GB HBM3, 2 x 3 threads"
 
@@ -170,7 +223,10 @@ def test_of_two_runs_of_a_seed_the_newest_counts(tmp_path: Path, runs: Path) -> 
 
 
 def test_what_was_not_run_in_full_is_told_apart(tmp_path: Path, runs: Path) -> None:
-    fallback = "resources: {gpus_per_node: 1}\nfallback: {train: {epochs: 1}, resources: {gpus_per_node: 0}}\n"
+    fallback = (
+        "resources: {gpus_per_node: 1}\nfallback: {train: {epochs: 1}, resources: {gpus_per_node:"
+        " 0}}\n"
+    )
     of = job(tmp_path, DIGITS.replace("resources: {cpus_per_task: 1}\n", fallback) + PRINTED)
     add(runs, of, [eval_row(20, 0.5, epoch=1)], "train.epochs=1", "train.max_steps=3")
     row = row_of(of, runs)  # neither the job nor its fallback, but the nearest that there is
@@ -178,61 +234,123 @@ def test_what_was_not_run_in_full_is_told_apart(tmp_path: Path, runs: Path) -> N
 
     add(runs, of, [eval_row(20, 0.9, epoch=1)], without_gpu=True)
     row = row_of(of, runs)
-    assert (row.verdict, row.why, row.values) == ("not comparable", ["its fallback, not in full"], [0.9])
+    assert (row.verdict, row.why, row.values) == (
+        "not comparable",
+        ["its fallback, not in full"],
+        [0.9],
+    )
 
     add(runs, of, [eval_row(40, 0.95)], device="cuda", world_size=8)
     whole, without_gpu = rows_of(of, runs)
-    assert (whole.verdict, whole.values, whole.hardware) == ("reached", [0.95], "8 GPUs")  # a record that names none
+    # a record that names none
+    assert (whole.verdict, whole.values, whole.hardware) == ("reached", [0.95], "8 GPUs")
     assert (without_gpu.verdict, without_gpu.values) == ("not comparable", [0.9])
 
 
-def test_a_run_that_stopped_stands_alone_where_none_is_completed(tmp_path: Path, runs: Path) -> None:
+def test_a_run_that_stopped_stands_alone_where_none_is_completed(
+    tmp_path: Path, runs: Path
+) -> None:
     of = job(tmp_path, DIGITS + PRINTED)
     add(runs, of, [eval_row(20, 0.9, epoch=1)], status="stopped")
     row = row_of(of, runs)
-    assert (row.verdict, row.why, row.epochs) == ("not comparable", ["stopped before its end"], "1 of 2")
+    assert (row.verdict, row.why, row.epochs) == (
+        "not comparable",
+        ["stopped before its end"],
+        "1 of 2",
+    )
     early = add(runs, of, [eval_row(40, 0.7)], "train.seed=1")
-    Outcome("completed", "completed", "local-1", "trainer rank 0", 40, extra={"early_stopped": True}).write(early.outcome)
+    Outcome(
+        "completed", "completed", "local-1", "trainer rank 0", 40, extra={"early_stopped": True}
+    ).write(early.outcome)
     row = row_of(of, runs)
-    assert (row.values, row.why, row.notes) == ([0.7], ["stopped early by its validation"], ["1 more seed stopped"])
+    assert (row.values, row.why, row.notes) == (
+        [0.7],
+        ["stopped early by its validation"],
+        ["1 more seed stopped"],
+    )
 
 
 def test_stand_ins_are_never_like_for_like(tmp_path: Path, runs: Path) -> None:
     of = job(tmp_path, DIGITS + PRINTED)
-    add(runs, of, [eval_row(40, 0.9)], data={"sha256": "5a", "unverified": ["a", "b"]}, allow_unverified_data=True)
+    add(
+        runs,
+        of,
+        [eval_row(40, 0.9)],
+        data={"sha256": "5a", "unverified": ["a", "b"]},
+        allow_unverified_data=True,
+    )
     row = row_of(of, runs)
-    assert row.why == ["stand-in: 2 files of the data not as published"] and row.to_json()["reaches"] is True
+    assert (
+        row.why == ["stand-in: 2 files of the data not as published"]
+        and row.to_json()["reaches"] is True
+    )
     assert row.remarks[0] == "reached"
-    add(runs, of, [eval_row(40, 0.5)], name=".2", data={"sha256": "5a", "unverified": ["a"]}, allow_unverified_data=True)
+    add(
+        runs,
+        of,
+        [eval_row(40, 0.5)],
+        name=".2",
+        data={"sha256": "5a", "unverified": ["a"]},
+        allow_unverified_data=True,
+    )
     row = row_of(of, runs)
     assert row.remarks == ["short by 10.00 points", "stand-in: 1 file of the data not as published"]
     assert row.to_json()["reaches"] is False and row.verdict == "not comparable"
-    of = job(tmp_path, DIGITS + PRINTED.replace("0.6}", "0.6, stand_in: digits for letters}"), "letters")
-    assert (row_of(of, runs).verdict, row_of(of, runs).why[0]) == ("not comparable", "stand-in: digits for letters")
+    of = job(
+        tmp_path, DIGITS + PRINTED.replace("0.6}", "0.6, stand_in: digits for letters}"), "letters"
+    )
+    assert (row_of(of, runs).verdict, row_of(of, runs).why[0]) == (
+        "not comparable",
+        "stand-in: digits for letters",
+    )
 
 
-def test_data_that_were_allowed_to_differ_and_do_not_are_no_stand_in(tmp_path: Path, runs: Path) -> None:
+def test_data_that_were_allowed_to_differ_and_do_not_are_no_stand_in(
+    tmp_path: Path, runs: Path
+) -> None:
     of = job(tmp_path, DIGITS + PRINTED)
-    add(runs, of, [eval_row(40, 0.9)], data={"sha256": "5a", "unverified": []}, allow_unverified_data=True)
+    add(
+        runs,
+        of,
+        [eval_row(40, 0.9)],
+        data={"sha256": "5a", "unverified": []},
+        allow_unverified_data=True,
+    )
     assert row_of(of, runs).verdict == "reached"
 
 
 def test_an_older_record_is_proven_by_another_runs_data(tmp_path: Path, runs: Path) -> None:
     of = job(tmp_path, DIGITS + PRINTED)
     add(runs, of, [eval_row(40, 0.9)], data={"sha256": "5a"}, allow_unverified_data=True)
-    add(runs, of, [eval_row(40, 0.9)], "train.optimizer.lr=0.2", data={"sha256": "5b", "unverified": []})
+    add(
+        runs,
+        of,
+        [eval_row(40, 0.9)],
+        "train.optimizer.lr=0.2",
+        data={"sha256": "5b", "unverified": []},
+    )
     unverified = {"sha256": "5a", "unverified": ["a"]}
-    add(runs, of, [eval_row(40, 0.9)], "train.optimizer.lr=0.3", data=unverified, allow_unverified_data=True)
+    add(
+        runs,
+        of,
+        [eval_row(40, 0.9)],
+        "train.optimizer.lr=0.3",
+        data=unverified,
+        allow_unverified_data=True,
+    )
     assert row_of(of, runs).why == ["stand-in: data that may differ from the published checksums"]
-    add(runs, of, [eval_row(40, 0.9)], "train.optimizer.lr=0.4", data={"sha256": "5a"})  # it was not allowed to differ
+    # it was not allowed to differ
+    add(runs, of, [eval_row(40, 0.9)], "train.optimizer.lr=0.4", data={"sha256": "5a"})
     assert row_of(of, runs).verdict == "reached"
 
 
 def test_points_of_a_sweep_have_their_own_figures(tmp_path: Path, runs: Path) -> None:
-    of = job(tmp_path, DIGITS + (
-        "sweep: {grid: {train.optimizer.lr: [0.1, 0.2], train.seed: [0, 1]}}\n"
-        "published:\n  - {source: a book, at: {train.optimizer.lr: 0.2, train.seed: 0}, test_accuracy: 0.6}\n"
-    ))
+    of = job(
+        tmp_path,
+        DIGITS
+        + "sweep: {grid: {train.optimizer.lr: [0.1, 0.2], train.seed: [0, 1]}}\npublished:\n  -"
+        " {source: a book, at: {train.optimizer.lr: 0.2, train.seed: 0}, test_accuracy: 0.6}\n",
+    )
     for point, accuracy in enumerate((0.1, 0.2, 0.7, 0.8)):
         add(runs, of, [eval_row(40, accuracy)], point=point)
     row = row_of(of, runs)
@@ -240,18 +358,31 @@ def test_points_of_a_sweep_have_their_own_figures(tmp_path: Path, runs: Path) ->
 
 
 def test_ours_are_told_where_nobody_prints_a_figure(tmp_path: Path, runs: Path) -> None:
-    optimizers = "sweep: {grid: {train.optimizer: [{name: sgd, lr: 0.1}, {name: adam, lr: 0.01}], train.seed: [0, 1]}}\n"
+    optimizers = (
+        "sweep: {grid: {train.optimizer: [{name: sgd, lr: 0.1}, {name: adam, lr: 0.01}],"
+        " train.seed: [0, 1]}}\n"
+    )
     of = job(tmp_path, DIGITS + optimizers)
     assert rows_of(of, runs) == []
     for point, accuracy in enumerate((0.7, 0.8)):
         add(runs, of, [eval_row(40, accuracy)], point=point)
     row = row_of(of, runs)
-    assert (row.figure, row.label, row.values) == ("test accuracy", "optimizer sgd, lr 0.1", [0.7, 0.8])
+    assert (row.figure, row.label, row.values) == (
+        "test accuracy",
+        "optimizer sgd, lr 0.1",
+        [0.7, 0.8],
+    )
     assert (row.verdict, row.remarks, row.to_json()["reaches"]) == ("none printed", [], None)
     page = Page(pages.write([row], runs))
-    assert "75.00 ± 7.07 %" in page.text and "none printed" in page.text and "test accuracy, optimizer sgd, lr 0.1" in page.text
+    assert (
+        "75.00 ± 7.07 %" in page.text
+        and "none printed" in page.text
+        and "test accuracy, optimizer sgd, lr 0.1" in page.text
+    )
     told = Shell(runs, env=PIPE).run("results", str(of.path)).splitlines()
-    assert re.fullmatch(r"  test accuracy, optimizer sgd, lr 0\.1 +— +75\.00 ± 7\.07 % +none printed", told[2])
+    assert re.fullmatch(
+        r"  test accuracy, optimizer sgd, lr 0\.1 +— +75\.00 ± 7\.07 % +none printed", told[2]
+    )
 
 
 def test_a_search_has_no_rows(tmp_path: Path, runs: Path) -> None:
@@ -270,7 +401,9 @@ def test_the_table_folds_to_the_terminal(tmp_path: Path, runs: Path) -> None:
     narrow = Shell(runs, env=(("COLUMNS", "70"),)).run("results", str(of.path)).splitlines()
     (row,) = (i for i, line in enumerate(narrow) if "test accuracy" in line)
     assert max(map(len, narrow[row : row + 3])) <= 70
-    assert re.sub(r"\s+", " ", " ".join(narrow[row : row + 3])).startswith(" test accuracy 76 % 75.00 ± 7.07 % falls short by")
+    assert re.sub(r"\s+", " ", " ".join(narrow[row : row + 3])).startswith(
+        " test accuracy 76 % 75.00 ± 7.07 % falls short by"
+    )
     assert "within the" in " ".join(narrow[row + 1 : row + 3])
 
 
@@ -278,7 +411,10 @@ def test_a_job_that_extends_another_does_not_have_its_figures(tmp_path: Path, ru
     first = job(tmp_path, DIGITS + PRINTED, "first")
     assert len(rows_of(first, runs)) == 1
     assert rows_of(job(tmp_path, "extends: first\ntrain: {epochs: 3}\n"), runs) == []
-    assert row_of(job(tmp_path, f"extends: first\n{PRINTED.replace('0.6', '0.7')}"), runs).published == 0.7
+    assert (
+        row_of(job(tmp_path, f"extends: first\n{PRINTED.replace('0.6', '0.7')}"), runs).published
+        == 0.7
+    )
 
 
 def test_seeds_of_a_sweep_are_one_row(tmp_path: Path, runs: Path) -> None:
@@ -298,50 +434,98 @@ def test_weights_of_a_job_are_those_of_its_run(tmp_path: Path, runs: Path) -> No
 
 
 def test_where_each_figure_comes_from(tmp_path: Path, runs: Path) -> None:
-    of = job(tmp_path, DIGITS + (
-        "published:\n  - {source: a book, epoch: 1, train_loss: 2.0, train_accuracy: 0.5, test_loss: 0.3, test_accuracy: 0.5}\n"
-        "  - {source: a book, loss_book: 0.1, loss_book_running: 0.2}\n"
-        "  - {source: a book, train_error: 0.5, highest_test_accuracy: 0.9, class_accuracy: {a: 0.5, b: 0.5, z: 0.5}}\n"
-    ))
-    run = add(runs, of, [
-        train_row(10, 3.0, samples=30), train_row(20, 1.0, samples=10), eval_row(20, 0.8, epoch=1),
-        train_row(40, 0.5, epoch=2, accuracy=0.75), eval_row(40, 0.7),
-    ])  # fmt: skip
-    write_json(run.evaluation("test"), {"classes": ["a", "b"], "samples": [4, 0], "correct": [3, 0]})
+    of = job(
+        tmp_path,
+        DIGITS + "published:\n  - {source: a book, epoch: 1, train_loss: 2.0, train_accuracy: 0.5,"
+        " test_loss: 0.3, test_accuracy: 0.5}\n  - {source: a book, loss_book: 0.1,"
+        " loss_book_running: 0.2}\n  - {source: a book, train_error: 0.5, highest_test_accuracy:"
+        " 0.9, class_accuracy: {a: 0.5, b: 0.5, z: 0.5}}\n",
+    )
+    run = add(
+        runs,
+        of,
+        [
+            train_row(10, 3.0, samples=30),
+            train_row(20, 1.0, samples=10),
+            eval_row(20, 0.8, epoch=1),
+            train_row(40, 0.5, epoch=2, accuracy=0.75),
+            eval_row(40, 0.7),
+        ],
+    )
+    write_json(
+        run.evaluation("test"), {"classes": ["a", "b"], "samples": [4, 0], "correct": [3, 0]}
+    )
     found = {row.figure: row.values for row in rows_of(of, runs)}
     assert found == {
-        "loss book": [0.5 * 20 / 96], "loss book running": [0.25],  # 20 steps of the second epoch
-        "train loss, epoch 1": [2.5], "train accuracy, epoch 1": [0.5], "test loss, epoch 1": [0.3],
-        "test accuracy, epoch 1": [0.8], "train error": [0.25], "highest test accuracy": [0.8],
-        "test accuracy of a": [0.75], "test accuracy of b": [], "test accuracy of z": [],
-    }  # fmt: skip
+        "loss book": [0.5 * 20 / 96],
+        "loss book running": [0.25],  # 20 steps of the second epoch
+        "train loss, epoch 1": [2.5],
+        "train accuracy, epoch 1": [0.5],
+        "test loss, epoch 1": [0.3],
+        "test accuracy, epoch 1": [0.8],
+        "train error": [0.25],
+        "highest test accuracy": [0.8],
+        "test accuracy of a": [0.75],
+        "test accuracy of b": [],
+        "test accuracy of z": [],
+    }
 
 
 def test_numbers_and_masks(tmp_path: Path, runs: Path) -> None:
-    numbers = DIGITS.replace("name: digits", "name: linear, features: 1, w: [2.0], b: 1.0, train_samples: 9, test_samples: 9")
-    of = job(tmp_path, numbers.replace("hidden: [16]", "hidden: []") + "published: [{source: a book, train_loss: 2.0e-4}]\n")
+    numbers = DIGITS.replace(
+        "name: digits",
+        "name: linear, features: 1, w: [2.0], b: 1.0, train_samples: 9, test_samples: 9",
+    )
+    of = job(
+        tmp_path,
+        numbers.replace("hidden: [16]", "hidden: []")
+        + "published: [{source: a book, train_loss: 2.0e-4}]\n",
+    )
     end = {"kind": "eval", "global_step": 2, "epoch": 2}
-    rows = [train_row(2, 5.0, epoch=2), {**end, "split": "train", "loss": 1e-4}, {**end, "split": "test", "loss": 1.0}]
+    rows = [
+        train_row(2, 5.0, epoch=2),
+        {**end, "split": "train", "loss": 1e-4},
+        {**end, "split": "test", "loss": 1.0},
+    ]
     add(runs, of, rows)
     row = row_of(of, runs)
-    assert (row.values, row.shown(row.published), row.verdict, row.tolerance) == ([1e-4], "0.0002", "reached", pytest.approx(5e-5))
+    assert (row.values, row.shown(row.published), row.verdict, row.tolerance) == (
+        [1e-4],
+        "0.0002",
+        "reached",
+        pytest.approx(5e-5),
+    )
 
-    masks = DIGITS.replace("name: digits", "name: voc").replace("name: mlp, hidden: [16]", "name: fcn")
-    of = job(tmp_path, masks + "published: [{source: a book, pixel_accuracy: 0.848, mean_iou: 0.5}]\n", "masks")
+    masks = DIGITS.replace("name: digits", "name: voc").replace(
+        "name: mlp, hidden: [16]", "name: fcn"
+    )
+    of = job(
+        tmp_path,
+        masks + "published: [{source: a book, pixel_accuracy: 0.848, mean_iou: 0.5}]\n",
+        "masks",
+    )
     add(runs, of, [eval_row(40, 0.85, mean_iou=0.4)])
     assert [(row.figure, row.values, row.verdict) for row in rows_of(of, runs)] == [
-        ("pixel accuracy", [0.85], "reached"), ("mean IoU", [0.4], "falls short"),
-    ]  # fmt: skip
+        ("pixel accuracy", [0.85], "reached"),
+        ("mean IoU", [0.4], "falls short"),
+    ]
 
 
 def test_a_cpu_without_bf16_runs_the_same_job(tmp_path: Path, runs: Path) -> None:
-    of = job(tmp_path, DIGITS.replace("  epochs: 2\n", "  epochs: 2\n  precision: bf16\n") + PRINTED)
+    of = job(
+        tmp_path, DIGITS.replace("  epochs: 2\n", "  epochs: 2\n  precision: bf16\n") + PRINTED
+    )
     add(runs, of, [eval_row(40, 0.7)], "train.precision=fp32")
     assert row_of(of, runs).verdict == "reached"
 
 
-def test_mistakes_and_jobs_without_a_figure_are_told_beside_the_others(tmp_path: Path, runs: Path) -> None:
-    good, bad = job(tmp_path, DIGITS + PRINTED), job(tmp_path, DIGITS + PRINTED.replace("source", "sauce"), "bad")
+def test_mistakes_and_jobs_without_a_figure_are_told_beside_the_others(
+    tmp_path: Path, runs: Path
+) -> None:
+    good, bad = (
+        job(tmp_path, DIGITS + PRINTED),
+        job(tmp_path, DIGITS + PRINTED.replace("source", "sauce"), "bad"),
+    )
     add(runs, good, [eval_row(40, 0.7)])
     (runs / "old-01234567").mkdir()
     (runs / "old-01234567" / "config.json").write_text('{"job": "old"}')
@@ -349,31 +533,49 @@ def test_mistakes_and_jobs_without_a_figure_are_told_beside_the_others(tmp_path:
     said = Shell(runs).run("results", *(str(j.path) for j in (bad, good, none)), code=2)
     assert "70.00 %" in said and "unknown key; did you mean 'source'?" in said
     assert "no printed figure (`published` in the job's file), and no run: none" in said
-    assert "old-01234567 is left out; unreadable: config.json: is no configuration of this version: " in said
+    assert (
+        "old-01234567 is left out; unreadable: config.json: is no configuration of this version: "
+        in said
+    )
     assert "choose one" in Shell(runs).run("results", "--html", "--json", code=2)
 
 
 def test_the_page_stands_alone_and_escapes_every_value(tmp_path: Path, runs: Path) -> None:
-    of = job(tmp_path, DIGITS + f"published: [{{source: {json.dumps(HOSTILE)}, test_accuracy: 0.6}}]\n")
+    of = job(
+        tmp_path, DIGITS + f"published: [{{source: {json.dumps(HOSTILE)}, test_accuracy: 0.6}}]\n"
+    )
     add(runs, of, [eval_row(40, 0.5)])
     page = Page(pages.write(rows_of(of, runs), runs))
     assert len(page.all("span", "bad")) == 1
-    assert "<script" not in page.source and "<img" not in page.source and HOSTILE.split("<style")[0] in page.text.replace("  ", " ")
+    assert (
+        "<script" not in page.source
+        and "<img" not in page.source
+        and HOSTILE.split("<style")[0] in page.text.replace("  ", " ")
+    )
     assert "default-src 'none'" in (page.all("meta")[1]["content"] or "")
     assert "No job of these has a printed figure." in Page(pages.write([], runs)).text
 
 
 def test_every_figure_of_the_project_is_compared(runs: Path) -> None:
     found = [row for of in spec.find_all(Path(__file__).parents[1]) for row in results.rows(of, {})]
-    assert {"resnet_cifar", "blitz_cifar", "fashion_lenet", "optimizers_airfoil", "voc_fcn"} <= {row.job for row in found}
+    assert {"resnet_cifar", "blitz_cifar", "fashion_lenet", "optimizers_airfoil", "voc_fcn"} <= {
+        row.job for row in found
+    }
     assert all(row.verdict == "not measured" for row in found)
     stand_ins = {row.job: row.source for row in found if row.job.endswith(("_made", "_camvid"))}
-    assert "Dive" not in stand_ins["optimizers_airfoil_made"]  # the book's figures are of NASA's table
+    # the book's figures are of NASA's table
+    assert "Dive" not in stand_ins["optimizers_airfoil_made"]
 
 
-def test_the_colours_of_the_table(tmp_path: Path, runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_colours_of_the_table(
+    tmp_path: Path, runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     rows = []
-    for name, accuracy, execution in (("good", 0.7, False), ("short", 0.5, False), ("other", 0.5, True)):
+    for name, accuracy, execution in (
+        ("good", 0.7, False),
+        ("short", 0.5, False),
+        ("other", 0.5, True),
+    ):
         of = job(tmp_path, DIGITS.replace("16", f"{10 + len(name)}") + PRINTED, name)
         add(runs / name, of, [eval_row(40, accuracy)], allow_unverified_data=execution)
         rows += rows_of(of, runs / name)
@@ -381,5 +583,7 @@ def test_the_colours_of_the_table(tmp_path: Path, runs: Path, capsys: pytest.Cap
         cli.show(rows)
     printed = [line for line in capsys.readouterr().out.splitlines() if "test accuracy" in line]
     green, red, yellow = (f"\x1b[{number}m" for number in (32, 31, 33))
-    for line, colour, value in zip(printed, (green, red, yellow), ("70.00 %", "50.00 %", "50.00 %"), strict=True):
+    for line, colour, value in zip(
+        printed, (green, red, yellow), ("70.00 %", "50.00 %", "50.00 %"), strict=True
+    ):
         assert f"{colour}{value}" in line and line.count(colour) == 2

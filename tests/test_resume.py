@@ -1,4 +1,6 @@
-"""Continuing a stopped run is bit-exact: the same weights and the same metrics.jsonl as a run that was never stopped."""
+"""Continuing a stopped run is bit-exact: the same weights and the same metrics.jsonl as a run that
+was never stopped.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 4])
-def test_stopped_twice_within_an_epoch_and_once_at_its_end(tmp_path: Path, prepared: dict[str, Any], world_size: int) -> None:
+def test_stopped_twice_within_an_epoch_and_once_at_its_end(
+    tmp_path: Path, prepared: dict[str, Any], world_size: int
+) -> None:
     whole = ranks.completed(tmp_path / "whole", prepared, world_size)
     run = ranks.make_run(tmp_path / "stopped", ranks.config(ranks=world_size), prepared)
     # twice within the first epoch, between two log rows, and once at its end
@@ -40,11 +44,14 @@ def test_stopped_twice_within_an_epoch_and_once_at_its_end(tmp_path: Path, prepa
     assert run.metrics.read_bytes() == whole.metrics.read_bytes()
 
 
-def test_rows_after_the_checkpoint_are_cut_and_kept_aside(tmp_path: Path, prepared: dict[str, Any]) -> None:
+def test_rows_after_the_checkpoint_are_cut_and_kept_aside(
+    tmp_path: Path, prepared: dict[str, Any]
+) -> None:
     run = ranks.make_run(tmp_path, ranks.config(execution={"stop_after_step": 10}), prepared)
     assert ranks.train(run, "local-1", 1) == 0, ranks.logs(run)
     whole_rows = run.metrics.read_bytes()
-    lost = b'{"kind": "train", "global_step": 12}\n'  # a kill came after this row and before the next checkpoint
+    # a kill came after this row and before the next checkpoint
+    lost = b'{"kind": "train", "global_step": 12}\n'
     run.metrics.write_bytes(whole_rows + lost)
     ranks.set_execution(run, stop_after_step=11)
     assert ranks.train(run, "local-2", 1) == 0, ranks.logs(run)
@@ -52,9 +59,15 @@ def test_rows_after_the_checkpoint_are_cut_and_kept_aside(tmp_path: Path, prepar
     assert run.attempt("local-2").discarded.read_bytes() == lost
 
 
-def test_a_spoilt_checkpoint_is_moved_aside_and_the_one_before_it_taken(tmp_path: Path, prepared: dict[str, Any]) -> None:
+def test_a_spoilt_checkpoint_is_moved_aside_and_the_one_before_it_taken(
+    tmp_path: Path, prepared: dict[str, Any]
+) -> None:
     whole = ranks.completed(tmp_path / "whole", prepared)
-    run = ranks.make_run(tmp_path, ranks.config(execution={"checkpoint_every_steps": 5, "stop_after_step": 10}), prepared)
+    run = ranks.make_run(
+        tmp_path,
+        ranks.config(execution={"checkpoint_every_steps": 5, "stop_after_step": 10}),
+        prepared,
+    )
     assert ranks.train(run, "local-1", 1) == 0, ranks.logs(run)
     weights = run.checkpoints / "step-10.local-1" / "weights.pt"
     spoilt = bytearray(weights.read_bytes())
@@ -66,15 +79,25 @@ def test_a_spoilt_checkpoint_is_moved_aside_and_the_one_before_it_taken(tmp_path
     assert "step-10.local-1: weights.pt has another sha256" in log
     assert "continued from step-5.local-1" in log
     assert (run.checkpoints / "bad-step-10.local-1").is_dir()
-    assert ranks.outcome(run, "local-2").weights_sha256 == ranks.outcome(whole, "local-1").weights_sha256
+    assert (
+        ranks.outcome(run, "local-2").weights_sha256
+        == ranks.outcome(whole, "local-1").weights_sha256
+    )
 
 
-def test_another_world_size_goes_on_and_says_that_it_is_no_longer_exact(tmp_path: Path, prepared: dict[str, Any]) -> None:
-    run = ranks.make_run(tmp_path, ranks.config(ranks=2, execution={"stop_after_step": 7}), prepared)
+def test_another_world_size_goes_on_and_says_that_it_is_no_longer_exact(
+    tmp_path: Path, prepared: dict[str, Any]
+) -> None:
+    run = ranks.make_run(
+        tmp_path, ranks.config(ranks=2, execution={"stop_after_step": 7}), prepared
+    )
     assert ranks.train(run, "local-1", 2) == 0, ranks.logs(run)
     ranks.set_execution(run, stop_after_step=None)
     assert ranks.train(run, "local-2", 1) == 0, ranks.logs(run)
-    assert "written by 2 rank(s), continued by 1: no longer bit-exact" in run.attempt("local-2").rank_log(0).read_text()
+    assert (
+        "written by 2 rank(s), continued by 1: no longer bit-exact"
+        in run.attempt("local-2").rank_log(0).read_text()
+    )
     assert ranks.outcome(run, "local-2").status == "completed"
 
 
@@ -91,7 +114,9 @@ def test_other_data_refuses_to_continue(tmp_path: Path, prepared: dict[str, Any]
     assert evidence["type"] == "ValueError" and "data_sha256" in evidence["message"]
 
 
-def test_a_run_that_was_promised_a_gpu_never_trains_on_a_cpu(tmp_path: Path, prepared: dict[str, Any]) -> None:
+def test_a_run_that_was_promised_a_gpu_never_trains_on_a_cpu(
+    tmp_path: Path, prepared: dict[str, Any]
+) -> None:
     run = ranks.make_run(tmp_path, ranks.config(execution={"device": "cuda"}), prepared)
     hidden = {"BATCHYARD_ATTEMPT": "local-1", "CUDA_VISIBLE_DEVICES": ""}
     assert ranks.spawn(["-m", "trainer", str(run.config)], 1, **hidden) != 0
@@ -99,16 +124,27 @@ def test_a_run_that_was_promised_a_gpu_never_trains_on_a_cpu(tmp_path: Path, pre
     assert not run.metrics.exists()
 
 
-def test_every_setting_together_continues_to_the_same_bits(tmp_path: Path, prepared: dict[str, Any]) -> None:
+def test_every_setting_together_continues_to_the_same_bits(
+    tmp_path: Path, prepared: dict[str, Any]
+) -> None:
     settings = {
-        "precision": "bf16", "channels_last": True, "label_smoothing": 0.1, "clip_grad_norm": 0.5, "micro_batch_size": 40,
-        "optimizer": {"name": "adamw", "lr": 0.01, "decay_bias_and_norm": False}, "schedule": {"name": "one_cycle"},
-        "data": {**ranks.DIGITS, "random_horizontal_flip": True, "validation": 0.1}, "init": {"name": "kaiming_normal"},
-        "ema_decay": 0.9, "best_metric": "loss", "early_stopping": {"patience_evaluations": 3},
-    }  # fmt: skip
+        "precision": "bf16",
+        "channels_last": True,
+        "label_smoothing": 0.1,
+        "clip_grad_norm": 0.5,
+        "micro_batch_size": 40,
+        "optimizer": {"name": "adamw", "lr": 0.01, "decay_bias_and_norm": False},
+        "schedule": {"name": "one_cycle"},
+        "data": {**ranks.DIGITS, "random_horizontal_flip": True, "validation": 0.1},
+        "init": {"name": "kaiming_normal"},
+        "ema_decay": 0.9,
+        "best_metric": "loss",
+        "early_stopping": {"patience_evaluations": 3},
+    }
     whole = ranks.completed(tmp_path / "whole", prepared, 2, **settings)
     run = ranks.make_run(tmp_path / "stopped", ranks.config(ranks=2, **settings), prepared)
-    for attempt, stop in (("local-1", 18), ("local-2", None)):  # 13 steps an epoch: after an evaluation, within the second epoch
+    # 13 steps an epoch: after an evaluation, within the second epoch
+    for attempt, stop in (("local-1", 18), ("local-2", None)):
         ranks.set_execution(run, stop_after_step=stop)
         assert ranks.train(run, attempt, 2) == 0, ranks.logs(run)
     expected, found = ranks.outcome(whole, "local-1"), ranks.outcome(run, "local-2")
@@ -120,9 +156,14 @@ def test_every_setting_together_continues_to_the_same_bits(tmp_path: Path, prepa
 def test_the_loss_scale_of_fp16_is_continued(tmp_path: Path, prepared: dict[str, Any]) -> None:
     model = {"name": "mlp", "hidden": [32]}
     whole = ranks.completed(tmp_path / "whole", prepared, precision="fp16", model=model)
-    run = ranks.make_run(tmp_path / "stopped", ranks.config(precision="fp16", model=model), prepared)
+    run = ranks.make_run(
+        tmp_path / "stopped", ranks.config(precision="fp16", model=model), prepared
+    )
     for attempt, stop in (("local-1", 4), ("local-2", None)):
         ranks.set_execution(run, stop_after_step=stop)
         assert ranks.train(run, attempt, 1) == 0, ranks.logs(run)
-    assert ranks.outcome(run, "local-2").weights_sha256 == ranks.outcome(whole, "local-1").weights_sha256
+    assert (
+        ranks.outcome(run, "local-2").weights_sha256
+        == ranks.outcome(whole, "local-1").weights_sha256
+    )
     assert run.metrics.read_bytes() == whole.metrics.read_bytes()

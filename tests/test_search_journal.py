@@ -1,4 +1,6 @@
-"""A search's journal with half a record, a blank line, without its end, or deleted: the search goes on."""
+"""A search's journal with half a record, a blank line, without its end, or deleted: the search goes
+on.
+"""
 
 from __future__ import annotations
 
@@ -121,8 +123,8 @@ def test_what_was_done_is_said(of: Searched) -> None:
     third = next(n for n, line in enumerate(lines) if b'"trial_id":2' in line)
     of.sweep.journal.write_bytes(b"".join(lines[: third - 1]) + b"half")
     said = study_restore.mend(of)
-    assert said == (
-        f"{of.sweep.journal} was not in order: what was no whole record is in "
+    assert (
+        said == f"{of.sweep.journal} was not in order: what was no whole record is in "
         "study.journal.aside-1; 2 trials added from the runs"
     )
 

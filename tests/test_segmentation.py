@@ -1,4 +1,6 @@
-"""Segmentation: masks of both kinds are the same masks, a picture and its mask are cut out alike, figures are exact over ranks."""
+"""Segmentation: masks of both kinds are the same masks, a picture and its mask are cut out alike,
+figures are exact over ranks.
+"""
 
 from __future__ import annotations
 
@@ -28,13 +30,21 @@ CLASSES = ["ground", "red", "green"]
 PAINTS = np.array([[90, 90, 90], [220, 40, 40], [40, 200, 60]])
 DATA = {"name": "voc", "folder": "scenes", "classes": CLASSES, "crop": [32, 64]}
 SETTINGS: dict[str, Any] = {
-    "epochs": 2, "global_batch_size": 4, "data": DATA, "model": {"name": "fcn", "width": 4}, "schedule": {"name": "constant"},
+    "epochs": 2,
+    "global_batch_size": 4,
+    "data": DATA,
+    "model": {"name": "fcn", "width": 4},
+    "schedule": {"name": "constant"},
     "optimizer": {"name": "adam", "lr": 0.01},
-}  # fmt: skip
+}
 
 
-def write_scenes(root: Path, *, rgb: bool, samples: tuple[int, int] = (13, 7), small: int = 2) -> None:
-    """Scenes of 40 to 60 by 70 to 99 pixels, a rectangle of a class on the ground, a line of void about it; `small` tiny ones."""
+def write_scenes(
+    root: Path, *, rgb: bool, samples: tuple[int, int] = (13, 7), small: int = 2
+) -> None:
+    """Scenes of 40 to 60 by 70 to 99 pixels, a rectangle of a class on the ground, a line of void
+    about it; `small` tiny ones.
+    """
     rng = np.random.RandomState(0)
     for folder in ("ImageSets/Segmentation", "JPEGImages", "SegmentationClass"):
         (root / folder).mkdir(parents=True)
@@ -42,13 +52,19 @@ def write_scenes(root: Path, *, rgb: bool, samples: tuple[int, int] = (13, 7), s
         names = [f"{name}_{i:02}" for i in range(count)]
         (root / "ImageSets/Segmentation" / f"{name}.txt").write_text("\n".join(names) + "\n")
         for i, scene in enumerate(names):
-            height, width = (20, 30) if i < small else (int(rng.randint(40, 60)), int(rng.randint(70, 99)))
+            height, width = (
+                (20, 30) if i < small else (int(rng.randint(40, 60)), int(rng.randint(70, 99)))
+            )
             mask = np.zeros((height, width), np.uint8)
             top, left = rng.randint(0, height // 2), rng.randint(0, width // 2)
             mask[top : top + height // 2 + 2, left : left + width // 2 + 2] = 255
             mask[top + 1 : top + height // 2, left + 1 : left + width // 2] = 1 + i % 2
-            picture = PAINTS[np.where(mask == 255, 0, mask)] + rng.randint(-20, 20, (height, width, 3))
-            Image.fromarray(picture.clip(0, 255).astype(np.uint8)).save(root / "JPEGImages" / f"{scene}.jpg", quality=95)
+            picture = PAINTS[np.where(mask == 255, 0, mask)] + rng.randint(
+                -20, 20, (height, width, 3)
+            )
+            Image.fromarray(picture.clip(0, 255).astype(np.uint8)).save(
+                root / "JPEGImages" / f"{scene}.jpg", quality=95
+            )
             write_mask(root / "SegmentationClass" / f"{scene}.png", mask, rgb=rgb)
 
 
@@ -86,8 +102,16 @@ def completed(folder: Path, prepared: dict[str, Any], world_size: int = 1, **tra
 
 def test_the_colours_are_vocs() -> None:
     found = masks.colour_map()
-    known = {0: [0, 0, 0], 1: [128, 0, 0], 2: [0, 128, 0], 3: [128, 128, 0], 4: [0, 0, 128], 15: [192, 128, 128], 20: [0, 64, 128],
-             255: [224, 224, 192]}  # fmt: skip
+    known = {
+        0: [0, 0, 0],
+        1: [128, 0, 0],
+        2: [0, 128, 0],
+        3: [128, 128, 0],
+        4: [0, 0, 128],
+        15: [192, 128, 128],
+        20: [0, 64, 128],
+        255: [224, 224, 192],
+    }
     assert {i: found[i].tolist() for i in known} == known and len(np.unique(found, axis=0)) == 256
 
 
@@ -95,23 +119,43 @@ def test_masks_in_colours_are_the_same_masks(tmp_path: Path, prepared: dict[str,
     write_scenes(tmp_path / "scenes", rgb=True)
     made = prepare(ranks.config(**SETTINGS).train.data, tmp_path, tmp_path)
     assert Path(made["path"]).name != Path(prepared["path"]).name  # other files
-    assert made["sha256"] == prepared["sha256"]  # the same bytes of them, so that all that follows is equal
+    # the same bytes of them, so that all that follows is equal
+    assert made["sha256"] == prepared["sha256"]
     assert made["samples"] == {"train": 11, "test": 5} and len(made["skipped"]) == 4
-    assert made["skipped"][0] == {"name": "train_00", "reason": "20x30 pixels are smaller than the crop, 32x64"}
+    assert made["skipped"][0] == {
+        "name": "train_00",
+        "reason": "20x30 pixels are smaller than the crop, 32x64",
+    }
 
 
 def test_a_picture_and_its_mask_are_cut_out_alike(tmp_path: Path, prepared: dict[str, Any]) -> None:
     """Each pixel's paint tells its class: a mask that were cut out elsewhere would not fit it."""
     config = ranks.config(**SETTINGS).train
     data = load(ranks.make_run(tmp_path, ranks.config(**SETTINGS), prepared))
-    batches: Batches = Loader(data, config.data, workers=0, epochs=9, seed=3, global_batch_size=4, micro_batch_size=4, rank=0,
-                              world_size=1, device=torch.device("cpu"))  # fmt: skip
+    batches: Batches = Loader(
+        data,
+        config.data,
+        workers=0,
+        epochs=9,
+        seed=3,
+        global_batch_size=4,
+        micro_batch_size=4,
+        rank=0,
+        world_size=1,
+        device=torch.device("cpu"),
+    )
     places = set()
     for step in range(0, 9 * batches.steps_per_epoch):
         (batch,) = batches.at(step)
-        assert batch.images.shape[1:] == (3, 32, 64) and batch.labels.shape[1:] == (32, 64) and batch.labels.dtype == torch.uint8
+        assert (
+            batch.images.shape[1:] == (3, 32, 64)
+            and batch.labels.shape[1:] == (32, 64)
+            and batch.labels.dtype == torch.uint8
+        )
         pictures = batches.for_the_eye(batch.images).permute(0, 2, 3, 1)
-        nearest = (pictures[..., None, :].float() - torch.from_numpy(PAINTS)).square().sum(-1).argmin(-1)
+        nearest = (
+            (pictures[..., None, :].float() - torch.from_numpy(PAINTS)).square().sum(-1).argmin(-1)
+        )
         known = batch.labels != masks.VOID
         assert (nearest == batch.labels)[known].float().mean() > 0.97  # a JPEG's edges
         places |= {tuple(m.float().mean(0).nonzero()[:1].flatten().tolist()) for m in batch.labels}
@@ -125,10 +169,14 @@ def test_the_loss_and_the_share_of_pixels_leave_the_void_out() -> None:
     losses = tasks.mask_loss(outputs, labels, config, reduction="none")
     for i in (0, 1):
         known = labels[i] != masks.VOID
-        expected = torch.nn.functional.cross_entropy(outputs[i][:, known].T, labels[i][known].long())
+        expected = torch.nn.functional.cross_entropy(
+            outputs[i][:, known].T, labels[i][known].long()
+        )
         torch.testing.assert_close(losses[i], expected)
     assert losses[2] == 0 and tasks.mask_loss(outputs, labels, config) == losses.sum()
-    right = sum(float((outputs[i].argmax(0) == labels[i])[labels[i] != 255].float().mean()) for i in (0, 1))
+    right = sum(
+        float((outputs[i].argmax(0) == labels[i])[labels[i] != 255].float().mean()) for i in (0, 1)
+    )
     assert float(tasks.right_pixels(outputs, labels)) == pytest.approx(right)
 
 
@@ -140,10 +188,14 @@ def test_counts_are_those_of_a_loop_over_pixels() -> None:
     tally = MaskTally(4, 5, (4, 6), torch.device("cpu"))
     for start in (0, 3):
         tally.add(outputs[start : start + 3], labels[start : start + 3], start)
-    assert tally.shown == [0, 1, 2, 3, 4] and torch.equal(tally.predicted, outputs.argmax(1).to(torch.uint8))
+    assert tally.shown == [0, 1, 2, 3, 4] and torch.equal(
+        tally.predicted, outputs.argmax(1).to(torch.uint8)
+    )
     assert MaskTally(4, 50, (4, 6), torch.device("cpu")).shown == [0, 8, 16, 25, 33, 41]
     expected = torch.zeros(4, 4, dtype=torch.int64)
-    for truth, guess in zip(labels.flatten().tolist(), outputs.argmax(1).flatten().tolist(), strict=True):
+    for truth, guess in zip(
+        labels.flatten().tolist(), outputs.argmax(1).flatten().tolist(), strict=True
+    ):
         if truth != masks.VOID:
             expected[truth, guess] += 1
     assert torch.equal(tally.confusion.view(4, 4), expected)
@@ -157,54 +209,92 @@ def test_the_upsampling_begins_as_a_bilinear_one() -> None:
     torch.manual_seed(0)
     built = models.build(ranks.config(**SETTINGS).train.model, 3, 3, (64, 96))
     coarse = torch.randn(1, 3, 4, 6)
-    smooth = torch.nn.functional.interpolate(coarse, scale_factor=32, mode="bilinear", align_corners=False)
+    smooth = torch.nn.functional.interpolate(
+        coarse, scale_factor=32, mode="bilinear", align_corners=False
+    )
     found = built.upsample(coarse)
     assert found.shape == (1, 3, 128, 192)
-    torch.testing.assert_close(found[..., 16:-16, 16:-16], smooth[..., 16:-16, 16:-16], rtol=1e-4, atol=1e-5)  # but edges
+    # but edges
+    torch.testing.assert_close(
+        found[..., 16:-16, 16:-16], smooth[..., 16:-16, 16:-16], rtol=1e-4, atol=1e-5
+    )
     assert bilinear(2, 4)[0, 1].count_nonzero() == 0
 
 
 def test_resnet_18_has_torchvisions_names() -> None:
-    built = models.build(ranks.config(**{**SETTINGS, "model": {"name": "fcn"}}).train.model, 21, 3, (320, 480))
+    built = models.build(
+        ranks.config(**{**SETTINGS, "model": {"name": "fcn"}}).train.model, 21, 3, (320, 480)
+    )
     theirs = pytest.importorskip("torchvision").models.resnet18().state_dict()
-    found = {name: v.shape for name, v in built.state_dict().items() if not name.startswith(("head.", "upsample."))}
+    found = {
+        name: v.shape
+        for name, v in built.state_dict().items()
+        if not name.startswith(("head.", "upsample."))
+    }
     assert found == {name: v.shape for name, v in theirs.items() if not name.startswith("fc.")}
     assert built(torch.zeros(1, 3, 64, 96)).shape == (1, 21, 64, 96)
 
 
 @pytest.mark.long
-def test_the_weights_of_a_resnets_run_but_for_new_last_layers(tmp_path: Path, prepared: dict[str, Any]) -> None:
+def test_the_weights_of_a_resnets_run_but_for_new_last_layers(
+    tmp_path: Path, prepared: dict[str, Any]
+) -> None:
     pictures = {"name": "synthetic", "samples": 8, "size": 32}
-    resnet = {"data": pictures, "model": {"name": "torchvision/resnet18"}, "epochs": 1, "global_batch_size": 8}
+    resnet = {
+        "data": pictures,
+        "model": {"name": "torchvision/resnet18"},
+        "epochs": 1,
+        "global_batch_size": 8,
+    }
     config = ranks.config("resnet-00000000", **resnet)
     before = ranks.make_run(tmp_path, config, prepare(config.train.data, tmp_path, tmp_path))
     assert ranks.train(before, "local-1", 1) == 0, ranks.logs(before)
     begin: dict[str, Any] = {
-        "model": {"name": "fcn"}, "weights": {"run": before.run_id}, "init": {"name": "normal", "std": 0.5}, "epochs": 1,
-        "freeze": ["*", "!head.*", "!upsample.*"], "freeze_batch_norm": True,
+        "model": {"name": "fcn"},
+        "weights": {"run": before.run_id},
+        "init": {"name": "normal", "std": 0.5},
+        "epochs": 1,
+        "freeze": ["*", "!head.*", "!upsample.*"],
+        "freeze_batch_norm": True,
         "optimizer": {"name": "sgd", "lr": 1e-30},  # too little to move anything but a zero
-    }  # fmt: skip
+    }
     after = completed(tmp_path, prepared, **begin)
     given, found = (checkpoint.find(run, "latest")[0].weights for run in (before, after))
-    pretrained.check(ranks.config(**{**SETTINGS, **begin}).train, len(CLASSES), given)  # as before it is queued
+    # as before it is queued
+    pretrained.check(ranks.config(**{**SETTINGS, **begin}).train, len(CLASSES), given)
     features = [name for name in given if not name.startswith("fc.")]
-    assert set(found) - set(features) == {"head.weight", "head.bias", "upsample.weight", "upsample.bias"}
-    assert all(torch.equal(found[name], given[name]) for name in features)  # bit for bit, statistics too
+    assert set(found) - set(features) == {
+        "head.weight",
+        "head.bias",
+        "upsample.weight",
+        "upsample.bias",
+    }
+    # bit for bit, statistics too
+    assert all(torch.equal(found[name], given[name]) for name in features)
     assert float(found["head.weight"].std()) == pytest.approx(0.5, rel=0.1)
     torch.testing.assert_close(found["upsample.weight"], bilinear(3, 64), rtol=0, atol=1e-20)
-    assert "but for a new head and upsample; the model has no use for fc.bias, fc.weight" in ranks.logs(after)
+    assert (
+        "but for a new head and upsample; the model has no use for fc.bias, fc.weight"
+        in ranks.logs(after)
+    )
 
 
 def test_a_run_learns_and_leaves_its_figures(tmp_path: Path, prepared: dict[str, Any]) -> None:
     data = {**DATA, "validation": 0.2}
-    run = completed(tmp_path, prepared, epochs=25, evaluate_every_epochs=5, data=data, best_metric="mean_iou")
+    run = completed(
+        tmp_path, prepared, epochs=25, evaluate_every_epochs=5, data=data, best_metric="mean_iou"
+    )
     found, last = ranks.outcome(run, "local-1"), read_jsonl(run.metrics)[-1]
     assert found.extra["skipped_pictures"] == 4 and found.extra["best"]["metric"] == "mean_iou"
-    assert (found.test_accuracy, found.extra["test_mean_iou"]) == (last["accuracy"], last["mean_iou"])
+    assert (found.test_accuracy, found.extra["test_mean_iou"]) == (
+        last["accuracy"],
+        last["mean_iou"],
+    )
     kept = read_json(run.evaluation("test"))
     confusion = np.array(kept["confusion"])
     commonest = confusion.sum(1).max() / confusion.sum()
-    assert last["mean_iou"] > 2 * commonest / 3 and last["accuracy"] > commonest  # of always predicting the commonest
+    # of always predicting the commonest
+    assert last["mean_iou"] > 2 * commonest / 3 and last["accuracy"] > commonest
     assert last["accuracy"] == np.trace(confusion) / confusion.sum()
     assert kept["iou"] == iou(torch.from_numpy(confusion))
     looked_at = read_json(run.masks)
@@ -225,7 +315,9 @@ def test_evaluations_do_not_depend_on_the_ranks(tmp_path: Path, prepared: dict[s
 
 @pytest.mark.parametrize("world_size", [1, 2])
 @pytest.mark.long
-def test_a_stopped_run_continues_to_the_same_bits(tmp_path: Path, prepared: dict[str, Any], world_size: int) -> None:
+def test_a_stopped_run_continues_to_the_same_bits(
+    tmp_path: Path, prepared: dict[str, Any], world_size: int
+) -> None:
     whole = completed(tmp_path / "whole", prepared, world_size)
     run = ranks.make_run(tmp_path / "stopped", ranks.config(ranks=world_size, **SETTINGS), prepared)
     for attempt, stop in (("local-1", 2), ("local-2", 3), ("local-3", None)):  # 3 steps an epoch
@@ -241,9 +333,14 @@ def test_another_set_does_not_pass_for_voc2012(tmp_path: Path) -> None:
     vocs = ranks.config(**{**SETTINGS, "data": {"name": "voc", "crop": [32, 64]}}).train.data
     with pytest.raises(DataError) as error:
         prepare(vocs, tmp_path, tmp_path / "cache")
-    assert "not VOC2012 as it was published: train.txt names 13 pictures, VOC2012's 1464; val.txt names 7" in str(error.value)
+    assert (
+        "not VOC2012 as it was published: train.txt names 13 pictures, VOC2012's 1464; val.txt"
+        " names 7" in str(error.value)
+    )
     assert "Name its classes by train.data.classes where it is another set" in str(error.value)
-    assert len(prepare(vocs, tmp_path, tmp_path / "cache", allow_unverified=True)["unverified"]) == 2
+    assert (
+        len(prepare(vocs, tmp_path, tmp_path / "cache", allow_unverified=True)["unverified"]) == 2
+    )
 
 
 def test_everything_that_is_wrong_is_told_at_once(tmp_path: Path) -> None:
@@ -258,23 +355,35 @@ def test_everything_that_is_wrong_is_told_at_once(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         prepare(config, tmp_path, tmp_path)
     assert "3 picture(s) or mask(s) of" in str(caught.value)
-    for said in ("train_03: class 7 in a mask; known are 0 to 2, and 255", "train_04: the picture has", "its mask 20x30",
-                 "val_02: colour [77, 77, 77] at row 0, column 0 is none of Pascal VOC's"):  # fmt: skip
+    for said in (
+        "train_03: class 7 in a mask; known are 0 to 2, and 255",
+        "train_04: the picture has",
+        "its mask 20x30",
+        "val_02: colour [77, 77, 77] at row 0, column 0 is none of Pascal VOC's",
+    ):
         assert said in str(caught.value)
     (folder / "val_02.png").unlink()
-    with pytest.raises(DataError, match=r"1 file\(s\) that the lists name are missing:\n .*val_02.png"):
+    with pytest.raises(
+        DataError, match=r"1 file\(s\) that the lists name are missing:\n .*val_02.png"
+    ):
         prepare(config, tmp_path, tmp_path)
 
 
 @pytest.mark.skipif(
-    not os.environ.get("BATCHYARD_DATA") and not os.environ.get("CI"), reason="needs VOCdevkit below $BATCHYARD_DATA"
+    not os.environ.get("BATCHYARD_DATA") and not os.environ.get("CI"),
+    reason="needs VOCdevkit below $BATCHYARD_DATA",
 )
 @pytest.mark.long
 def test_the_stand_in_with_masks_of_both_kinds(tmp_path: Path) -> None:
-    """CamVid's scenes: palette masks, and the same masks in VOC's colours, prepare to the same bytes."""
+    """CamVid's scenes: palette masks, and the same masks in VOC's colours, prepare to the same
+    bytes.
+    """
     raw = Path(os.environ["BATCHYARD_DATA"])
     config = ranks.config(**{**SETTINGS, "data": {"name": "voc", "crop": [320, 480]}}).train.data
-    made = [prepare(config, place, tmp_path, allow_unverified=True) for place in (raw, camvid_in_colours(raw, tmp_path))]
+    made = [
+        prepare(config, place, tmp_path, allow_unverified=True)
+        for place in (raw, camvid_in_colours(raw, tmp_path))
+    ]
     assert len(made[0]["unverified"]) == 2  # both lists: they are not VOC2012's
     assert made[0]["sha256"] == made[1]["sha256"] and made[0]["path"] != made[1]["path"]
     assert made[0]["samples"] == {"train": 150, "test": 50} and not made[0]["skipped"]

@@ -1,4 +1,6 @@
-"""What train settings do: validation, early stopping, the average of the weights, fp16, compile; and updates that never count."""
+"""What train settings do: validation, early stopping, the average of the weights, fp16, compile;
+and updates that never count.
+"""
 
 from __future__ import annotations
 
@@ -32,27 +34,47 @@ def completed(folder: Path, prepared: dict[str, Any], **train: Any) -> tuple[Run
 
 
 def evaluations(run: RunDir, split: str) -> list[dict[str, Any]]:
-    return [row for row in read_jsonl(run.metrics) if row["kind"] == "eval" and row["split"] == split]
+    return [
+        row for row in read_jsonl(run.metrics) if row["kind"] == "eval" and row["split"] == split
+    ]
 
 
 def test_held_out_pictures_are_never_trained_on(tmp_path: Path, prepared: dict[str, Any]) -> None:
     whole = load(ranks.make_run(tmp_path, ranks.config(), prepared))
     data = load(ranks.make_run(tmp_path, ranks.config(), prepared), 0.2)
     train, held = data.splits["train"], data.splits["val"]
-    assert (len(train), len(held)) == (1150, 287) and train.chosen is not None and held.chosen is not None
+    assert (
+        (len(train), len(held)) == (1150, 287)
+        and train.chosen is not None
+        and held.chosen is not None
+    )
     assert sorted([*train.chosen, *held.chosen]) == list(range(1437))
     pixels, labels = held.read(3, 5)
     assert np.array_equal(pixels, whole.splits["train"].images[held.chosen[3:5]])
     assert np.array_equal(labels, whole.splits["train"].labels[held.chosen[3:5]])
     config = ranks.config(data={"name": "digits"}).train
     for epoch in (0, 1):
-        batches = Batches(data, config.data, seed=epoch, global_batch_size=100, micro_batch_size=100, rank=0, world_size=1,
-                          device=torch.device("cpu"))  # fmt: skip
+        batches = Batches(
+            data,
+            config.data,
+            seed=epoch,
+            global_batch_size=100,
+            micro_batch_size=100,
+            rank=0,
+            world_size=1,
+            device=torch.device("cpu"),
+        )
         assert batches.steps_per_epoch == 12
         seen = [batches.at(epoch * 12 + step)[0] for step in range(12)]
         assert sum(len(b.labels) for b in seen) == 1150
         expected = np.sort(whole.splits["train"].images[train.chosen].reshape(1150, -1).sum(1))
-        found = torch.cat([batches.for_the_eye(b.images) for b in seen]).reshape(1150, -1).sum(1, dtype=torch.int64).sort().values
+        found = (
+            torch.cat([batches.for_the_eye(b.images) for b in seen])
+            .reshape(1150, -1)
+            .sum(1, dtype=torch.int64)
+            .sort()
+            .values
+        )
         assert np.array_equal(found.numpy(), expected)  # each picture once, and no other
 
 
@@ -62,33 +84,59 @@ def test_at_least_one_picture_on_either_side() -> None:
         assert [len(s) for s in hold_out(split, fraction)] == [3 - held, held]
 
 
-def test_early_stopping_ends_the_run_and_the_best_checkpoint_is_kept(tmp_path: Path, prepared: dict[str, Any]) -> None:
-    # a rate that soon gets no better; checkpoints after it would push the best one out if it were not held
+def test_early_stopping_ends_the_run_and_the_best_checkpoint_is_kept(
+    tmp_path: Path, prepared: dict[str, Any]
+) -> None:
+    # a rate that soon gets no better; checkpoints after it would push the best one out if it were
+    # not held
     run, outcome = completed(
-        tmp_path, prepared, epochs=40, model=MLP, data={"name": "digits", "validation": 0.2}, schedule={"name": "constant"},
-        optimizer={"name": "sgd", "lr": 0.5, "momentum": 0.9}, early_stopping={"patience_evaluations": 3, "min_delta": 0.002},
-    )  # fmt: skip
+        tmp_path,
+        prepared,
+        epochs=40,
+        model=MLP,
+        data={"name": "digits", "validation": 0.2},
+        schedule={"name": "constant"},
+        optimizer={"name": "sgd", "lr": 0.5, "momentum": 0.9},
+        early_stopping={"patience_evaluations": 3, "min_delta": 0.002},
+    )
     val, test = evaluations(run, "val"), evaluations(run, "test")
     assert outcome.extra["early_stopped"] is True and len(val) < 40
     best = outcome.extra["best"]
     place = next(i for i, row in enumerate(val) if row["global_step"] == best["global_step"])
-    assert best == {"split": "val", "metric": "accuracy", "value": val[place]["accuracy"], "global_step": val[place]["global_step"],
-                    "test_accuracy": test[place]["accuracy"]}  # fmt: skip
-    assert all(row["accuracy"] <= best["value"] + 0.002 for row in val) and len(val) == place + 1 + 3
+    assert best == {
+        "split": "val",
+        "metric": "accuracy",
+        "value": val[place]["accuracy"],
+        "global_step": val[place]["global_step"],
+        "test_accuracy": test[place]["accuracy"],
+    }
+    assert (
+        all(row["accuracy"] <= best["value"] + 0.002 for row in val) and len(val) == place + 1 + 3
+    )
     assert outcome.test_accuracy == test[-1]["accuracy"]
     kept = {p.name for p in run.checkpoints.iterdir() if not p.is_symlink()}
-    assert (run.checkpoints / "best").resolve().name == f"step-{best['global_step']}.local-1" in kept
+    assert (
+        (run.checkpoints / "best").resolve().name == f"step-{best['global_step']}.local-1" in kept
+    )
     assert (run.checkpoints / "latest").resolve().name == f"step-{outcome.global_step}.local-1"
 
 
-def test_max_steps_ends_within_an_epoch_with_an_evaluation(tmp_path: Path, prepared: dict[str, Any]) -> None:
-    run, outcome = completed(tmp_path, prepared, epochs=3, max_steps=20, model=MLP)  # 15 steps an epoch
-    assert outcome.global_step == 20 and [row["global_step"] for row in evaluations(run, "test")] == [15, 20]
-    assert read_jsonl(run.metrics)[-2]["lr"] == pytest.approx(0, abs=1e-12)  # the cosine ends where the run does
+def test_max_steps_ends_within_an_epoch_with_an_evaluation(
+    tmp_path: Path, prepared: dict[str, Any]
+) -> None:
+    # 15 steps an epoch
+    run, outcome = completed(tmp_path, prepared, epochs=3, max_steps=20, model=MLP)
+    assert outcome.global_step == 20 and [
+        row["global_step"] for row in evaluations(run, "test")
+    ] == [15, 20]
+    # the cosine ends where the run does
+    assert read_jsonl(run.metrics)[-2]["lr"] == pytest.approx(0, abs=1e-12)
     assert read_jsonl(run.timing)[-1]["total_steps"] == 20
 
 
-def test_rows_are_means_over_the_same_steps_of_each_epoch(tmp_path: Path, prepared: dict[str, Any]) -> None:
+def test_rows_are_means_over_the_same_steps_of_each_epoch(
+    tmp_path: Path, prepared: dict[str, Any]
+) -> None:
     def rows(every: int) -> list[dict[str, Any]]:
         config = ranks.config(model=MLP, execution={"log_every_steps": every})
         run = ranks.make_run(tmp_path / str(every), config, prepared)
@@ -104,22 +152,38 @@ def test_rows_are_means_over_the_same_steps_of_each_epoch(tmp_path: Path, prepar
         assert row["loss"] == pytest.approx(mean, rel=1e-12)
 
 
-def test_without_a_validation_split_there_is_no_best(tmp_path: Path, prepared: dict[str, Any]) -> None:
+def test_without_a_validation_split_there_is_no_best(
+    tmp_path: Path, prepared: dict[str, Any]
+) -> None:
     run, outcome = completed(tmp_path, prepared, epochs=1, model=MLP)
-    assert outcome.extra == {} and not (run.checkpoints / "best").exists() and not evaluations(run, "val")
+    assert (
+        outcome.extra == {}
+        and not (run.checkpoints / "best").exists()
+        and not evaluations(run, "val")
+    )
 
 
 def test_what_a_person_looks_at_is_the_evaluation(tmp_path: Path, prepared: dict[str, Any]) -> None:
     run, outcome = completed(tmp_path, prepared, model=MLP)
     found = read_json(run.evaluation("test"))
-    assert np.array(found["confusion"]).sum() == sum(found["samples"]) == 360 and found["global_step"] == outcome.global_step
-    assert sum(found["correct"]) / 360 == outcome.test_accuracy == np.trace(np.array(found["confusion"])) / 360
+    assert (
+        np.array(found["confusion"]).sum() == sum(found["samples"]) == 360
+        and found["global_step"] == outcome.global_step
+    )
+    assert (
+        sum(found["correct"]) / 360
+        == outcome.test_accuracy
+        == np.trace(np.array(found["confusion"])) / 360
+    )
     wrong = read_json(run.misclassified)["pictures"]
-    assert len(wrong) == min(16, 360 - sum(found["correct"])) and all(p["truth"] != p["predicted"] for p in wrong)
+    assert len(wrong) == min(16, 360 - sum(found["correct"])) and all(
+        p["truth"] != p["predicted"] for p in wrong
+    )
     odds = [p["probability"] for p in wrong]
     assert odds == sorted(odds, reverse=True) and 0 < odds[-1] <= odds[0] <= 1
     shown = read_json(run.predictions)["pictures"]
-    assert [p["sample"] for p in shown] == [0, 1, 2, 3, 4, 5, 60, 120, 180, 240, 300]  # the first six, and six from all over
+    # the first six, and six from all over
+    assert [p["sample"] for p in shown] == [0, 1, 2, 3, 4, 5, 60, 120, 180, 240, 300]
     _, truth = load(run, None).splits["test"].read(0, 360)
     assert [p["truth"] for p in shown] == [found["classes"][truth[p["sample"]]] for p in shown]
     known = {p["sample"]: p for p in wrong}
@@ -129,7 +193,9 @@ def test_what_a_person_looks_at_is_the_evaluation(tmp_path: Path, prepared: dict
 
 
 @pytest.mark.parametrize("world_size", [2, 3])
-def test_predictions_do_not_depend_on_the_ranks(tmp_path: Path, prepared: dict[str, Any], world_size: int) -> None:
+def test_predictions_do_not_depend_on_the_ranks(
+    tmp_path: Path, prepared: dict[str, Any], world_size: int
+) -> None:
     """300 and 240 of 360 are in batches that the first rank never sees."""
     shown = []
     for size in (1, world_size):
@@ -141,7 +207,10 @@ def test_predictions_do_not_depend_on_the_ranks(tmp_path: Path, prepared: dict[s
 
 
 def test_top_5_above_ten_classes(tmp_path: Path) -> None:
-    settings = {"data": {"name": "synthetic", "samples": 240, "classes": 24, "size": 8, "channels": 1}, "model": MLP}
+    settings = {
+        "data": {"name": "synthetic", "samples": 240, "classes": 24, "size": 8, "channels": 1},
+        "model": MLP,
+    }
     made = prepare(ranks.config(**settings).train.data, tmp_path, tmp_path)
     run, _ = completed(tmp_path / "runs", made, **settings)
     for row in evaluations(run, "test"):
@@ -161,17 +230,24 @@ def test_the_average_is_what_its_formula_says() -> None:
         average.update(step, refused)
         decay = min(0.9, step / (9 + step)) if not refused else 1.0
         for name, now in model.state_dict().items():
-            expected[name] = expected[name] * decay + now.double() * (1 - decay) if now.is_floating_point() else now.double()
+            expected[name] = (
+                expected[name] * decay + now.double() * (1 - decay)
+                if now.is_floating_point()
+                else now.double()
+            )
     for name, found in average.model.state_dict().items():
         torch.testing.assert_close(found.double(), expected[name], rtol=1e-5, atol=1e-5)
 
 
-def test_the_average_is_what_is_evaluated_and_kept(tmp_path: Path, prepared: dict[str, Any]) -> None:
+def test_the_average_is_what_is_evaluated_and_kept(
+    tmp_path: Path, prepared: dict[str, Any]
+) -> None:
     plain_run, plain = completed(tmp_path / "plain", prepared)
     run, averaged = completed(tmp_path / "averaged", prepared, ema_decay=0.95)
     assert plain.weights_sha256 != averaged.weights_sha256
     trained = [row for row in read_jsonl(run.metrics) if row["kind"] == "train"]
-    assert trained == [row for row in read_jsonl(plain_run.metrics) if row["kind"] == "train"]  # training itself is the same
+    # training itself is the same
+    assert trained == [row for row in read_jsonl(plain_run.metrics) if row["kind"] == "train"]
     state = torch.load(run.checkpoints / "latest/trainer.pt", weights_only=True)["model"]
     weights = torch.load(plain_run.checkpoints / "latest/weights.pt", weights_only=True)
     assert all(torch.equal(state[name], weights[name]) for name in weights)
@@ -207,7 +283,8 @@ def test_after_a_gradient_that_is_not_finite_nothing_changes_any_more() -> None:
     before = state(model, optimizer)
     assert not guard.spoilt() and len(guard.buffers) > 0
     step(float("nan"))
-    step()  # a good batch does not bring it back: its number is to be found at the next checkpoint
+    # a good batch does not bring it back: its number is to be found at the next checkpoint
+    step()
     assert guard.spoilt() and guard.good_steps() == 2
     for old, new in zip(before, state(model, optimizer), strict=True):
         assert torch.equal(old, new)  # weights, momentum and BatchNorm's running statistics
@@ -220,9 +297,13 @@ def test_fp16_halves_its_scale_and_goes_on() -> None:
     before = state(model, optimizer)
     step(float("inf"))
     assert guard.scale.item() == FIRST_SCALE / 2 and not guard.spoilt()
-    assert all(torch.equal(old, new) for old, new in zip(before, state(model, optimizer), strict=True))
+    assert all(
+        torch.equal(old, new) for old, new in zip(before, state(model, optimizer), strict=True)
+    )
     step()
-    assert not all(torch.equal(old, new) for old, new in zip(before, state(model, optimizer), strict=True))
+    assert not all(
+        torch.equal(old, new) for old, new in zip(before, state(model, optimizer), strict=True)
+    )
     guard.growth_tracker.fill_(GROWTH_INTERVAL - 1)
     step()
     assert guard.scale.item() == FIRST_SCALE
@@ -248,7 +329,10 @@ def test_fp16_and_compile_learn_what_fp32_learns(tmp_path: Path, prepared: dict[
     _, half = completed(tmp_path / "fp16", prepared, **settings, precision="fp16")
     compiled_run, compiled = completed(tmp_path / "compiled", prepared, **settings, compile=True)
     assert plain.test_accuracy is not None and plain.test_accuracy > 0.85
-    assert half.test_accuracy == pytest.approx(plain.test_accuracy, abs=0.02) and half.weights_sha256 != plain.weights_sha256
+    assert (
+        half.test_accuracy == pytest.approx(plain.test_accuracy, abs=0.02)
+        and half.weights_sha256 != plain.weights_sha256
+    )
     assert compiled.test_accuracy == pytest.approx(plain.test_accuracy, abs=0.02)
     weights = torch.load(compiled_run.checkpoints / "latest/weights.pt", weights_only=True)
     assert all(not name.startswith("_orig_mod") for name in weights)

@@ -1,4 +1,7 @@
-"""Slurm's commands: what decides them, how long they may take, what is taken for an answer. The commands are fake ones."""
+"""Slurm's commands: what decides them, how long they may take, what is taken for an answer.
+
+The commands are fake ones.
+"""
 
 from __future__ import annotations
 
@@ -142,16 +145,19 @@ def test_another_cluster_is_refused_by_name(tmp_path: Path, name: str) -> None:
     assert not (tmp_path / "runs").exists()
 
 
-@pytest.mark.parametrize(("printed", "job"), [
-    ("12\n", "12"),
-    ("12;two\n", "12"),
-    ("charged to account 12345\n12\n", None),
-    ("12\ncharged to account 12345\n", None),
-    ("Submitted batch job 5 on cluster two\n", None),
-    ("Submitted batch job 5\n", None),
-    ("12 13\n", None),
-    ("", None),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("printed", "job"),
+    [
+        ("12\n", "12"),
+        ("12;two\n", "12"),
+        ("charged to account 12345\n12\n", None),
+        ("12\ncharged to account 12345\n", None),
+        ("Submitted batch job 5 on cluster two\n", None),
+        ("Submitted batch job 5\n", None),
+        ("12 13\n", None),
+        ("", None),
+    ],
+)
 def test_a_jobs_id_is_a_number_and_nothing_else(printed: str, job: str | None) -> None:
     assert slurm_commands.job_id(printed) == job
 
@@ -386,8 +392,10 @@ def test_a_job_that_ended_with_its_attempt_is_no_news(queued: RunDir, tools: Pat
 def test_a_job_that_left_the_queue_between_two_questions_is_no_error(
     queued: RunDir, tools: Path
 ) -> None:
-    fake(tools, "squeue", (
-        'case "$*" in *"-j 7"*) echo "slurm_load_jobs error: Invalid job id specified" >&2; exit 1;; '
-        "*) echo '7|PENDING|Priority';; esac"
-    ))  # fmt: skip
+    fake(
+        tools,
+        "squeue",
+        'case "$*" in *"-j 7"*) echo "slurm_load_jobs error: Invalid job id specified" >&2; exit'
+        " 1;; *) echo '7|PENDING|Priority';; esac",
+    )
     assert "Slurm job 7" in Shell(queued.path.parent).run("why", "a").splitlines()[0]

@@ -1,4 +1,6 @@
-"""What is frozen of a project, and what is not: secrets, crowds of files, submodules, folders without git."""
+"""What is frozen of a project, and what is not: secrets, crowds of files, submodules, folders
+without git.
+"""
 
 from __future__ import annotations
 
@@ -14,24 +16,45 @@ from launch.snapshot import SnapshotError
 from trainer.config.layout import RunDir, read_json
 
 SECRETS = (
-    ".env", ".env.local", ".netrc", "id_rsa", "server.pem", ".aws/credentials", "conf/secrets.yaml",
-    "deploy.txt", "gcp-1a2b.json",
-)  # fmt: skip
+    ".env",
+    ".env.local",
+    ".netrc",
+    "id_rsa",
+    "server.pem",
+    ".aws/credentials",
+    "conf/secrets.yaml",
+    "deploy.txt",
+    "gcp-1a2b.json",
+)
 # in pieces, so that no file of this project looks like one
 HEADER = f"-----BEGIN {'OPENSSH'} PRIVATE KEY-----"
 
 
 def git(folder: Path, *arguments: str, **env: str) -> str:
-    who = ("-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "protocol.file.allow=always")
+    who = (
+        "-c",
+        "user.name=t",
+        "-c",
+        "user.email=t@example.org",
+        "-c",
+        "protocol.file.allow=always",
+    )
     argv = ["git", "-C", str(folder), *who, *arguments]
-    return subprocess.run(argv, env={**os.environ, **env}, capture_output=True, text=True, check=True).stdout
+    return subprocess.run(
+        argv, env={**os.environ, **env}, capture_output=True, text=True, check=True
+    ).stdout
 
 
 @pytest.fixture
 def plain(tmp_path: Path) -> Path:
     """A project that git does not know."""
     project = tmp_path / "project"
-    for name in ("trainer/__init__.py", "launch/__init__.py", "launch/site.example.yaml", "jobs/a.yaml"):
+    for name in (
+        "trainer/__init__.py",
+        "launch/__init__.py",
+        "launch/site.example.yaml",
+        "jobs/a.yaml",
+    ):
         write(project / name, name)
     return project
 
@@ -76,14 +99,24 @@ def test_untracked_secrets_are_left_out_and_named(project: Path, tmp_path: Path)
     write(project / "notes.txt", "x", 0o600)
     write(project / "tool.sh", "x", 0o755)
     run, code = frozen(project, tmp_path), snapshot.look(project)
-    kept = {"trainer/__init__.py", "launch/__init__.py", "launch/site.example.yaml", "jobs/a.yaml", "notes.txt", "tool.sh"}
+    kept = {
+        "trainer/__init__.py",
+        "launch/__init__.py",
+        "launch/site.example.yaml",
+        "jobs/a.yaml",
+        "notes.txt",
+        "tool.sh",
+    }
     assert names(run.code) == kept
     assert read_json(run.code_record)["left_out"] == dict.fromkeys(SECRETS, "looks like a secret")
     (note,) = code.notes
-    assert note.startswith("left out of the frozen code: .aws/credentials, .env, .env.local, .netrc, ") and note.endswith(
-        " and 1 more (looks like a secret)"
-    )
-    modes = {name: stat.S_IMODE((run.code / name).stat().st_mode) for name in ("notes.txt", "tool.sh", "jobs/a.yaml")}
+    assert note.startswith(
+        "left out of the frozen code: .aws/credentials, .env, .env.local, .netrc, "
+    ) and note.endswith(" and 1 more (looks like a secret)")
+    modes = {
+        name: stat.S_IMODE((run.code / name).stat().st_mode)
+        for name in ("notes.txt", "tool.sh", "jobs/a.yaml")
+    }
     assert modes == {"notes.txt": 0o400, "tool.sh": 0o555, "jobs/a.yaml": 0o444}
 
 
@@ -92,7 +125,10 @@ def test_tracked_secrets_are_copied_and_named(project: Path, tmp_path: Path) -> 
     git(project, "add", "-A", "-f")
     assert set(SECRETS) <= names(frozen(project, tmp_path).code)
     (note,) = snapshot.look(project).notes
-    assert "tracked, and so copied into the frozen code, although it looks like a secret: .aws/credentials, .env," in note
+    assert (
+        "tracked, and so copied into the frozen code, although it looks like a secret:"
+        " .aws/credentials, .env," in note
+    )
 
 
 def test_a_folder_takes_its_mode_from_the_umask(project: Path, tmp_path: Path) -> None:
@@ -101,25 +137,42 @@ def test_a_folder_takes_its_mode_from_the_umask(project: Path, tmp_path: Path) -
         run = frozen(project, tmp_path)
     finally:
         os.umask(before)
-    assert stat.S_IMODE(run.code.stat().st_mode) == stat.S_IMODE((run.code / "jobs").stat().st_mode) == 0o700
+    assert (
+        stat.S_IMODE(run.code.stat().st_mode)
+        == stat.S_IMODE((run.code / "jobs").stat().st_mode)
+        == 0o700
+    )
 
 
-@pytest.mark.parametrize("name", [
-    "id_rsa.pub", ".env.example", "secrets.py", "tests/credentials.py", "environment.yaml", "keys.md", "token.py", "a.keys",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name",
+    [
+        "id_rsa.pub",
+        ".env.example",
+        "secrets.py",
+        "tests/credentials.py",
+        "environment.yaml",
+        "keys.md",
+        "token.py",
+        "a.keys",
+    ],
+)
 def test_names_that_are_no_secrets(name: str) -> None:
     assert not secret_files.has_secret_name(name)
 
 
-@pytest.mark.parametrize(("text", "is_key"), [
-    (f"{HEADER}\n", True),
-    (HEADER.replace("OPENSSH ", "") + "\n", True),
-    (HEADER.replace("OPENSSH", "RSA") + "\r\n", True),
-    (f"key = '{HEADER}\\n{'B' * 40}'", True),
-    (f"if '{HEADER}' in text:", False),
-    ("-----BEGIN CERTIFICATE-----\nMIIB\n", False),
-    ("-----BEGIN PUBLIC KEY-----\nMIIB\n", False),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "is_key"),
+    [
+        (f"{HEADER}\n", True),
+        (HEADER.replace("OPENSSH ", "") + "\n", True),
+        (HEADER.replace("OPENSSH", "RSA") + "\r\n", True),
+        (f"key = '{HEADER}\\n{'B' * 40}'", True),
+        (f"if '{HEADER}' in text:", False),
+        ("-----BEGIN CERTIFICATE-----\nMIIB\n", False),
+        ("-----BEGIN PUBLIC KEY-----\nMIIB\n", False),
+    ],
+)
 def test_keys_are_known_by_their_headers(text: str, is_key: bool) -> None:
     assert secret_files.holds_key(text.encode()) == is_key
 
@@ -143,7 +196,9 @@ def test_a_crowd_of_untracked_files_is_refused_with_its_folder(project: Path) ->
     assert ".gitignore" in snapshot.look(project).contents
 
 
-def test_submodules_are_copied_and_other_repositories_are_named(project: Path, tmp_path: Path) -> None:
+def test_submodules_are_copied_and_other_repositories_are_named(
+    project: Path, tmp_path: Path
+) -> None:
     library = tmp_path / "library"
     write(library / "lib.py", "x")
     git(tmp_path, "init", "-q", str(library))
@@ -169,16 +224,32 @@ def test_without_git_the_two_packages_are_taken_and_it_is_said(plain: Path, tmp_
     write(plain / "trainer/__pycache__/a.pyc", "x")
     write(plain / "trainer/.env", "x")
     code = snapshot.look(plain)
-    assert set(code.contents) == {"trainer/__init__.py", "launch/__init__.py", "launch/site.example.yaml"}
-    assert code.notes[0] == f"{plain} is no git checkout: trainer/ and launch/ alone are taken, and no commit is recorded"
+    assert set(code.contents) == {
+        "trainer/__init__.py",
+        "launch/__init__.py",
+        "launch/site.example.yaml",
+    }
+    assert (
+        code.notes[0]
+        == f"{plain} is no git checkout: trainer/ and launch/ alone are taken, and no commit is"
+        " recorded"
+    )
     assert code.left_out == {"trainer/.env": "looks like a secret"}
 
 
-def test_what_git_says_of_a_checkout_that_it_does_not_read(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_git_says_of_a_checkout_that_it_does_not_read(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
     (note,) = snapshot.look(project).notes
-    assert f"git does not read {project} (fatal: detected dubious ownership in repository at '{project}'" in note
-    assert f"git config --global --add safe.directory {project}): trainer/ and launch/ alone are taken" in note
+    assert (
+        f"git does not read {project} (fatal: detected dubious ownership in repository at"
+        f" '{project}'" in note
+    )
+    assert (
+        f"git config --global --add safe.directory {project}): trainer/ and launch/ alone are taken"
+        in note
+    )
 
 
 def test_a_file_that_changes_while_it_is_frozen(project: Path, tmp_path: Path) -> None:
@@ -186,7 +257,9 @@ def test_a_file_that_changes_while_it_is_frozen(project: Path, tmp_path: Path) -
     write(project / "jobs/a.yaml", "other")
     run = RunDir(tmp_path / "a-00000000")
     run.path.mkdir()
-    with pytest.raises(SnapshotError, match=r"a\.yaml was changed while it was being frozen: submit again"):
+    with pytest.raises(
+        SnapshotError, match=r"a\.yaml was changed while it was being frozen: submit again"
+    ):
         snapshot.freeze(code, run, None)
     assert not run.code.exists()
 

@@ -1,4 +1,6 @@
-"""The table of runs: where each stands, how far it is, what is left, and why it waits; quick however long its files are."""
+"""The table of runs: where each stands, how far it is, what is left, and why it waits; quick
+however long its files are.
+"""
 
 from __future__ import annotations
 
@@ -25,17 +27,26 @@ from trainer.config.outcome import Outcome
 def run(tmp_path: Path) -> RunDir:
     run = RunDir(tmp_path / "a-01234567")
     write_json(run.config, {"job": "a", "train": {}})
-    rows = [{"kind": "train", "global_step": step, "loss": 2.0 / step} for step in range(10, 110, 10)]
+    rows = [
+        {"kind": "train", "global_step": step, "loss": 2.0 / step} for step in range(10, 110, 10)
+    ]
     rows.insert(5, {"kind": "eval", "split": "test", "global_step": 50, "accuracy": 0.625})
     run.metrics.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    run.timing.write_text(json.dumps({"global_step": 100, "total_steps": 700, "step_time_s": 0.5}) + "\n")
+    run.timing.write_text(
+        json.dumps({"global_step": 100, "total_steps": 700, "step_time_s": 0.5}) + "\n"
+    )
     write_json(run.attempt("local-1").record, {"started": time.time() - 90, "host": "n1"})
     return run
 
 
 def test_a_running_run_tells_what_is_left(run: RunDir) -> None:
     row = status.Row.of(run, Standing("running", None, run.attempt("local-1"), "local-1 on n1"))
-    assert (row.step, row.loss, row.accuracy, row.left) == ("100/700", "0.02", "62.50 %", "5 min 00 s")
+    assert (row.step, row.loss, row.accuracy, row.left) == (
+        "100/700",
+        "0.02",
+        "62.50 %",
+        "5 min 00 s",
+    )
     assert row.took in ("1 min 30 s", "1 min 31 s")
 
 
@@ -49,7 +60,11 @@ def test_an_ended_run_tells_how_long_it_took(run: RunDir) -> None:
 def test_a_waiting_run_tells_slurms_reason(run: RunDir) -> None:
     write_json(run.slurm_job, {"job_id": "12_3"})
     where = rundir.standing(run, {"12_3": "PENDING (Priority)"})
-    assert (where.state, where.where, where.slurm_job) == ("queued", "Slurm job 12_3 PENDING (Priority)", "12_3")
+    assert (where.state, where.where, where.slurm_job) == (
+        "queued",
+        "Slurm job 12_3 PENDING (Priority)",
+        "12_3",
+    )
 
 
 def test_a_completed_run_is_completed_while_its_job_ends(run: RunDir) -> None:
@@ -92,7 +107,9 @@ def test_a_lock_of_a_job_that_slurm_no_longer_has_holds_nothing(run: RunDir) -> 
 
 
 def test_the_silence_about_another_users_job_tells_nothing(run: RunDir) -> None:
-    """Clusters hide other users' jobs: a colleague's run that trains was shown as dead, and a submit would have queued it again."""
+    """Clusters hide other users' jobs: a colleague's run that trains was shown as dead, and a
+    submit would have queued it again.
+    """
     write_json(run.slurm_job, {"job_id": "12"})
     write_json(run.attempt("slurm-12.0").record, {"started": time.time()})
     write_json(run.lock, {**lock.me(), "host": "n1", "boot": "another", "attempt": "slurm-12.0"})
@@ -108,29 +125,42 @@ def test_the_silence_about_another_users_job_tells_nothing(run: RunDir) -> None:
     if os.geteuid() == 0:
         run.path.chmod(0o755)
         done = subprocess.run(
-            [sys.executable, "-c", as_another_user, str(run.path)], cwd=PROJECT, capture_output=True, text=True, check=True
+            [sys.executable, "-c", as_another_user, str(run.path)],
+            cwd=PROJECT,
+            capture_output=True,
+            text=True,
+            check=True,
         )
         assert done.stdout == "running\n"
     assert rundir.standing(run, {}).state == "dead"
 
 
 def test_a_run_that_was_cancelled_while_it_stopped_is_cancelled(run: RunDir) -> None:
-    Outcome("stopped", "preempted", "local-1", "trainer rank 0", 400).write(run.attempt("local-1").outcome)
+    Outcome("stopped", "preempted", "local-1", "trainer rank 0", 400).write(
+        run.attempt("local-1").outcome
+    )
     assert rundir.standing(run).state == "stopped"
     write_json(run.cancel, {})
     assert rundir.standing(run).state == "cancelled"
 
 
-def test_what_was_submitted_again_and_never_began_does_not_tell_of_the_attempt_before(run: RunDir) -> None:
-    Outcome("failed", "error", "local-1", "trainer rank 0", 400).write(run.attempt("local-1").outcome)
+def test_what_was_submitted_again_and_never_began_does_not_tell_of_the_attempt_before(
+    run: RunDir,
+) -> None:
+    Outcome("failed", "error", "local-1", "trainer rank 0", 400).write(
+        run.attempt("local-1").outcome
+    )
     write_json(run.slurm_job, {"job_id": "12"})
     run.attempt("slurm-12.0").path.mkdir()
     assert rundir.standing(run, {}) == Standing("dead", None, None, "Slurm job 12 is gone")
     write_json(run.cancel, {})
     assert rundir.standing(run, {}).state == "cancelled"
     done = Outcome("completed", "completed", "local-1", "trainer rank 0", 700)
-    done.write(run.outcome)  # a task that begins after all finds nothing to do, and leaves its folder empty
-    assert rundir.standing(run, {}) == Standing("completed", done, run.attempt("local-1"), "local-1")
+    # a task that begins after all finds nothing to do, and leaves its folder empty
+    done.write(run.outcome)
+    assert rundir.standing(run, {}) == Standing(
+        "completed", done, run.attempt("local-1"), "local-1"
+    )
 
 
 def test_the_table(run: RunDir) -> None:
@@ -138,8 +168,25 @@ def test_the_table(run: RunDir) -> None:
     with redirect_stdout(out):
         status.show([run, RunDir(run.path.parent / "none")])
     head, first, second = out.getvalue().splitlines()
-    assert head.split() == ["run", "state", "step", "loss", "test", "accuracy", "left", "where", "started", "took"]
-    assert first.split()[:5] == ["a-01234567", "dead", "100/700", "0.02", "62.50"] and second.split()[:2] == ["none", "new"]
+    assert head.split() == [
+        "run",
+        "state",
+        "step",
+        "loss",
+        "test",
+        "accuracy",
+        "left",
+        "where",
+        "started",
+        "took",
+    ]
+    assert first.split()[:5] == [
+        "a-01234567",
+        "dead",
+        "100/700",
+        "0.02",
+        "62.50",
+    ] and second.split()[:2] == ["none", "new"]
 
 
 def test_of_a_long_file_only_the_end_is_read(run: RunDir) -> None:

@@ -1,4 +1,6 @@
-"""Foreign text on a terminal: its control characters are shown, and no markup of it is interpreted, wherever it is printed."""
+"""Foreign text on a terminal: its control characters are shown, and no markup of it is interpreted,
+wherever it is printed.
+"""
 
 from __future__ import annotations
 
@@ -29,11 +31,19 @@ train:
 """
 
 
-@pytest.mark.parametrize(("text", "shown"), [
-    ("a plain text, café, 日本語", "a plain text, café, 日本語"), (TITLE, "\\x1b]0;X\\x07"), ("a\u202eb", "a\\u202eb"),
-    ("a\nb\tc\rd", "a\\nb\\tc\\rd"), ("\x9b2J\x7f", "\\u009b2J\\u007f"), ("\udcff", "\\udcff"), ("\u2028", "\\u2028"),
-    (Path("/a\x1b"), "/a\\x1b"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("a plain text, café, 日本語", "a plain text, café, 日本語"),
+        (TITLE, "\\x1b]0;X\\x07"),
+        ("a\u202eb", "a\\u202eb"),
+        ("a\nb\tc\rd", "a\\nb\\tc\\rd"),
+        ("\x9b2J\x7f", "\\u009b2J\\u007f"),
+        ("\udcff", "\\udcff"),
+        ("\u2028", "\\u2028"),
+        (Path("/a\x1b"), "/a\\x1b"),
+    ],
+)
 def test_what_is_shown(text: object, shown: str) -> None:
     assert plain(text) == shown
     assert shown.encode()  # also on a terminal that takes UTF-8 alone
@@ -44,7 +54,9 @@ def test_ours_keeps_its_lines() -> None:
 
 
 def test_a_tables_columns_stay_straight() -> None:
-    head, first, second = table.lines(("run", "where"), [(HOSTILE, "x"), ("short", (f"a\n{TITLE}", "red"))], left=("run", "where"))
+    head, first, second = table.lines(
+        ("run", "where"), [(HOSTILE, "x"), ("short", (f"a\n{TITLE}", "red"))], left=("run", "where")
+    )
     assert head.index("where") == first.index("x", len(plain(HOSTILE)))
     assert "\\n\\x1b]0;X\\x07" in second and "\n" not in first + second
 
@@ -54,7 +66,16 @@ def hostile_run(runs: Path) -> RunDir:
     write_json(run.config, {"job": "digits", "train": {}})
     attempt = run.attempt("local-1")
     write_json(attempt.record, {"started": 1e9, "ended": 1e9 + 9, "host": HOSTILE})
-    end = Outcome("failed", "user_error", attempt.id, "trainer rank 0", 3, 0, f"ValueError: {HOSTILE}", f"look at {HOSTILE}")
+    end = Outcome(
+        "failed",
+        "user_error",
+        attempt.id,
+        "trainer rank 0",
+        3,
+        0,
+        f"ValueError: {HOSTILE}",
+        f"look at {HOSTILE}",
+    )
     end.write(attempt.outcome)
     attempt.rank_log(0).write_bytes(f"step 1\n{HOSTILE}\n".encode() + b"\xff\n")
     return run
@@ -64,9 +85,13 @@ def of_terminal(shell: Shell, *argv: str) -> bytes:
     """What a command writes to a terminal."""
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
-        [*BATCHYARD, argv[0], "--runs-dir", str(shell.runs), *argv[1:]], cwd=PROJECT, stdin=subprocess.DEVNULL, stdout=theirs,
-        stderr=theirs, env={**os.environ, "TERM": "xterm", "PYTHONPATH": str(PROJECT)},
-    )  # fmt: skip
+        [*BATCHYARD, argv[0], "--runs-dir", str(shell.runs), *argv[1:]],
+        cwd=PROJECT,
+        stdin=subprocess.DEVNULL,
+        stdout=theirs,
+        stderr=theirs,
+        env={**os.environ, "TERM": "xterm", "PYTHONPATH": str(PROJECT)},
+    )
     os.close(theirs)
     printed = b""
     try:
@@ -84,7 +109,14 @@ def test_of_a_run_nothing_is_run(tmp_path: Path, verb: str) -> None:
     run = hostile_run(tmp_path)
     printed = of_terminal(Shell(tmp_path), verb, run.run_id)
     assert b"\\x1b]0;X\\x07" in printed and b"[bold]not[/bold]" in printed
-    for command in (b"\x1b]0", b"\x1b[31mred", b"\x1b[8m", b"\a", "\u202e".encode(), "\x9b".encode()):
+    for command in (
+        b"\x1b]0",
+        b"\x1b[31mred",
+        b"\x1b[8m",
+        b"\a",
+        "\u202e".encode(),
+        "\x9b".encode(),
+    ):
         assert command not in printed
 
 
@@ -92,7 +124,14 @@ def test_a_pipe_has_the_logs_bytes(tmp_path: Path) -> None:
     run = hostile_run(tmp_path)
     argv = [*BATCHYARD, "logs", "--runs-dir", str(tmp_path), run.run_id]
     environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
-    found = subprocess.run(argv, cwd=PROJECT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True)
+    found = subprocess.run(
+        argv,
+        cwd=PROJECT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        check=True,
+    )
     assert found.stdout == run.attempt("local-1").rank_log(0).read_bytes()
 
 

@@ -1,4 +1,6 @@
-"""wandb is a sink: offline without a key, online with one, rank 0 alone; broken in any way it never stops or changes a run."""
+"""wandb is a sink: offline without a key, online with one, rank 0 alone; broken in any way it never
+stops or changes a run.
+"""
 
 from __future__ import annotations
 
@@ -50,11 +52,15 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbServer]:
 
 
 def make(folder: Path, prepared: dict[str, Any], world_size: int = 1, **execution: Any) -> RunDir:
-    return ranks.make_run(folder, ranks.config(ranks=world_size, epochs=1, execution={**AUTO, **execution}), prepared)
+    return ranks.make_run(
+        folder, ranks.config(ranks=world_size, epochs=1, execution={**AUTO, **execution}), prepared
+    )
 
 
 def fresh(run: RunDir, world_size: int) -> int:
-    """An attempt in fresh interpreters, for which this test's environment counts from their start."""
+    """An attempt in fresh interpreters, for which this test's environment counts from
+    their start.
+    """
     return ranks.spawn(["-m", "trainer", str(run.config)], world_size, BATCHYARD_ATTEMPT="local-1")
 
 
@@ -73,7 +79,11 @@ def steps(rows: list[dict[str, Any]], key: str) -> list[int]:
 
 
 def test_offline_without_a_key(
-    tmp_path: Path, prepared: dict[str, Any], weights: str, server: WandbServer, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    prepared: dict[str, Any],
+    weights: str,
+    server: WandbServer,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delenv("WANDB_API_KEY")
     run = make(tmp_path, prepared)
@@ -83,8 +93,11 @@ def test_offline_without_a_key(
     (folder,) = run.wandb.glob("offline-run-*")
     inspect = subprocess.run(
         [str(Path(sys.executable).with_name("wandb")), "leet", "inspect", "--json", str(folder)],
-        capture_output=True, text=True, env={**os.environ, "PYTHONWARNINGS": ""}, check=True,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONWARNINGS": ""},
+        check=True,
+    )
     for row in read_jsonl(run.metrics):
         assert json.dumps(row["loss"]) in inspect.stdout
 
@@ -92,17 +105,22 @@ def test_offline_without_a_key(
 def test_online_with_a_key_from_rank_0_alone_and_nothing_private(
     tmp_path: Path, prepared: dict[str, Any], server: WandbServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("PYTHONPROFILEIMPORTTIME", "1")  # each rank's log names what it imports from then on
+    # each rank's log names what it imports from then on
+    monkeypatch.setenv("PYTHONPROFILEIMPORTTIME", "1")
     run = make(tmp_path, prepared, world_size=2)
     assert fresh(run, 2) == 0, ranks.logs(run)
     assert list(server.runs) == [run.run_id] and server.unknown == []
     found = server.runs[run.run_id]
     rows, truth = server.history(run.run_id), read_jsonl(run.metrics)
     assert steps(rows, "train/loss") == [r["global_step"] for r in truth if r["kind"] == "train"]
-    assert [r["test/accuracy"] for r in rows if "test/accuracy" in r] == [r["accuracy"] for r in truth if r["kind"] == "eval"]
+    assert [r["test/accuracy"] for r in rows if "test/accuracy" in r] == [
+        r["accuracy"] for r in truth if r["kind"] == "eval"
+    ]
     assert found["config"]["global_batch_size"]["value"] == 100 and found["project"] == "tests"
     assert found["exit_code"] == 0 and found["host"] == "batchyard" and found["groupName"] == "t"
-    importers = [rank for rank in (0, 1) if "wandb.sdk" in run.attempt("local-1").rank_log(rank).read_text()]
+    importers = [
+        rank for rank in (0, 1) if "wandb.sdk" in run.attempt("local-1").rank_log(rank).read_text()
+    ]
     assert importers == [0]
     sent = b"\n".join(server.bodies)
     for private in (KEY, "not-for-others", "SLURM_", str(run.path)):
@@ -112,7 +130,11 @@ def test_online_with_a_key_from_rank_0_alone_and_nothing_private(
 
 
 def test_a_continued_run_is_the_same_wandb_run(
-    tmp_path: Path, prepared: dict[str, Any], server: WandbServer, home: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    prepared: dict[str, Any],
+    server: WandbServer,
+    home: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     run = make(tmp_path, prepared, stop_after_step=6)
     write_json(run.config, {**read_json(run.config), "sweep": "t.sweep"})  # a point of a sweep
@@ -122,19 +144,31 @@ def test_a_continued_run_is_the_same_wandb_run(
     ranks.set_execution(run, stop_after_step=None)
     # the second attempt finds the key where `wandb login` leaves it
     monkeypatch.delenv("WANDB_API_KEY")
-    (home / ".netrc").write_text(f"machine {server.url.removeprefix('http://')} login user password {KEY}\n")
+    (home / ".netrc").write_text(
+        f"machine {server.url.removeprefix('http://')} login user password {KEY}\n"
+    )
     assert ranks.train(run, "local-2", 1) == 0, ranks.logs(run)
     assert list(server.runs) == [run.run_id] and server.runs[run.run_id]["exit_code"] == 0
     assert steps(server.history(run.run_id), "train/loss") == [4, 8, 12, 15]
 
 
-@pytest.mark.parametrize(("name", "word", "offline"), [
-    ("WANDB_MODE", "offline", True), ("WANDB_MODE", "dryrun", True), ("WANDB_MODE", "Disabled", False),
-    ("WANDB_MODE", "off", False),
-    ("WANDB_DISABLED", "true", False),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "word", "offline"),
+    [
+        ("WANDB_MODE", "offline", True),
+        ("WANDB_MODE", "dryrun", True),
+        ("WANDB_MODE", "Disabled", False),
+        ("WANDB_MODE", "off", False),
+        ("WANDB_DISABLED", "true", False),
+    ],
+)
 def test_the_mode_that_a_person_sets_is_kept(
-    tmp_path: Path, prepared: dict[str, Any], server: WandbServer, monkeypatch: pytest.MonkeyPatch, name: str, word: str,
+    tmp_path: Path,
+    prepared: dict[str, Any],
+    server: WandbServer,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    word: str,
     offline: bool,
 ) -> None:
     monkeypatch.setenv(name, word)
@@ -146,9 +180,11 @@ def test_the_mode_that_a_person_sets_is_kept(
 
 def test_every_spelling_of_what_is_asked_of_wandb() -> None:
     for mode, words in {
-        "online": ["online", "Online", " run ", "shared", "true"], "offline": ["offline", "dryrun", "DRYRUN", "dry-run"],
-        "disabled": ["disabled", "off", "OFF", "false", "0", "none"], None: ["", " "],
-    }.items():  # fmt: skip
+        "online": ["online", "Online", " run ", "shared", "true"],
+        "offline": ["offline", "dryrun", "DRYRUN", "dry-run"],
+        "disabled": ["disabled", "off", "OFF", "false", "0", "none"],
+        None: ["", " "],
+    }.items():
         assert {wandb_mode.asked({"WANDB_MODE": word}) for word in words} == {mode}
     for word in ("true", "1", "YES", "on"):
         assert wandb_mode.asked({"WANDB_DISABLED": word, "WANDB_MODE": "online"}) == "disabled"
@@ -157,15 +193,21 @@ def test_every_spelling_of_what_is_asked_of_wandb() -> None:
     assert wandb_mode.asked({}) is None
 
 
-@pytest.mark.parametrize(("name", "said"), [
-    ("WANDB_MODE", "is none of online, offline, disabled: set it to one, or unset it"),
-    ("WANDB_DISABLED", "is neither true nor false: set it to one, or unset it"),
-])  # fmt: skip
-def test_a_word_without_a_meaning_is_refused_before_the_start(tmp_path: Path, name: str, said: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("WANDB_MODE", "is none of online, offline, disabled: set it to one, or unset it"),
+        ("WANDB_DISABLED", "is neither true nor false: set it to one, or unset it"),
+    ],
+)
+def test_a_word_without_a_meaning_is_refused_before_the_start(
+    tmp_path: Path, name: str, said: str
+) -> None:
     shell = Shell(tmp_path / "runs", env=((name, "perhaps"),))
     assert f"wandb: {name}=perhaps {said}\n" in shell.run("submit", "digits", code=2)
     assert not list(shell.runs.glob("*"))
-    assert "digits-" in shell.run("show", "digits", "--set", "tracking.mode=disabled")  # where nobody asks wandb
+    # where nobody asks wandb
+    assert "digits-" in shell.run("show", "digits", "--set", "tracking.mode=disabled")
 
 
 def test_a_word_without_a_meaning_on_a_node_alone_is_offline(
@@ -178,7 +220,9 @@ def test_a_word_without_a_meaning_on_a_node_alone_is_offline(
     assert server.bodies == [] and run.wandb.exists()
 
 
-def test_the_stop_button_cancels_on_all_ranks(tmp_path: Path, prepared: dict[str, Any], server: WandbServer) -> None:
+def test_the_stop_button_cancels_on_all_ranks(
+    tmp_path: Path, prepared: dict[str, Any], server: WandbServer
+) -> None:
     server.stop_pressed = True  # wandb looks after 15 s
     config = ranks.config(ranks=2, epochs=10_000, execution=AUTO)
     run = ranks.make_run(tmp_path, config, prepared)
@@ -214,13 +258,22 @@ def test_a_server_that_refuses_the_key_leaves_an_offline_run(
 
 @pytest.mark.parametrize("fault", [500, "gone"])
 def test_a_server_that_breaks_in_mid_run_changes_nothing(
-    tmp_path: Path, prepared: dict[str, Any], weights: str, server: WandbServer, monkeypatch: pytest.MonkeyPatch, fault: Any
+    tmp_path: Path,
+    prepared: dict[str, Any],
+    weights: str,
+    server: WandbServer,
+    monkeypatch: pytest.MonkeyPatch,
+    fault: Any,
 ) -> None:
     monkeypatch.setenv("WANDB_FINISH_TIMEOUT", "5")
     run = make(tmp_path, prepared, log_every_steps=1)
     (run.path / "attempts/local-1").mkdir(parents=True)
     environment = {**os.environ, "BATCHYARD_ATTEMPT": "local-1", "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen([sys.executable, "-m", "trainer", str(run.config)], env=environment, stdin=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "trainer", str(run.config)],
+        env=environment,
+        stdin=subprocess.DEVNULL,
+    )
     end = time.monotonic() + 60
     while not run.metrics.exists() or not run.metrics.read_bytes():
         assert time.monotonic() < end and process.poll() is None
@@ -231,7 +284,9 @@ def test_a_server_that_breaks_in_mid_run_changes_nothing(
     assert len(read_jsonl(run.metrics)) == 16
 
 
-def test_a_wandb_that_cannot_start_is_told_and_left(tmp_path: Path, prepared: dict[str, Any], weights: str) -> None:
+def test_a_wandb_that_cannot_start_is_told_and_left(
+    tmp_path: Path, prepared: dict[str, Any], weights: str
+) -> None:
     run = make(tmp_path, prepared)
     run.wandb.write_text("a file where wandb wants a folder")
     assert ranks.train(run, "local-1", 1) == 0, ranks.logs(run)
@@ -239,7 +294,9 @@ def test_a_wandb_that_cannot_start_is_told_and_left(tmp_path: Path, prepared: di
     assert ended(run).weights_sha256 == weights
 
 
-def test_a_machine_without_wandb(tmp_path: Path, prepared: dict[str, Any], weights: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_machine_without_wandb(
+    tmp_path: Path, prepared: dict[str, Any], weights: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     broken = tmp_path / "broken/wandb"
     broken.mkdir(parents=True)
     (broken / "__init__.py").write_text("raise ImportError('no wandb here')\n")
@@ -248,6 +305,7 @@ def test_a_machine_without_wandb(tmp_path: Path, prepared: dict[str, Any], weigh
     assert fresh(run, 1) == 0, ranks.logs(run)
     assert "wandb: not installed; metrics.jsonl alone" in log_of(run)
     assert ended(run).weights_sha256 == weights
-    disabled = make(tmp_path / "disabled", prepared, tracking={"mode": "disabled"})  # is not even looked for
+    # is not even looked for
+    disabled = make(tmp_path / "disabled", prepared, tracking={"mode": "disabled"})
     assert fresh(disabled, 1) == 0, ranks.logs(disabled)
     assert "wandb" not in log_of(disabled) and not disabled.wandb.exists()

@@ -1,4 +1,6 @@
-"""Whose code is run: owners, modes, whom the site trusts, and code that is no longer what was frozen."""
+"""Whose code is run: owners, modes, whom the site trusts, and code that is no longer what was
+frozen.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,11 @@ OTHER = pwd.getpwnam("nobody")
 def run(tmp_path: Path) -> RunDir:
     """A run whose frozen trainer.export leaves a file `ran`."""
     project = tmp_path / "project"
-    for name, text in {"trainer/__init__.py": "", "trainer/export.py": TOOL, "launch/__init__.py": ""}.items():
+    for name, text in {
+        "trainer/__init__.py": "",
+        "trainer/export.py": TOOL,
+        "launch/__init__.py": "",
+    }.items():
         (project / name).parent.mkdir(parents=True, exist_ok=True)
         (project / name).write_text(text)
     run = RunDir(tmp_path / "runs/a-00000000")
@@ -74,13 +80,17 @@ def test_another_users_code_runs_where_it_is_trusted(run: RunDir, tmp_path: Path
         file.write_text(f"trusted: ['{name}']\n")
         export(run, "--site", str(file))
     file.write_text("trusted: [nobody-of-that-name, /elsewhere]\n")
-    assert "names nobody-of-that-name: neither a user nor a group here" in export(run, "--site", str(file), code=2)
+    assert "names nobody-of-that-name: neither a user nor a group here" in export(
+        run, "--site", str(file), code=2
+    )
     for verb in ("status", "why", "logs"):
         Shell(run.path.parent).run(verb, run.run_id)
 
 
 @as_root
-@pytest.mark.parametrize("name", ["plan.json", "code.json", "code/trainer/export.py", "code/trainer"])
+@pytest.mark.parametrize(
+    "name", ["plan.json", "code.json", "code/trainer/export.py", "code/trainer"]
+)
 def test_one_file_of_another_user_is_enough(run: RunDir, name: str) -> None:
     os.chown(run.path / name, OTHER.pw_uid, OTHER.pw_gid)
     with pytest.raises(DistrustError, match=f"{name} belongs to nobody"):
@@ -88,12 +98,15 @@ def test_one_file_of_another_user_is_enough(run: RunDir, name: str) -> None:
     trust.check(run, ["nobody"])
 
 
-@pytest.mark.parametrize(("name", "mode", "why"), [
-    ("", 0o777, "can be written by everybody"),
-    ("plan.json", 0o666, "can be written by everybody"),
-    ("code", 0o1777, "can be written by everybody"),
-    ("code/trainer/export.py", 0o646, "can be written by everybody"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "mode", "why"),
+    [
+        ("", 0o777, "can be written by everybody"),
+        ("plan.json", 0o666, "can be written by everybody"),
+        ("code", 0o1777, "can be written by everybody"),
+        ("code/trainer/export.py", 0o646, "can be written by everybody"),
+    ],
+)
 def test_what_others_can_write(run: RunDir, name: str, mode: int, why: str) -> None:
     (run.path / name).chmod(mode)
     with pytest.raises(DistrustError, match=why):
@@ -118,16 +131,21 @@ def test_a_teams_folder_is_one_line(run: RunDir) -> None:
     trust.check(run, ())  # a group that is its owner's alone is its owner
 
 
-@pytest.mark.parametrize(("kind", "told"), [
-    ("changed", "changed: trainer/export.py"),
-    ("missing", "missing: launch/__init__.py"),
-    ("a module", "not listed in code.json: trainer/random.py"),
-    ("on the path", "not listed in code.json: .packages/random.py"),
-    ("bytecode", "not listed in code.json: trainer/__pycache__/export.cpython-311.pyc"),
-    ("a link", "not listed in code.json: trainer/more"),
-    ("another package", "not listed in code.json: .packages/trainer"),
-])  # fmt: skip
-def test_code_that_is_not_what_was_frozen_is_not_run(run: RunDir, tmp_path: Path, kind: str, told: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "told"),
+    [
+        ("changed", "changed: trainer/export.py"),
+        ("missing", "missing: launch/__init__.py"),
+        ("a module", "not listed in code.json: trainer/random.py"),
+        ("on the path", "not listed in code.json: .packages/random.py"),
+        ("bytecode", "not listed in code.json: trainer/__pycache__/export.cpython-311.pyc"),
+        ("a link", "not listed in code.json: trainer/more"),
+        ("another package", "not listed in code.json: .packages/trainer"),
+    ],
+)
+def test_code_that_is_not_what_was_frozen_is_not_run(
+    run: RunDir, tmp_path: Path, kind: str, told: str
+) -> None:
     code = run.code
     if kind == "changed":
         (code / "trainer/export.py").chmod(0o644)
@@ -156,7 +174,9 @@ def test_code_that_is_not_what_was_frozen_is_not_run(run: RunDir, tmp_path: Path
 def test_nothing_writes_bytecode_into_the_code(run: RunDir) -> None:
     env = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     argv = [sys.executable, "-P", "-c", "import trainer.export, launch", str(run.config)]
-    subprocess.run(argv, env={**env, "PYTHONPATH": str(run.packages)}, stdout=subprocess.DEVNULL, check=True)
+    subprocess.run(
+        argv, env={**env, "PYTHONPATH": str(run.packages)}, stdout=subprocess.DEVNULL, check=True
+    )
     assert (run.path / "ran").exists()
     trust.check(run, ())
 
@@ -169,18 +189,25 @@ def test_code_of_an_earlier_version_is_compared_as_a_whole(run: RunDir) -> None:
     (run.code / "trainer/__pycache__").mkdir()
     (run.code / "trainer/__pycache__/export.cpython-311.pyc").write_bytes(b"x")
     record = read_json(run.code_record)
-    write_json(run.code_record, {name: value for name, value in record.items() if name not in ("contents", "left_out")})
+    write_json(
+        run.code_record,
+        {name: value for name, value in record.items() if name not in ("contents", "left_out")},
+    )
     trust.check(run, ())
     (run.code / "trainer/random.py").write_text("")
     snapshot._contents.cache_clear()
-    with pytest.raises(DistrustError, match=r"the files together are not those that code\.json has the sha256 of"):
+    with pytest.raises(
+        DistrustError, match=r"the files together are not those that code\.json has the sha256 of"
+    ):
         trust.check(run, ())
     write_json(run.code_record, {"commit": None})
     trust.check(run, ())
 
 
 def stopped(tmp_path: Path, **changes: Any) -> tuple[submit.Ready, rundir.Standing]:
-    """A run of digits that was stopped, as a submit by somebody else has left it; as it is resolved again."""
+    """A run of digits that was stopped, as a submit by somebody else has left it; as it is resolved
+    again.
+    """
     where = site.Folders(tmp_path / "data", tmp_path / "cache", tmp_path / "runs")
     request = Request(spec.find("digits", PROJECT), PROJECT, Site(), where, "local", **changes)
     loaded, machine = submit.load(request)
@@ -197,7 +224,10 @@ def test_submit_continues_no_code_that_others_can_write(tmp_path: Path) -> None:
     ready, before = stopped(tmp_path)
     ready.run.code.chmod(0o777)
     printed = Shell(tmp_path / "runs").run("submit", ready.run.run_id, code=2)
-    assert f"the code of {ready.run.run_id} is not run" in printed and "/code can be written by everybody" in printed
+    assert (
+        f"the code of {ready.run.run_id} is not run" in printed
+        and "/code can be written by everybody" in printed
+    )
     assert "can be written by everybody" in Shell(tmp_path / "runs").run("submit", "digits", code=2)
     with pytest.raises(submit.SubmitError, match="can be written by everybody"):
         submit.write_run(ready, before, snapshot.look(PROJECT), None, print)

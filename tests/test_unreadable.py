@@ -1,4 +1,7 @@
-"""One run's bad file: every verb that looks at many runs says so of that run, and shows the others. None ends with a traceback."""
+"""One run's bad file: every verb that looks at many runs says so of that run, and shows the others.
+
+None ends with a traceback.
+"""
 
 from __future__ import annotations
 
@@ -19,23 +22,51 @@ from trainer.config.outcome import Outcome
 HUGE = "1" + 400 * "0"
 # What may be in a file's place; a text that is not JSON first.
 CONTENTS = {
-    "half": '{"started": 1', "binary": "\x00\x01\x02", "number": "5", "huge": HUGE, "float": "1e300", "nan": "NaN", "true": "true",
-    "null": "null", "text": '"x"', "list": "[1]", "lists": '[[{"a": 1}]]', "deep": 100_000 * "[", "control": '"\\u001b]0;X\\u0007"',
-}  # fmt: skip
+    "half": '{"started": 1',
+    "binary": "\x00\x01\x02",
+    "number": "5",
+    "huge": HUGE,
+    "float": "1e300",
+    "nan": "NaN",
+    "true": "true",
+    "null": "null",
+    "text": '"x"',
+    "list": "[1]",
+    "lists": '[[{"a": 1}]]',
+    "deep": 100_000 * "[",
+    "control": '"\\u001b]0;X\\u0007"',
+}
 LOCK = {"host": "n9", "boot": "b", "pid": 1, "start": 2, "pidns": "p", "attempt": "local-1"}
 # A file, the place of a value in it, and what is there.
 PLACES: list[tuple[str, str, Any]] = [
-    ("lock.json", "host", None), ("lock.json", "host", 5), ("attempts/local-1/attempt.json", "started", 1e300),
-    ("attempts/local-1/attempt.json", "started", "x"), ("attempts/local-1/attempt.json", "ended", float("nan")),
-    ("attempts/local-1/attempt.json", "world_size", 10**400), ("attempts/local-1/outcome.json", "status", []),
-    ("attempts/local-1/outcome.json", "status", "odd"), ("attempts/local-1/outcome.json", "test_accuracy", "x"),
-    ("attempts/local-1/outcome.json", "global_step", 10**400), ("attempts/local-1/outcome.json", "extra", 3),
-    ("attempts/local-1/outcome.json", "verdict", None), ("config.json", "sweep", []), ("config.json", "train", 5),
-    ("metrics.jsonl", "loss", "x"), ("metrics.jsonl", "global_step", []), ("timing.jsonl", "total_steps", {}),
+    ("lock.json", "host", None),
+    ("lock.json", "host", 5),
+    ("attempts/local-1/attempt.json", "started", 1e300),
+    ("attempts/local-1/attempt.json", "started", "x"),
+    ("attempts/local-1/attempt.json", "ended", float("nan")),
+    ("attempts/local-1/attempt.json", "world_size", 10**400),
+    ("attempts/local-1/outcome.json", "status", []),
+    ("attempts/local-1/outcome.json", "status", "odd"),
+    ("attempts/local-1/outcome.json", "test_accuracy", "x"),
+    ("attempts/local-1/outcome.json", "global_step", 10**400),
+    ("attempts/local-1/outcome.json", "extra", 3),
+    ("attempts/local-1/outcome.json", "verdict", None),
+    ("config.json", "sweep", []),
+    ("config.json", "train", 5),
+    ("metrics.jsonl", "loss", "x"),
+    ("metrics.jsonl", "global_step", []),
+    ("timing.jsonl", "total_steps", {}),
     ("slurm/job.json", "job_id", None),
-]  # fmt: skip
-FILES = ("lock.json", "config.json", "attempts/local-1/attempt.json", "attempts/local-1/outcome.json", "metrics.jsonl",
-         "timing.jsonl", "slurm/job.json")  # fmt: skip
+]
+FILES = (
+    "lock.json",
+    "config.json",
+    "attempts/local-1/attempt.json",
+    "attempts/local-1/outcome.json",
+    "metrics.jsonl",
+    "timing.jsonl",
+    "slurm/job.json",
+)
 
 
 def make(path: Path) -> RunDir:
@@ -44,12 +75,18 @@ def make(path: Path) -> RunDir:
     train = {"epochs": 1, "global_batch_size": 64, "data": {"name": "digits"}}
     write_json(run.config, {"job": "digits", "run_id": run.run_id, "train": train}, sync=False)
     attempt = run.attempt("local-1")
-    write_json(attempt.record, {"started": 1e9, "ended": 1e9 + 9, "host": "n1", "world_size": 1}, sync=False)
+    write_json(
+        attempt.record,
+        {"started": 1e9, "ended": 1e9 + 9, "host": "n1", "world_size": 1},
+        sync=False,
+    )
     outcome = Outcome("completed", "completed", attempt.id, "trainer rank 0", 6, test_accuracy=0.5)
     outcome.write(attempt.outcome)
     outcome.write(run.outcome)
     run.metrics.write_text('{"kind": "train", "global_step": 6, "loss": 0.5}\n')
-    run.timing.write_text('{"attempt": "local-1", "global_step": 6, "total_steps": 6, "step_time_s": 0.1}\n')
+    run.timing.write_text(
+        '{"attempt": "local-1", "global_step": 6, "total_steps": 6, "step_time_s": 0.1}\n'
+    )
     return run
 
 
@@ -75,7 +112,9 @@ def value_of(run: RunDir, name: str) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that is right, and many that each have one bad file; all are points of one sweep, too."""
+    """A run that is right, and many that each have one bad file; all are points of one
+    sweep, too.
+    """
     folder = tmp_path_factory.mktemp("runs")
     number = 0
 
@@ -91,8 +130,18 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, key, value in PLACES:
         run = new()
         spoil(run, name, json.dumps({**value_of(run, name), key: value}))
-    points = [{"axes": {"train.seed": n}, "run_id": p.name} for n, p in enumerate(sorted(folder.iterdir()))]
-    submit = {"started": 1.0, "ended": 2.0, "backend": "local", "settings": [], "points": points, "pid": 1}
+    points = [
+        {"axes": {"train.seed": n}, "run_id": p.name}
+        for n, p in enumerate(sorted(folder.iterdir()))
+    ]
+    submit = {
+        "started": 1.0,
+        "ended": 2.0,
+        "backend": "local",
+        "settings": [],
+        "points": points,
+        "pid": 1,
+    }
     write_json(SweepDir(folder / "digits.sweep").record, {"job": "digits", "submits": [submit]})
     return folder
 
@@ -112,9 +161,13 @@ def test_status_shows_the_others(shell: Shell, runs: Path) -> None:
     assert len(table) == bad_ones(runs) + 1
     assert table[0].split()[:3] == ["digits-00000001", "completed", "6/6"]
     not_shown = [line for line in table[1:] if "unreadable" not in line]
-    assert len(not_shown) <= len(FILES), not_shown  # a row that a killed writer left incomplete is none
+    # a row that a killed writer left incomplete is none
+    assert len(not_shown) <= len(FILES), not_shown
     assert "lock.json: found null; expected a text" not in "\n".join(not_shown)
-    assert any("attempts/local-1/attempt.json: started: found 1e+300; expected seconds since 1970" in line for line in table)
+    assert any(
+        "attempts/local-1/attempt.json: started: found 1e+300; expected seconds since 1970" in line
+        for line in table
+    )
     assert any("lock.json: host: found 5; expected a text" in line for line in table)
     assert any("config.json: is a link to nowhere, which is not there" in line for line in table)
 
@@ -131,7 +184,9 @@ def test_status_of_a_sweep_and_its_report_show_the_others(shell: Shell, runs: Pa
 def test_results_clean_and_cancel_name_them(shell: Shell) -> None:
     assert "is left out; unreadable: config.json: is not JSON" in shell.run("results", "digits")
     assert "is left as it is; unreadable: metrics.jsonl" not in shell.run("clean", "--dry-run")
-    assert "cannot be cancelled; unreadable: slurm/job.json: job_id: found null" in shell.run("cancel", "digits", code=1)
+    assert "cannot be cancelled; unreadable: slurm/job.json: job_id: found null" in shell.run(
+        "cancel", "digits", code=1
+    )
 
 
 def test_why_of_each(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -175,9 +230,13 @@ def test_what_may_not_be_read(tmp_path: Path) -> None:
         if parent.name.startswith(("pytest-", "test_")):
             parent.chmod(0o755)
     printed = subprocess.run(
-        [sys.executable, "-c", code], cwd=folder, env={**os.environ, "PYTHONPATH": str(PROJECT)}, capture_output=True, text=True,
+        [sys.executable, "-c", code],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(PROJECT)},
+        capture_output=True,
+        text=True,
         check=True,
-    ).stdout.splitlines()  # fmt: skip
+    ).stdout.splitlines()
     closed.path.chmod(0o755)
     shown = {line.split()[0]: line for line in printed[1:]}
     assert shown[open_.run_id].split()[1] == "completed"
@@ -195,8 +254,12 @@ def test_a_line_that_a_killed_writer_left_is_passed_over(tmp_path: Path) -> None
         records.rows(run.timing, records.TIMING)
 
 
-@pytest.mark.parametrize("content", [*CONTENTS.values(), "{}", '{"job": "digits", "submits": [{"points": 3}]}', None])
-def test_a_bad_record_of_a_sweep(tmp_path: Path, content: str | None, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    "content", [*CONTENTS.values(), "{}", '{"job": "digits", "submits": [{"points": 3}]}', None]
+)
+def test_a_bad_record_of_a_sweep(
+    tmp_path: Path, content: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
     from launch.cli import cli
     from launch.records import Unreadable
 
@@ -214,8 +277,9 @@ def test_a_bad_record_of_a_sweep(tmp_path: Path, content: str | None, capsys: py
 def test_a_points_bad_file_keeps_no_other_point_from_its_place(tmp_path: Path) -> None:
     job = tmp_path / "s.yaml"
     job.write_text(
-        "train: {epochs: 1, global_batch_size: 8, data: {name: digits}, model: {name: mlp, hidden: [4]}, "
-        "optimizer: {name: sgd, lr: 0.1}, schedule: {name: constant}}\nsweep: {grid: {train.seed: [0, 1]}}\n"
+        "train: {epochs: 1, global_batch_size: 8, data: {name: digits}, model: {name: mlp, hidden:"
+        " [4]}, optimizer: {name: sgd, lr: 0.1}, schedule: {name: constant}}\nsweep: {grid:"
+        " {train.seed: [0, 1]}}\n"
     )
     shell = Shell(tmp_path / "runs")
     first = shell.run("show", str(job)).splitlines()[2].split()[-1]
@@ -223,4 +287,9 @@ def test_a_points_bad_file_keeps_no_other_point_from_its_place(tmp_path: Path) -
         spoil(RunDir(shell.runs / first), "config.json", content)
         plan = shell.run("show", str(job)).splitlines()
         assert plan[0] == "s.sweep: 2 points: 1 missing, 1 unreadable"
-        assert plan[1].split() == ["left", "alone", "seed=0", *f"{first} is unreadable: batchyard status {first} tells why".split()]
+        assert plan[1].split() == [
+            "left",
+            "alone",
+            "seed=0",
+            *f"{first} is unreadable: batchyard status {first} tells why".split(),
+        ]

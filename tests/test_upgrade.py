@@ -1,4 +1,6 @@
-"""Runs and sweeps of an earlier version, on this machine: read, continued to the same bits, stopped, exported."""
+"""Runs and sweeps of an earlier version, on this machine: read, continued to the same bits,
+stopped, exported.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ def env(tmp_path_factory: pytest.TempPathFactory) -> tuple[tuple[str, str], ...]
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory, old: Path, env: tuple[tuple[str, str], ...]) -> Shell:
+def whole(
+    tmp_path_factory: pytest.TempPathFactory, old: Path, env: tuple[tuple[str, str], ...]
+) -> Shell:
     """A place with one run, started and finished by the earlier version."""
     shell = Shell(tmp_path_factory.mktemp("whole") / "runs", env=env)
     old_version.shell_of(old, shell).run("submit", "digits", *SHORT)
@@ -71,10 +75,15 @@ def test_this_version_computes_the_same_bits(whole: Shell, shell: Shell) -> None
     same_as(shell.only_run(), whole.only_run())
 
 
-def test_a_stopped_run_continues_with_its_frozen_code(whole: Shell, shell: Shell, old: Path) -> None:
+def test_a_stopped_run_continues_with_its_frozen_code(
+    whole: Shell, shell: Shell, old: Path
+) -> None:
     before = old_version.shell_of(old, shell)
     process = before.start("submit", "digits", *SHORT)
-    run = wait_for("a run", lambda: shell.runs.is_dir() and list(shell.runs.glob("*/config.json")) and shell.only_run())
+    run = wait_for(
+        "a run",
+        lambda: shell.runs.is_dir() and list(shell.runs.glob("*/config.json")) and shell.only_run(),
+    )
     wait_for("step 10", step_reached(run, 10))
     process.send_signal(signal.SIGINT)
     finish(process, code=75)
@@ -90,8 +99,13 @@ def test_a_stopped_run_continues_with_its_frozen_code(whole: Shell, shell: Shell
 
 def test_a_killed_run_continues(whole: Shell, shell: Shell, old: Path) -> None:
     before = old_version.shell_of(old, shell)
-    process = before.start("submit", "digits", *SHORT, "--set", "execution.checkpoint_every_steps=10")
-    run = wait_for("a run", lambda: shell.runs.is_dir() and list(shell.runs.glob("*/config.json")) and shell.only_run())
+    process = before.start(
+        "submit", "digits", *SHORT, "--set", "execution.checkpoint_every_steps=10"
+    )
+    run = wait_for(
+        "a run",
+        lambda: shell.runs.is_dir() and list(shell.runs.glob("*/config.json")) and shell.only_run(),
+    )
     wait_for("step 30", step_reached(run, 30))
     process.kill()
     process.communicate()
@@ -104,7 +118,10 @@ def test_a_killed_run_continues(whole: Shell, shell: Shell, old: Path) -> None:
 def test_a_running_run_is_left_alone_and_cancelled(shell: Shell, old: Path) -> None:
     before = old_version.shell_of(old, shell)
     process = before.start("submit", "digits", *SHORT, "--set", "train.epochs=80")
-    run = wait_for("a run", lambda: shell.runs.is_dir() and list(shell.runs.glob("*/config.json")) and shell.only_run())
+    run = wait_for(
+        "a run",
+        lambda: shell.runs.is_dir() and list(shell.runs.glob("*/config.json")) and shell.only_run(),
+    )
     wait_for("step 10", step_reached(run, 10))
 
     assert f"{run.run_id} is running" in shell.run("submit", run.run_id)
@@ -160,10 +177,15 @@ def test_a_task_of_the_earlier_version_reads_a_searchs_new_request(
     template = submit.resolve(asked, loaded.specs[0], machine)
     trial.leave_request(sweep, template, snapshot.look(PROJECT))
 
-    code = "import sys; from launch.trial import read_request, SweepDir, Path; r, c = read_request(SweepDir(Path(sys.argv[1])));"
+    code = (
+        "import sys; from launch.trial import read_request, SweepDir, Path; r, c ="
+        " read_request(SweepDir(Path(sys.argv[1])));"
+    )
     code += " print(r.backend, len(c.files), c.sha256)"
     argv = [sys.executable, "-P", "-c", code, str(sweep.path)]
-    read = subprocess.run(argv, env={**os.environ, "PYTHONPATH": str(old)}, capture_output=True, text=True, check=True)
+    read = subprocess.run(
+        argv, env={**os.environ, "PYTHONPATH": str(old)}, capture_output=True, text=True, check=True
+    )
     own = snapshot.look(PROJECT)
     assert read.stdout == f"slurm {len(own.files)} {own.sha256}\n"
     assert trial.read_request(sweep)[1].contents == own.contents

@@ -1,4 +1,6 @@
-"""VOC's layout as it is met: lists by other editors and programs, images and masks of other formats, told once where not clear."""
+"""VOC's layout as it is met: lists by other editors and programs, images and masks of other
+formats, told once where not clear.
+"""
 
 from __future__ import annotations
 
@@ -45,28 +47,40 @@ def rewritten(root: Path, line: str, encoding: str = "utf-8") -> dict[str, Any]:
     return prepare(DATA, root.parent, root.parent / "cache")
 
 
-@pytest.mark.parametrize(("line", "encoding"), [
-    ("{}\r\n", "utf-8-sig"),
-    ("{}\r\n", "utf-16"),
-    ("{}.jpg\n", "utf-8"),
-    ("{} ", "utf-8"),
-    ("  {} \n\n", "utf-8"),
-    ("JPEGImages/{0}.jpg SegmentationClass/{0}.png\n", "utf-8"),
-    ("/VOC2012/JPEGImages/{0}.jpg /VOC2012/SegmentationClass/{0}.png\n", "utf-8"),
-])  # fmt: skip
-def test_a_list_is_read_where_it_is_clear(scenes: Path, usual: tuple[Path, dict[str, Any]], line: str, encoding: str) -> None:
+@pytest.mark.parametrize(
+    ("line", "encoding"),
+    [
+        ("{}\r\n", "utf-8-sig"),
+        ("{}\r\n", "utf-16"),
+        ("{}.jpg\n", "utf-8"),
+        ("{} ", "utf-8"),
+        ("  {} \n\n", "utf-8"),
+        ("JPEGImages/{0}.jpg SegmentationClass/{0}.png\n", "utf-8"),
+        ("/VOC2012/JPEGImages/{0}.jpg /VOC2012/SegmentationClass/{0}.png\n", "utf-8"),
+    ],
+)
+def test_a_list_is_read_where_it_is_clear(
+    scenes: Path, usual: tuple[Path, dict[str, Any]], line: str, encoding: str
+) -> None:
     found = rewritten(scenes, line, encoding)
     assert (found["sha256"], found["notes"]) == (usual[1]["sha256"], [])
 
 
-def test_labels_behind_and_names_twice_are_reported(scenes: Path, usual: tuple[Path, dict[str, Any]]) -> None:
+def test_labels_behind_and_names_twice_are_reported(
+    scenes: Path, usual: tuple[Path, dict[str, Any]]
+) -> None:
     found = rewritten(scenes, "{}  -1\n")
     assert found["sha256"] == usual[1]["sha256"]
-    assert found["notes"] == [f"{name}.txt has labels behind {count} name(s), which are not used" for name, count in
-                              (("train", 4), ("val", 3))]  # fmt: skip
+    assert found["notes"] == [
+        f"{name}.txt has labels behind {count} name(s), which are not used"
+        for name, count in (("train", 4), ("val", 3))
+    ]
     (scenes / "ImageSets/Segmentation/train.txt").write_text("train_00\ntrain_01\ntrain_01\n")
     found = prepare(DATA, scenes.parent, scenes.parent / "cache")
-    assert "train.txt names 1 image(s) more than once, and so they are used: train_01 (2)" in found["notes"]
+    assert (
+        "train.txt names 1 image(s) more than once, and so they are used: train_01 (2)"
+        in found["notes"]
+    )
     assert found["samples"]["train"] == 3
 
 
@@ -75,7 +89,9 @@ def renamed(root: Path, old: str, new: str) -> None:
         (root / folder / f"{old}.{ending}").rename(root / folder / f"{new}.{ending}")
 
 
-def test_names_with_spaces_accents_and_other_endings(scenes: Path, usual: tuple[Path, dict[str, Any]]) -> None:
+def test_names_with_spaces_accents_and_other_endings(
+    scenes: Path, usual: tuple[Path, dict[str, Any]]
+) -> None:
     renamed(scenes, "train_01", "a b")
     renamed(scenes, "train_02", unicodedata.normalize("NFD", "café"))
     image = scenes / "JPEGImages/train_03.jpg"
@@ -86,7 +102,10 @@ def test_names_with_spaces_accents_and_other_endings(scenes: Path, usual: tuple[
     found = prepare(DATA, scenes.parent, scenes.parent / "cache")
     assert found["samples"] == usual[1]["samples"] and found["mean"] == usual[1]["mean"]
     shutil.copyfile(image.with_suffix(".PNG"), image.with_suffix(".bmp"))
-    with pytest.raises(DataError, match=r"train_03.jpg: there are JPEGImages/train_03.PNG, JPEGImages/train_03.bmp: keep one"):
+    with pytest.raises(
+        DataError,
+        match=r"train_03.jpg: there are JPEGImages/train_03.PNG, JPEGImages/train_03.bmp: keep one",
+    ):
         prepare(DATA, scenes.parent, scenes.parent / "cache")
 
 
@@ -95,13 +114,17 @@ def test_what_is_not_clear_is_told_as_what_it_is(scenes: Path) -> None:
     listed.write_text("train_00\n\u200btrain_01\nnowhere\n")
     with pytest.raises(DataError) as caught:
         prepare(DATA, scenes.parent, scenes.parent / "cache")
-    assert r"\u200btrain_01.jpg'" in str(caught.value) and "JPEGImages/nowhere.jpg" in str(caught.value)
+    assert r"\u200btrain_01.jpg'" in str(caught.value) and "JPEGImages/nowhere.jpg" in str(
+        caught.value
+    )
     listed.write_bytes(b"train_00\ncaf\xe9\n")
     with pytest.raises(DataError, match=r"train.txt is no UTF-8 text: byte 12 is 0xe9"):
         prepare(DATA, scenes.parent, scenes.parent / "cache")
 
 
-def test_masks_are_read_where_they_are_clear_and_told_once(scenes: Path, usual: tuple[Path, dict[str, Any]]) -> None:
+def test_masks_are_read_where_they_are_clear_and_told_once(
+    scenes: Path, usual: tuple[Path, dict[str, Any]]
+) -> None:
     folder = scenes / "SegmentationClass"
     for path in folder.iterdir():
         mask = np.asarray(Image.open(path))
@@ -113,7 +136,8 @@ def test_masks_are_read_where_they_are_clear_and_told_once(scenes: Path, usual: 
     with pytest.raises(DataError) as caught:
         prepare(DATA, scenes.parent, scenes.parent / "cache")
     assert str(caught.value).splitlines()[1:] == [
-        "  train_00, train_01, train_02 and 4 more: the mask is a file of the format JPEG: its classes are certain in a PNG alone"
+        "  train_00, train_01, train_02 and 4 more: the mask is a file of the format JPEG: its"
+        " classes are certain in a PNG alone"
     ]
 
 
@@ -125,7 +149,7 @@ def test_one_mask() -> None:
         (encoded(Image.new("RGBA", (2, 1))), "a mask with transparent pixels"),
         (b"<html>", "the mask is no image by its content"),
         (encoded(noise(), "GIF"), "a file of the format GIF"),
-    ):  # fmt: skip
+    ):
         with pytest.raises(BadPicture, match=reason) as caught:
             masks.read(data, 2)
         assert "BytesIO" not in str(caught.value)
@@ -133,23 +157,37 @@ def test_one_mask() -> None:
 
 def test_class_folders_at_once_are_told_of_fractions(tmp_path: Path) -> None:
     root = picture_set(tmp_path, {"ants": 1, "bees": 1}, ("",))
-    assert refused(tmp_path) == (
-        f"imagefolder: {root} has no folder 'train' and no 'val', but folders with pictures (ants, bees): where these are the "
-        "classes, train.data.fractions splits them, as in fractions: [0.8, 0.2]"
+    assert (
+        refused(tmp_path)
+        == f"imagefolder: {root} has no folder 'train' and no 'val', but folders with pictures"
+        " (ants, bees): where these are the classes, train.data.fractions splits them, as in"
+        " fractions: [0.8, 0.2]"
     )
 
 
-def test_names_that_look_alike_are_one_class_over_the_splits_and_two_within_one(tmp_path: Path) -> None:
+def test_names_that_look_alike_are_one_class_over_the_splits_and_two_within_one(
+    tmp_path: Path,
+) -> None:
     root = picture_set(tmp_path, {"café": 2, "cafz": 1, "tea": 3})
     composed, other = root / "val/café", root / "val" / unicodedata.normalize("NFD", "café")
     composed.rename(other)
     found = prepare(config(), tmp_path, tmp_path / "cache")
-    assert found["classes"] == ["café", "cafz", "tea"] or found["classes"] == ["cafz", "café", "tea"]
+    assert found["classes"] == ["café", "cafz", "tea"] or found["classes"] == [
+        "cafz",
+        "café",
+        "tea",
+    ]
     labels = np.load(Path(found["path"]) / "test-labels.npy")
-    assert np.bincount(labels)[found["classes"].index("café")] == 2 and np.bincount(labels)[found["classes"].index("tea")] == 3
+    assert (
+        np.bincount(labels)[found["classes"].index("café")] == 2
+        and np.bincount(labels)[found["classes"].index("tea")] == 3
+    )
     shutil.copytree(other, composed)
     said = refused_now(tmp_path)
-    assert "look alike, 'cafe\\u0301' and 'caf\\xe9'" in said or "look alike, 'caf\\xe9' and 'cafe\\u0301'" in said
+    assert (
+        "look alike, 'cafe\\u0301' and 'caf\\xe9'" in said
+        or "look alike, 'caf\\xe9' and 'cafe\\u0301'" in said
+    )
 
 
 def refused_now(folder: Path) -> str:

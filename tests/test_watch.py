@@ -15,11 +15,15 @@ from tests.cli import BATCHYARD, PROJECT, SHORT
 from trainer.config.layout import Attempt
 
 
-def test_a_terminal_shows_a_bar_and_every_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_terminal_shows_a_bar_and_every_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ours, theirs = pty.openpty()
     argv = [*BATCHYARD, "submit", "--runs-dir", str(tmp_path / "runs"), "digits", *SHORT]
     environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100", "PYTHONPATH": str(PROJECT)}
-    process = subprocess.Popen(argv, cwd=PROJECT, stdin=subprocess.DEVNULL, stdout=theirs, stderr=theirs, env=environment)
+    process = subprocess.Popen(
+        argv, cwd=PROJECT, stdin=subprocess.DEVNULL, stdout=theirs, stderr=theirs, env=environment
+    )
     os.close(theirs)
     shown = b""
     while True:
@@ -37,7 +41,9 @@ def test_a_terminal_shows_a_bar_and_every_line(tmp_path: Path, monkeypatch: pyte
     assert "step 184/184" in text and "completed: test accuracy" in text
 
 
-def test_a_pipe_gets_whole_lines_as_they_come(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_pipe_gets_whole_lines_as_they_come(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     attempt = Attempt(tmp_path / "local-1")
     attempt.path.mkdir()
     with Follower(attempt) as follower:

@@ -1,4 +1,6 @@
-"""Weights to begin with: found, held against their sha256, laid over a model; parts of a model that training leaves alone."""
+"""Weights to begin with: found, held against their sha256, laid over a model; parts of a model that
+training leaves alone.
+"""
 
 from __future__ import annotations
 
@@ -45,12 +47,18 @@ def saved(path: Path, state: Any) -> dict[str, str]:
     return {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
 
 
-def prepared_run(folder: Path, run_id: str = "t-00000000", *, world: int = 1, **train: Any) -> RunDir:
+def prepared_run(
+    folder: Path, run_id: str = "t-00000000", *, world: int = 1, **train: Any
+) -> RunDir:
     """A run whose data and weights are prepared as submit does, from the raw data in `folder`."""
     config = ranks.config(run_id, ranks=world, **{**SHORT, **train})
     manifest = prepare(config.train.data, folder, folder / "cache")
     given = config.train.weights
-    record = {"weights": weights.bring(given, folder, folder / "cache")} if given and not given.run else {}
+    record = (
+        {"weights": weights.bring(given, folder, folder / "cache")}
+        if given and not given.run
+        else {}
+    )
     return ranks.make_run(folder / "runs", config, {**manifest, **record})
 
 
@@ -63,37 +71,68 @@ def trained(run: RunDir, world: int = 1, attempt: str = "local-1") -> dict[str, 
 @pytest.mark.parametrize("name", ["w.pt", "w.safetensors"])
 def test_a_local_file_but_for_a_new_head(tmp_path: Path, name: str) -> None:
     state = fresh(classes=3).state_dict()  # of other classes: the head cannot be taken
-    begin = {"weights": saved(tmp_path / name, state), "init": {"name": "xavier_uniform"}, "freeze": ALL_BUT_THE_HEAD}
+    begin = {
+        "weights": saved(tmp_path / name, state),
+        "init": {"name": "xavier_uniform"},
+        "freeze": ALL_BUT_THE_HEAD,
+    }
     run = prepared_run(tmp_path, freeze_batch_norm=True, **begin)
     (tmp_path / name).unlink()  # the cache has it
     found = trained(run)
-    assert all(torch.equal(found[n], t) for n, t in state.items() if not n.startswith("fc."))  # bit for bit, statistics too
-    assert found["fc.weight"].shape == (10, 8) and f"begins with the weights of {name}, but for a new fc" in ranks.logs(run)
+    # bit for bit, statistics too
+    assert all(torch.equal(found[n], t) for n, t in state.items() if not n.startswith("fc."))
+    assert found["fc.weight"].shape == (
+        10,
+        8,
+    ) and f"begins with the weights of {name}, but for a new fc" in ranks.logs(run)
 
 
 def test_a_checkpoint_of_a_tutorial_and_ddp_prefixes(tmp_path: Path) -> None:
     state = fresh().state_dict()
-    given = {"epoch": 3, "arch": "resnet", "state_dict": {f"module.{n}": t for n, t in state.items()}}
-    run = prepared_run(tmp_path, weights={**saved(tmp_path / "w.pt", given), "head": "loaded"}, freeze=["*", "!stem.0.weight"])
+    given = {
+        "epoch": 3,
+        "arch": "resnet",
+        "state_dict": {f"module.{n}": t for n, t in state.items()},
+    }
+    run = prepared_run(
+        tmp_path,
+        weights={**saved(tmp_path / "w.pt", given), "head": "loaded"},
+        freeze=["*", "!stem.0.weight"],
+    )
     found = trained(run)
-    assert torch.equal(found["fc.weight"], state["fc.weight"]) and not torch.equal(found["stem.0.weight"], state["stem.0.weight"])
+    assert torch.equal(found["fc.weight"], state["fc.weight"]) and not torch.equal(
+        found["stem.0.weight"], state["stem.0.weight"]
+    )
 
 
 @pytest.mark.parametrize(("world", "parity"), [(1, None), (2, None), (2, "bitwise")])
-def test_frozen_parameters_do_not_change_by_a_bit(tmp_path: Path, world: int, parity: str | None) -> None:
+def test_frozen_parameters_do_not_change_by_a_bit(
+    tmp_path: Path, world: int, parity: str | None
+) -> None:
     state = fresh().state_dict()
     decaying = {"name": "sgd", "lr": 0.1, "momentum": 0.9, "weight_decay": 0.1}
-    begin: dict[str, Any] = {"weights": saved(tmp_path / "w.pt", state), "freeze": ALL_BUT_THE_HEAD, "parity": parity}
+    begin: dict[str, Any] = {
+        "weights": saved(tmp_path / "w.pt", state),
+        "freeze": ALL_BUT_THE_HEAD,
+        "parity": parity,
+    }
     begin["optimizer"] = decaying
     free = trained(prepared_run(tmp_path, "free-00000000", world=world, **begin), world)
-    kept = trained(prepared_run(tmp_path, "kept-00000000", world=world, freeze_batch_norm=True, **begin), world)
+    kept = trained(
+        prepared_run(tmp_path, "kept-00000000", world=world, freeze_batch_norm=True, **begin), world
+    )
     frozen = {name for name, _ in fresh().named_parameters() if not name.startswith("fc.")}
     for found in (free, kept):
         assert all(torch.equal(found[name], state[name]) for name in frozen)
         assert not torch.equal(found["fc.weight"], state["fc.weight"])
-    statistics = [name for name in state if name.endswith(("running_mean", "running_var", "num_batches_tracked"))]
+    statistics = [
+        name
+        for name in state
+        if name.endswith(("running_mean", "running_var", "num_batches_tracked"))
+    ]
     assert all(torch.equal(kept[name], state[name]) for name in statistics)
-    assert not any(torch.equal(free[name], state[name]) for name in statistics)  # only where the job says so do they stay
+    # only where the job says so do they stay
+    assert not any(torch.equal(free[name], state[name]) for name in statistics)
 
 
 def test_a_stopped_run_does_not_take_the_weights_again(tmp_path: Path) -> None:
@@ -104,7 +143,9 @@ def test_a_stopped_run_does_not_take_the_weights_again(tmp_path: Path) -> None:
     ranks.set_execution(run, stop_after_step=2)
     trained(run)
     ranks.set_execution(run, stop_after_step=None)
-    assert checkpoint.weights_sha256(trained(run, attempt="local-2")) == checkpoint.weights_sha256(trained(whole))
+    assert checkpoint.weights_sha256(trained(run, attempt="local-2")) == checkpoint.weights_sha256(
+        trained(whole)
+    )
     assert run.metrics.read_bytes() == whole.metrics.read_bytes()
 
 
@@ -115,11 +156,16 @@ def test_what_does_not_fit_is_listed_by_name(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     given = saved(tmp_path / "data/w.pt", state)
     done = prepare_by_hand(tmp_path, {"weights": given})
-    assert done.returncode == 2 and done.stdout == "" and done.stderr.splitlines() == [
-        "train.weights: 2 of 36 tensors do not fit the model:",
-        "  stem.0.weight: [4, 3, 3, 3], the model's is [4, 1, 3, 3]",
-        "  stages.0.conv1.weight: is missing",
-    ]
+    assert (
+        done.returncode == 2
+        and done.stdout == ""
+        and done.stderr.splitlines()
+        == [
+            "train.weights: 2 of 36 tensors do not fit the model:",
+            "  stem.0.weight: [4, 3, 3, 3], the model's is [4, 1, 3, 3]",
+            "  stages.0.conv1.weight: is missing",
+        ]
+    )
 
 
 def prepare_by_hand(folder: Path, train: dict[str, Any]) -> Any:
@@ -133,10 +179,12 @@ def prepare_by_hand(folder: Path, train: dict[str, Any]) -> Any:
 def test_a_pattern_that_matches_nothing_and_one_that_leaves_nothing(tmp_path: Path) -> None:
     done = prepare_by_hand(tmp_path, {"freeze": ["layer1.*", "stem.*", "!head.*"]})
     assert done.returncode == 2 and done.stderr.startswith(
-        "train.freeze: 'layer1.*', '!head.*' matches no parameter of the model, which has stem.0.weight, stem.1.weight,"
+        "train.freeze: 'layer1.*', '!head.*' matches no parameter of the model, which has"
+        " stem.0.weight, stem.1.weight,"
     )
-    assert prepare_by_hand(tmp_path, {"freeze": ["*"]}).stderr == (
-        "train.freeze: nothing is left to train; '!fc.*' at its end trains the last layer\n"
+    assert (
+        prepare_by_hand(tmp_path, {"freeze": ["*"]}).stderr
+        == "train.freeze: nothing is left to train; '!fc.*' at its end trains the last layer\n"
     )
 
 
@@ -173,7 +221,9 @@ def test_fetched_checked_and_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     name = f"tiny-{hashlib.sha256(content).hexdigest()[:8]}.pth"
     (served / name).write_bytes(content)
     (served / "tiny-00000000.pth").write_bytes(content)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=str(served)))
+    server = ThreadingHTTPServer(
+        ("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=str(served))
+    )
     threading.Thread(target=server.serve_forever, daemon=True).start()
     address = f"http://127.0.0.1:{server.server_port}"
     try:
@@ -184,39 +234,67 @@ def test_fetched_checked_and_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         server.shutdown()
         server.server_close()
     assert weights.fetch(f"{address}/{name}", cache).exists()  # nobody serves it any more
-    with pytest.raises(DataError, match=r"tiny-11111111.pth is not in .*cache, nor could be fetched from .*Put the file there"):
+    with pytest.raises(
+        DataError,
+        match=(
+            r"tiny-11111111.pth is not in .*cache, nor could be fetched from .*Put the file there"
+        ),
+    ):
         weights.fetch(f"{address}/tiny-11111111.pth", cache)
     theirs = tmp_path / "torch/hub/checkpoints"
     theirs.mkdir(parents=True)
-    (theirs / "tiny-22222222.pth").write_bytes(content)  # torch.hub's own cache is looked into, and not believed
-    with pytest.raises(DataError, match=r"its name says 22222222\.\.\.: remove it to fetch it again"):
+    # torch.hub's own cache is looked into, and not believed
+    (theirs / "tiny-22222222.pth").write_bytes(content)
+    with pytest.raises(
+        DataError, match=r"its name says 22222222\.\.\.: remove it to fetch it again"
+    ):
         weights.fetch(f"{address}/tiny-22222222.pth", cache)
     assert [p.name for p in cache.iterdir() if p.name.startswith(".")] == []
 
 
 def test_torchvisions_names_are_its_own(tmp_path: Path) -> None:
     pytest.importorskip("torchvision")
-    with pytest.raises(DataError, match=r"has no ResNet18_Weights\.IMAGENET1K_V9; did you mean ResNet18_Weights\.IMAGENET1K_V1"):
+    with pytest.raises(
+        DataError,
+        match=(
+            r"has no ResNet18_Weights\.IMAGENET1K_V9; did you mean ResNet18_Weights\.IMAGENET1K_V1"
+        ),
+    ):
         weights.bring(Weights(torchvision="ResNet18_Weights.IMAGENET1K_V9"), tmp_path, tmp_path)
 
 
 def test_the_last_layer_has_a_rate_of_its_own() -> None:
-    config = ranks.config(model=RESNET, optimizer={
-        "name": "sgd", "lr": 0.1, "weight_decay": 0.5, "head_lr_factor": 10.0, "decay_bias_and_norm": False,
-    }).train  # fmt: skip
+    config = ranks.config(
+        model=RESNET,
+        optimizer={
+            "name": "sgd",
+            "lr": 0.1,
+            "weight_decay": 0.5,
+            "head_lr_factor": 10.0,
+            "decay_bias_and_norm": False,
+        },
+    ).train
     model = fresh()
     made = optim.build(model, config)
     optim.set_rate(made, 0.02)
     named = {id(p): name for name, p in model.named_parameters()}
-    found = {named[id(p)]: (g["lr"], g["weight_decay"]) for g in made.param_groups for p in g["params"]}
+    found = {
+        named[id(p)]: (g["lr"], g["weight_decay"]) for g in made.param_groups for p in g["params"]
+    }
     assert set(found) == set(named.values())
-    assert all(lr == pytest.approx(0.2 if name.startswith("fc.") else 0.02) for name, (lr, _) in found.items())
+    assert all(
+        lr == pytest.approx(0.2 if name.startswith("fc.") else 0.02)
+        for name, (lr, _) in found.items()
+    )
     assert found["fc.weight"][1] == 0.5 and found["fc.bias"][1] == 0.0
     made.load_state_dict(made.state_dict())
     optim.set_rate(made, 0.001)  # as after a resume
-    assert made.param_groups[-1]["lr"] == pytest.approx(0.01) and made.param_groups[0]["lr"] == pytest.approx(0.001)
+    assert made.param_groups[-1]["lr"] == pytest.approx(0.01) and made.param_groups[0][
+        "lr"
+    ] == pytest.approx(0.001)
     freeze.apply(model, ALL_BUT_THE_HEAD, batch_norm=False)
-    assert [len(g["params"]) for g in optim.build(model, config).param_groups] == [1, 1]  # what is frozen is no optimizer's
+    # what is frozen is no optimizer's
+    assert [len(g["params"]) for g in optim.build(model, config).param_groups] == [1, 1]
 
 
 JOB = """
@@ -235,7 +313,12 @@ tracking: {mode: disabled}
 def job(folder: Path, name: str, **train: Any) -> Path:
     folder.mkdir(exist_ok=True)
     path = folder / f"{name}.yaml"
-    path.write_text(JOB.replace("  epochs: 1\n", "  epochs: 1\n" + "".join(f"  {k}: {json.dumps(v)}\n" for k, v in train.items())))
+    path.write_text(
+        JOB.replace(
+            "  epochs: 1\n",
+            "  epochs: 1\n" + "".join(f"  {k}: {json.dumps(v)}\n" for k, v in train.items()),
+        )
+    )
     return path
 
 
@@ -250,13 +333,17 @@ def test_weights_of_a_job_that_is_submitted_along(tmp_path: Path) -> None:
     (after,) = (RunDir(p) for p in shell.runs.glob("finetune-*"))
     assert read_json(after.config)["train"]["weights"]["run"] == before.run_id
     assert read_json(after.plan)["after"] == str(before.path)
-    assert f"run        {after.run_id} " in shown  # the same id before and after the parent has run
+    # the same id before and after the parent has run
+    assert f"run        {after.run_id} " in shown
     of_parent, own = (checkpoint.find(run, "latest")[0].weights for run in (before, after))
-    assert torch.equal(of_parent["1.weight"], own["1.weight"]) and not torch.equal(of_parent["3.weight"], own["3.weight"])
+    assert torch.equal(of_parent["1.weight"], own["1.weight"]) and not torch.equal(
+        of_parent["3.weight"], own["3.weight"]
+    )
     assert f"begins with the weights of {before.run_id} (step-2." in ranks.logs(after)
     assert " is done: " in shell.run("submit", after.run_id)  # by its own id it goes on, too
     job(jobs, "pretrain", seed=6)
-    assert f"run        {after.run_id} " not in shell.run("show", str(child))  # other weights, another run
+    # other weights, another run
+    assert f"run        {after.run_id} " not in shell.run("show", str(child))
 
 
 @pytest.mark.long
@@ -267,8 +354,13 @@ def test_weights_of_a_run_by_its_id_and_of_none(tmp_path: Path) -> None:
     shell.run("submit", str(job(jobs, "finetune", weights={"run": before.name, "head": "loaded"})))
     (after,) = (RunDir(p) for p in shell.runs.glob("finetune-*"))
     assert outcome(after).status == "completed" and "but for a new" not in ranks.logs(after)
-    said = shell.run("submit", str(job(jobs, "other", weights={"run": "pretrain-12345678"})), code=2)
-    assert "train.weights.run: there is no pretrain-12345678.yaml beside this job, and no run 'pretrain-12345678' in" in said
+    said = shell.run(
+        "submit", str(job(jobs, "other", weights={"run": "pretrain-12345678"})), code=2
+    )
+    assert (
+        "train.weights.run: there is no pretrain-12345678.yaml beside this job, and no run"
+        " 'pretrain-12345678' in" in said
+    )
 
 
 def test_old_ids_stay() -> None:

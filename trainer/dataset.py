@@ -1,5 +1,6 @@
-"""`python -m trainer.dataset config.json --data-dir D --cache-dir C --out PICTURE`: what a job's data hold, and how fast they are
-read; one JSON object on stdout."""
+"""`python -m trainer.dataset config.json --data-dir D --cache-dir C --out PICTURE`: what a job's
+data hold, and how fast they are read; one JSON object on stdout.
+"""
 
 from __future__ import annotations
 
@@ -36,12 +37,21 @@ LONGEST_S = 60.0  # of a reading: an epoch that takes longer is told by its part
 MOST_WORKERS = 4  # unless more are asked for
 
 
-def look(config: RunConfig, data_dir: Path, cache_dir: Path, out: Path, workers: int | None) -> dict[str, Any]:
-    """Prepares the data where the cache lacks them, counts them, writes a grid of train pictures (of a table: none) to `out`, and
-    reads an epoch from the device and through 0 ... `workers` workers. Raises DataError, OSError."""
+def look(
+    config: RunConfig, data_dir: Path, cache_dir: Path, out: Path, workers: int | None
+) -> dict[str, Any]:
+    """Prepares the data where the cache lacks them, counts them, writes a grid of train pictures
+    (of a table: none) to `out`, and reads an epoch from the device and through 0 ... `workers`
+    workers. Raises DataError, OSError.
+    """
     train = config.train
-    record = prepare(train.data, data_dir, cache_dir, allow_unverified=config.execution.allow_unverified_data,
-                     most_pixels=config.execution.max_image_pixels)  # fmt: skip
+    record = prepare(
+        train.data,
+        data_dir,
+        cache_dir,
+        allow_unverified=config.execution.allow_unverified_data,
+        most_pixels=config.execution.max_image_pixels,
+    )
     try:
         record["notes"] += check(train.data, record, started=False)
     except DataError as error:  # what submit would refuse is shown as it is
@@ -53,14 +63,27 @@ def look(config: RunConfig, data_dir: Path, cache_dir: Path, out: Path, workers:
     reads = [read(data, config, None)] if can_live_on_device(data, config) else []
     reads += [] if table else [read(data, config, number) for number in (0, *counts)]
     return {
-        "name": train.data.name, "path": record["path"], "made": record["made"], "classes": [] if table else data.classes,
-        "prepared": list(record["shape"]), "given": [given.channels, given.height, given.width], "skipped": data.skipped,
-        "mean": data.mean, "std": data.std, "counted": "pixels" if train.data.task == "segmentation" else "samples",
+        "name": train.data.name,
+        "path": record["path"],
+        "made": record["made"],
+        "classes": [] if table else data.classes,
+        "prepared": list(record["shape"]),
+        "given": [given.channels, given.height, given.width],
+        "skipped": data.skipped,
+        "mean": data.mean,
+        "std": data.std,
+        "counted": "pixels" if train.data.task == "segmentation" else "samples",
         "notes": record["notes"],
-        "splits": {name: {"samples": len(split), "counts": None if table else count(split, len(data.classes))}
-                   for name, split in data.splits.items()},
-        "grid": None if table else show(data, config, out), "reads": reads,
-    }  # fmt: skip
+        "splits": {
+            name: {
+                "samples": len(split),
+                "counts": None if table else count(split, len(data.classes)),
+            }
+            for name, split in data.splits.items()
+        },
+        "grid": None if table else show(data, config, out),
+        "reads": reads,
+    }
 
 
 def count(split: Split, classes: int) -> list[int]:
@@ -76,28 +99,42 @@ def count(split: Split, classes: int) -> list[int]:
 
 
 def can_live_on_device(data: Prepared, config: RunConfig) -> bool:
-    """Whether a run would hold them there: encoded pictures, and sets that are too large, come through workers."""
+    """Whether a run would hold them there: encoded pictures, and sets that are too large, come
+    through workers.
+    """
     images = data.splits["train"].images
-    return isinstance(images, np.ndarray) and images.nbytes <= config.execution.device_data_gb * 2**30
+    return (
+        isinstance(images, np.ndarray) and images.nbytes <= config.execution.device_data_gb * 2**30
+    )
 
 
 def batches_of(data: Prepared, config: RunConfig, workers: int | None) -> Batches:
-    """The batches of one rank on the CPU, of one epoch. workers: None: from where a run has them; else through so many."""
+    """The batches of one rank on the CPU, of one epoch. workers: None: from where a run has them;
+    else through so many.
+    """
     how: dict[str, Any] = {"ranks": 1, "device": "cpu"}
     if workers is not None:
         how |= {"device_data_gb": 0.0, "workers": workers}
-    alone = config.model_copy(update={
-        "execution": config.execution.model_copy(update=how), "train": config.train.model_copy(update={"epochs": 1}),
-    })  # fmt: skip
+    alone = config.model_copy(
+        update={
+            "execution": config.execution.model_copy(update=how),
+            "train": config.train.model_copy(update={"epochs": 1}),
+        }
+    )
     run = RunDir(data.path)
-    return loader.build(data, alone, World(0, 0, 1, torch.device("cpu"), run, run.attempt("none"), None))
+    return loader.build(
+        data, alone, World(0, 0, 1, torch.device("cpu"), run, run.attempt("none"), None)
+    )
 
 
-def read(data: Prepared, config: RunConfig, workers: int | None, longest_s: float = LONGEST_S) -> dict[str, Any]:
-    """One epoch of batches as a rank gets them, augmented and normalised, with nothing else to do. workers: None: on the device.
+def read(
+    data: Prepared, config: RunConfig, workers: int | None, longest_s: float = LONGEST_S
+) -> dict[str, Any]:
+    """One epoch of batches as a rank gets them, augmented and normalised, with nothing else to do.
+    workers: None: on the device.
 
-    seconds: of what was read; first_s: to the first batch, in which workers start; epoch_s: of the whole epoch, estimated by the
-    rest where it was not read to its end.
+    seconds: of what was read; first_s: to the first batch, in which workers start; epoch_s: of the
+    whole epoch, estimated by the rest where it was not read to its end.
     """
     batches, began = batches_of(data, config, workers), time.perf_counter()
     samples, first_s, first = 0, 0.0, 0
@@ -115,13 +152,19 @@ def read(data: Prepared, config: RunConfig, workers: int | None, longest_s: floa
     left = len(data.splits["train"]) - samples
     each = (seconds - first_s) / (samples - first) if samples > first else seconds / samples
     return {
-        "workers": workers, "samples": samples, "seconds": seconds, "first_s": first_s, "epoch_s": seconds + left * each,
+        "workers": workers,
+        "samples": samples,
+        "seconds": seconds,
+        "first_s": first_s,
+        "epoch_s": seconds + left * each,
         "whole": left == 0,
-    }  # fmt: skip
+    }
 
 
 def show(data: Prepared, config: RunConfig, out: Path) -> str:
-    """Writes the first train pictures of an epoch, as the model is given them but for the normalisation, with their classes."""
+    """Writes the first train pictures of an epoch, as the model is given them but for the
+    normalisation, with their classes.
+    """
     sheet = grid(list(pages(data, batches_of(data, config, 0))), COLUMNS)
     out.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(out)
@@ -129,14 +172,21 @@ def show(data: Prepared, config: RunConfig, out: Path) -> str:
 
 
 def pages(data: Prepared, batches: Batches) -> Iterator[Image.Image]:
-    """At most SHOWN pictures, each with its class, or with its mask's colours laid over it and the classes in it."""
+    """At most SHOWN pictures, each with its class, or with its mask's colours laid over it and the
+    classes in it.
+    """
     left = SHOWN
     for step in range(batches.steps_per_epoch):
         for batch in batches.at(step):
-            for image, label in zip(batches.for_the_eye(batch.images)[:left].numpy(), batch.labels, strict=False):
+            for image, label in zip(
+                batches.for_the_eye(batch.images)[:left].numpy(), batch.labels, strict=False
+            ):
                 pixels = laid_over(image, label.numpy()) if label.dim() else image
                 shown = pixels.transpose(1, 2, 0).copy() if len(pixels) == 3 else pixels[0].copy()
-                yield captioned(Image.fromarray(shown), [Line(named(label, data.classes) if label.dim() else data.classes[label])])
+                yield captioned(
+                    Image.fromarray(shown),
+                    [Line(named(label, data.classes) if label.dim() else data.classes[label])],
+                )
                 left -= 1
             if left == 0:
                 return
@@ -148,12 +198,24 @@ def main() -> None:
     parser.add_argument("--data-dir", type=Path, required=True)
     parser.add_argument("--cache-dir", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True, help="the picture to write")
-    parser.add_argument("--workers", type=int, help="the most to read with; else as many as CPUs, 4 at most")
+    parser.add_argument(
+        "--workers", type=int, help="the most to read with; else as many as CPUs, 4 at most"
+    )
     arguments = parser.parse_args()
     config = RunConfig.model_validate_json(arguments.config.read_text())
     torch.set_num_threads(config.execution.threads_per_rank)
     try:
-        print(json.dumps(look(config, arguments.data_dir, arguments.cache_dir, arguments.out, arguments.workers)))
+        print(
+            json.dumps(
+                look(
+                    config,
+                    arguments.data_dir,
+                    arguments.cache_dir,
+                    arguments.out,
+                    arguments.workers,
+                )
+            )
+        )
     except (DataError, BadPicture, OSError, ValueError) as error:
         print(error, file=sys.stderr)
         sys.exit(EXIT_WRONG)

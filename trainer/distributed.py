@@ -1,4 +1,7 @@
-"""The process group: which rank this is, on which device, what the ranks agree on. Reads torchrun's and our variables."""
+"""The process group: which rank this is, on which device, what the ranks agree on.
+
+Reads torchrun's and our variables.
+"""
 
 from __future__ import annotations
 
@@ -50,12 +53,18 @@ def start(config: RunConfig, run: RunDir) -> World:
     Raises NoGPU rather than train on a CPU in silence.
     """
     env = os.environ
-    rank, local_rank, size = int(env.get("RANK", 0)), int(env.get("LOCAL_RANK", 0)), int(env.get("WORLD_SIZE", 1))
+    rank, local_rank, size = (
+        int(env.get("RANK", 0)),
+        int(env.get("LOCAL_RANK", 0)),
+        int(env.get("WORLD_SIZE", 1)),
+    )
     watchdog.start(attempt_from_environment(run), rank, config.execution.hang_limit_s)
     torch.set_num_threads(config.execution.threads_per_rank)
     on_gpu = config.execution.device == "cuda"
     if on_gpu and torch.cuda.device_count() <= local_rank:
-        raise NoGPU(f"local rank {local_rank} was promised a GPU and sees {torch.cuda.device_count()}")
+        raise NoGPU(
+            f"local rank {local_rank} was promised a GPU and sees {torch.cuda.device_count()}"
+        )
     device = torch.device("cuda", local_rank) if on_gpu else torch.device("cpu")
     if on_gpu:
         torch.cuda.set_device(device)
@@ -64,14 +73,25 @@ def start(config: RunConfig, run: RunDir) -> World:
     if size > 1:
         if size == int(env.get("LOCAL_WORLD_SIZE", 1)):
             stay_on_loopback()
-        dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", device_id=device if on_gpu else None)
+        dist.init_process_group(
+            "cpu:gloo,cuda:nccl" if on_gpu else "gloo", device_id=device if on_gpu else None
+        )
     deadline = env.get("BATCHYARD_DEADLINE")
-    return World(rank, local_rank, size, device, run, attempt_from_environment(run), float(deadline) if deadline else None)
+    return World(
+        rank,
+        local_rank,
+        size,
+        device,
+        run,
+        attempt_from_environment(run),
+        float(deadline) if deadline else None,
+    )
 
 
 def stay_on_loopback() -> None:
-    """Keeps gloo on this machine, unless the user names a network: by itself it asks for the machine's name, which need not
-    resolve."""
+    """Keeps gloo on this machine, unless the user names a network: by itself it asks for the
+    machine's name, which need not resolve.
+    """
     loopback = next((name for _, name in socket.if_nameindex() if name.startswith("lo")), None)
     if loopback is not None:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback)
@@ -86,7 +106,9 @@ def finish(world: World) -> None:
 
 
 def name_of(device: torch.device) -> str:
-    """What its maker calls it, as in `NVIDIA H100 80GB HBM3`; of a CPU that does not tell, its architecture."""
+    """What its maker calls it, as in `NVIDIA H100 80GB HBM3`; of a CPU that does not tell, its
+    architecture.
+    """
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     try:
@@ -107,7 +129,9 @@ def cpus() -> int:
 
 def cpus_of_a_rank() -> int:
     """Its share of the CPUs that all ranks of this node may use; at least one."""
-    return max(1, cpus() // int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("WORLD_SIZE", 1))))
+    return max(
+        1, cpus() // int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("WORLD_SIZE", 1)))
+    )
 
 
 def prepared_from_environment() -> Path | None:
@@ -120,20 +144,30 @@ def attempt_from_environment(run: RunDir) -> Attempt:
 
 
 def say(line: str) -> None:
-    """One line in this rank's log. A full disk stops nothing: the line waits in the stream for the next one."""
+    """One line in this rank's log.
+
+    A full disk stops nothing: the line waits in the stream for the next one.
+    """
     with suppress(OSError):
         print(line, flush=True)
 
 
 def kill_point(run: RunDir, point: str, step: int) -> None:
-    """For tests and drills: kills this process where BATCHYARD_FAULT is `kill:<point>:<step>`, once in the life of the run."""
-    if os.environ.get("BATCHYARD_FAULT") == f"kill:{point}:{step}" and not run.killed(point, step).exists():
+    """For tests and drills: kills this process where BATCHYARD_FAULT is `kill:<point>:<step>`, once
+    in the life of the run.
+    """
+    if (
+        os.environ.get("BATCHYARD_FAULT") == f"kill:{point}:{step}"
+        and not run.killed(point, step).exists()
+    ):
         run.killed(point, step).touch()
         os.kill(os.getpid(), signal.SIGKILL)
 
 
 def inject_fault(world: World, step: int, images: Tensor) -> None:
-    """Does nothing, unless BATCHYARD_FAULT=kind:rank:step (exception, hang, nan) names this rank and step: for tests and drills."""
+    """Does nothing, unless BATCHYARD_FAULT=kind:rank:step (exception, hang, nan) names this rank
+    and step: for tests and drills.
+    """
     kind, _, place = os.environ.get("BATCHYARD_FAULT", "").partition(":")
     if place != f"{world.rank}:{step}":
         return
@@ -148,21 +182,29 @@ def inject_fault(world: World, step: int, images: Tensor) -> None:
 def wrap(model: nn.Module, world: World) -> nn.Module:
     """DDP over the ranks; the model itself where there is no process group, as with one rank.
 
-    Buffers are not broadcast at each forward: training reads batch statistics only, and `broadcast_buffers` below makes
-    the running ones equal before they are read.
+    Buffers are not broadcast at each forward: training reads batch statistics only, and
+    `broadcast_buffers` below makes the running ones equal before they are read.
     """
     if not dist.is_initialized():
         return model
     ids = [world.device.index] if world.device.type == "cuda" else None
     # torch 2.15 renamed broadcast_buffers and warns of the old name
-    renamed = "forward_sync_buffers" in inspect.signature(DistributedDataParallel.__init__).parameters
+    renamed = (
+        "forward_sync_buffers" in inspect.signature(DistributedDataParallel.__init__).parameters
+    )
     no_broadcast = {"forward_sync_buffers" if renamed else "broadcast_buffers": False}
-    return DistributedDataParallel(model, device_ids=ids, gradient_as_bucket_view=True, **no_broadcast)
+    return DistributedDataParallel(
+        model, device_ids=ids, gradient_as_bucket_view=True, **no_broadcast
+    )
 
 
 def reduction(model: nn.Module, *, on: bool) -> AbstractContextManager[None]:
-    """A context whose backward pass reduces the gradients over the ranks, or, off, adds to the local ones only."""
-    return model.no_sync() if not on and isinstance(model, DistributedDataParallel) else nullcontext()
+    """A context whose backward pass reduces the gradients over the ranks, or, off, adds to the
+    local ones only.
+    """
+    return (
+        model.no_sync() if not on and isinstance(model, DistributedDataParallel) else nullcontext()
+    )
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -204,22 +246,29 @@ def total(values: Tensor, world: World) -> Tensor:
 
 
 def time_is_up(deadline: float | None, reserve_s: float) -> bool:
-    """Whether the time limit is less than `reserve_s` seconds away. deadline: unix seconds; None: no limit."""
+    """Whether the time limit is less than `reserve_s` seconds away. deadline: unix seconds; None:
+    no limit.
+    """
     return deadline is not None and time.time() > deadline - reserve_s
 
 
 class Agreement:
     """Lets all ranks stop, or checkpoint, at the same step.
 
-    Signals only set a flag. Every `interval` steps the ranks take the maximum of their flags over gloo, so that the device is
-    never waited for. Rank 0 chooses the interval from its first steps: about 50 ms of work, at most 100 steps.
+    Signals only set a flag. Every `interval` steps the ranks take the maximum of their flags over
+    gloo, so that the device is never waited for. Rank 0 chooses the interval from its first steps:
+    about 50 ms of work, at most 100 steps.
     """
 
     CHECK_EVERY_S = 0.05
     FIRST_STEPS = 8
 
-    def __init__(self, world: World, checkpoint_every_min: float | None, reserve_s: Callable[[], float]) -> None:
-        """reserve_s: how long before the deadline all must stop; the longest of all ranks' counts."""
+    def __init__(
+        self, world: World, checkpoint_every_min: float | None, reserve_s: Callable[[], float]
+    ) -> None:
+        """reserve_s: how long before the deadline all must stop; the longest of all
+        ranks' counts.
+        """
         self.world, self.reserve_s = world, reserve_s
         self.stop_requested = False
         self.checkpoint_every_s = 60 * checkpoint_every_min if checkpoint_every_min else None
@@ -229,7 +278,10 @@ class Agreement:
         self.started = 0.0
 
     def listen(self) -> None:
-        """Takes over the signals. Before this, their default ends a rank at once: nothing would be lost yet."""
+        """Takes over the signals.
+
+        Before this, their default ends a rank at once: nothing would be lost yet.
+        """
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
             signal.signal(number, self._request_stop)
 
@@ -244,7 +296,10 @@ class Agreement:
         if self.calls % self.interval:
             return False, False
         now = time.monotonic()
-        due = self.checkpoint_every_s is not None and now - self.last_checkpoint > self.checkpoint_every_s
+        due = (
+            self.checkpoint_every_s is not None
+            and now - self.last_checkpoint > self.checkpoint_every_s
+        )
         proposal = self.interval
         if self.calls == self.FIRST_STEPS:
             step_s = (now - self.started) / (self.calls - 1)

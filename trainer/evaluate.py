@@ -1,4 +1,6 @@
-"""Exact evaluation: batches that do not depend on the ranks, whole numbers summed over these, losses in order."""
+"""Exact evaluation: batches that do not depend on the ranks, whole numbers summed over these,
+losses in order.
+"""
 
 from __future__ import annotations
 
@@ -27,11 +29,21 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager[Non
 
 @torch.no_grad()
 def evaluate(
-    model: nn.Module, split: Split, batches: Batches, world: World, config: TrainConfig, *, num_classes: int, batch_size: int
+    model: nn.Module,
+    split: Split,
+    batches: Batches,
+    world: World,
+    config: TrainConfig,
+    *,
+    num_classes: int,
+    batch_size: int,
 ) -> Evaluation:
-    """Evaluates the unwrapped model on every sample of `split` once. Collective: every rank calls it.
+    """Evaluates the unwrapped model on every sample of `split` once.
 
-    Where an output is not finite, no figure of the evaluation is: an argmax of NaN would be an accuracy like any other.
+    Collective: every rank calls it.
+
+    Where an output is not finite, no figure of the evaluation is: an argmax of NaN would be an
+    accuracy like any other.
     """
     distributed.broadcast_buffers(model, world)
     bare = distributed.unwrap(model)
@@ -39,11 +51,20 @@ def evaluate(
     bare.eval()
     samples, device, task = len(split), world.device, tasks.of(config)
     starts = range(0, samples, batch_size)
-    begin, end = len(starts) * world.rank // world.size, len(starts) * (world.rank + 1) // world.size  # this rank's batches
-    losses = torch.zeros(len(starts), 1, dtype=torch.float64, device=device)  # of each batch, the sum over its samples
+    # this rank's batches
+    begin, end = (
+        len(starts) * world.rank // world.size,
+        len(starts) * (world.rank + 1) // world.size,
+    )
+    # of each batch, the sum over its samples
+    losses = torch.zeros(len(starts), 1, dtype=torch.float64, device=device)
     height, width = split.images.shape[2:]
-    tally, seen = task.tally(num_classes, samples, (height, width), device), torch.zeros((), dtype=torch.int64)
-    not_finite = torch.zeros((), dtype=torch.int64, device=device)  # samples with such an output; read once, at the end
+    tally, seen = (
+        task.tally(num_classes, samples, (height, width), device),
+        torch.zeros((), dtype=torch.int64),
+    )
+    # samples with such an output; read once, at the end
+    not_finite = torch.zeros((), dtype=torch.int64, device=device)
     for batch in range(begin, end):
         watchdog.alive()
         start = starts[batch]
@@ -65,7 +86,9 @@ def evaluate(
 
 
 def in_order(rows: Tensor) -> list[float]:
-    """The sum of the rows of a [n, k], the first one first, so that it has the same bits for any number of ranks."""
+    """The sum of the rows of a [n, k], the first one first, so that it has the same bits for any
+    number of ranks.
+    """
     result = torch.zeros_like(rows[0])
     for row in rows:
         result += row

@@ -1,5 +1,7 @@
-"""What a person looks at, as data for the report: train pictures as the model is given them, the newest evaluation by class,
-predictions, and the most confident mistakes. Rank 0 alone writes; nothing reads it back into training."""
+"""What a person looks at, as data for the report: train pictures as the model is given them, the
+newest evaluation by class, predictions, and the most confident mistakes. Rank 0 alone writes;
+nothing reads it back into training.
+"""
 
 from __future__ import annotations
 
@@ -24,21 +26,36 @@ from trainer.distributed import say
 from trainer.tasks import Evaluation, Prediction, iou
 
 MOST_PICTURES = 16
-PREDICTED_SIDE = 192  # pixels of a picture that is shown with its prediction, at half of that: a photograph would make a heavy page
+# pixels of a picture that is shown with its prediction, at half of that: a photograph would make a
+# heavy page
+PREDICTED_SIDE = 192
 MASK_SIDE = 240  # pixels of a picture that is shown with its mask
 DRAWS = 10
 MOST_CLASSES = 100  # of a confusion matrix that a person can look at
 
 
-def write_samples(run: RunDir, data: Prepared, batches: Batches, micro_batches: list[MicroBatch]) -> None:
-    """The first pictures of a step, augmented, un-normalised for the eye. Rows of a table are none."""
+def write_samples(
+    run: RunDir, data: Prepared, batches: Batches, micro_batches: list[MicroBatch]
+) -> None:
+    """The first pictures of a step, augmented, un-normalised for the eye.
+
+    Rows of a table are none.
+    """
     if isinstance(batches, Rows):
         return
     pictures = []
     for batch in micro_batches:
-        for image, label in zip(batches.for_the_eye(batch.images).numpy(), batch.labels, strict=True):
-            if label.dim():  # a mask, laid over its picture: whether both were cut out alike can be seen
-                pictures.append({"png": png(laid_over(image, label.cpu().numpy()), MASK_SIDE), "truth": named(label, data.classes)})
+        for image, label in zip(
+            batches.for_the_eye(batch.images).numpy(), batch.labels, strict=True
+        ):
+            # a mask, laid over its picture: whether both were cut out alike can be seen
+            if label.dim():
+                pictures.append(
+                    {
+                        "png": png(laid_over(image, label.cpu().numpy()), MASK_SIDE),
+                        "truth": named(label, data.classes),
+                    }
+                )
             else:
                 pictures.append({"png": png(image), "truth": data.classes[int(label)]})
             if len(pictures) == MOST_PICTURES:
@@ -47,40 +64,63 @@ def write_samples(run: RunDir, data: Prepared, batches: Batches, micro_batches: 
 
 
 def write_augmentations(run: RunDir, data: Prepared, config: TrainConfig) -> None:
-    """Ten draws of each augmentation, and of all in their order, of one train picture: those of its first ten epochs."""
+    """Ten draws of each augmentation, and of all in their order, of one train picture: those of its
+    first ten epochs.
+    """
     if not isinstance(config.data, ImageData) or not (chain := config.data.augment):
         return
     image, rows = torch.from_numpy(data.splits["train"].read(0, 1)[0]), []
     alone = [(f"{number}. {a.name}", [a]) for number, a in enumerate(chain, start=1)]
     for name, some in alone + ([("all, in this order", chain)] if len(chain) > 1 else []):
-        drawn = [augment.apply(image, torch.zeros(1, dtype=torch.int64), epoch, some, config.seed) for epoch in range(DRAWS)]
-        rows.append({"name": name.replace("_", " "), "pngs": [png(one[0].numpy()) for one in drawn]})
+        drawn = [
+            augment.apply(image, torch.zeros(1, dtype=torch.int64), epoch, some, config.seed)
+            for epoch in range(DRAWS)
+        ]
+        rows.append(
+            {"name": name.replace("_", " "), "pngs": [png(one[0].numpy()) for one in drawn]}
+        )
     _write(run.augmentations, {"rows": rows})
 
 
-def write_evaluation(run: RunDir, data: Prepared, split: str, result: Evaluation, global_step: int, epoch: int) -> None:
-    """Samples and correct ones of each class, the confusion matrix (rows are the truth) and, of the test split, predictions.
+def write_evaluation(
+    run: RunDir, data: Prepared, split: str, result: Evaluation, global_step: int, epoch: int
+) -> None:
+    """Samples and correct ones of each class, the confusion matrix (rows are the truth) and, of the
+    test split, predictions.
 
     Where outputs are not finite, null and no pictures take the place of an earlier evaluation's.
     """
     if not result.metrics:  # of numbers, which have no classes
         return
     place = {"split": split, "global_step": global_step, "epoch": epoch}
-    _write(run.evaluation(split), {**place, "classes": data.classes, **counts(result, len(data.classes))})
+    _write(
+        run.evaluation(split),
+        {**place, "classes": data.classes, **counts(result, len(data.classes))},
+    )
     if split != "test":
         return
     if result.predicted is not None:
         write_masks(run, data, result.predicted, place)
         return
-    for path, predictions in ((run.predictions, result.predictions), (run.misclassified, result.mistakes)):
+    for path, predictions in (
+        (run.predictions, result.predictions),
+        (run.misclassified, result.mistakes),
+    ):
         _write(path, {**place, "pictures": [predicted(data, one) for one in predictions]})
 
 
 def counts(result: Evaluation, classes: int) -> dict[str, Any]:
-    """What was counted of each class; null where outputs are not finite, and of how many samples."""
+    """What was counted of each class; null where outputs are not finite, and of how
+    many samples.
+    """
     confusion = result.confusion
     if confusion is None:
-        return {"samples": None, "correct": None, "confusion": None, "not_finite": result.not_finite}
+        return {
+            "samples": None,
+            "correct": None,
+            "confusion": None,
+            "not_finite": result.not_finite,
+        }
     return {
         "samples": confusion.sum(1).tolist(),
         "correct": confusion.diagonal().tolist(),
@@ -93,24 +133,38 @@ def predicted(data: Prepared, one: Prediction) -> dict[str, Any]:
     """A test picture, its class, and the one that it is taken for."""
     images, labels = data.splits["test"].read(one.sample, one.sample + 1)
     return {
-        "png": png(images[0], PREDICTED_SIDE), "truth": data.classes[int(labels[0])], "predicted": data.classes[one.predicted],
-        "probability": one.probability, "sample": one.sample,
-    }  # fmt: skip
+        "png": png(images[0], PREDICTED_SIDE),
+        "truth": data.classes[int(labels[0])],
+        "predicted": data.classes[one.predicted],
+        "probability": one.probability,
+        "sample": one.sample,
+    }
 
 
-def write_masks(run: RunDir, data: Prepared, predicted: dict[int, Tensor], place: dict[str, Any]) -> None:
-    """Some test pictures, each with its mask and the predicted one (uint8 [H, W]), and the colours of the classes."""
+def write_masks(
+    run: RunDir, data: Prepared, predicted: dict[int, Tensor], place: dict[str, Any]
+) -> None:
+    """Some test pictures, each with its mask and the predicted one (uint8 [H, W]), and the colours
+    of the classes.
+    """
     scenes = []
     for number, mask in predicted.items():
         (image,), (truth,) = data.splits["test"].read(number, number + 1)
         guess, known = mask.numpy(), truth != VOID
-        step = -(-max(truth.shape) // MASK_SIDE)  # pixels left out, not mixed: a mask's colours stay those of its classes
-        scenes.append({
-            "picture": png(image, MASK_SIDE), "truth": png(coloured(truth[::step, ::step])),
-            "predicted": png(coloured(guess[::step, ::step])),
-            "accuracy": float((truth == guess)[known].mean()) if known.any() else None, "sample": number,
-        })  # fmt: skip
-    colours = [{"name": name, "colour": colour_map()[i].tolist()} for i, name in enumerate(data.classes)]
+        # pixels left out, not mixed: a mask's colours stay those of its classes
+        step = -(-max(truth.shape) // MASK_SIDE)
+        scenes.append(
+            {
+                "picture": png(image, MASK_SIDE),
+                "truth": png(coloured(truth[::step, ::step])),
+                "predicted": png(coloured(guess[::step, ::step])),
+                "accuracy": float((truth == guess)[known].mean()) if known.any() else None,
+                "sample": number,
+            }
+        )
+    colours = [
+        {"name": name, "colour": colour_map()[i].tolist()} for i, name in enumerate(data.classes)
+    ]
     _write(run.masks, {**place, "classes": colours, "scenes": scenes})
 
 
@@ -139,8 +193,9 @@ def _write(path: Path, value: dict[str, Any]) -> None:
 
 
 def png(image: np.ndarray, side: int | None = None) -> str:
-    """A picture, uint8 [C, H, W], as base64 of a PNG file: RGB where it has three channels, else the first one in grey. side: what
-    its longer side is made smaller to, in pixels."""
+    """A picture, uint8 [C, H, W], as base64 of a PNG file: RGB where it has three channels, else
+    the first one in grey. side: what its longer side is made smaller to, in pixels.
+    """
     from PIL import Image  # 0.1 s, rank 0 alone
 
     colour = len(image) == 3

@@ -21,7 +21,8 @@ class FrozenBatchNorm2d(nn.BatchNorm2d):
 
 
 def names(parameters: Iterable[str], patterns: Sequence[str]) -> set[str]:
-    """The parameters that `patterns` (with *, ?, []) name, the last one that matches deciding: `!` in front trains again.
+    """The parameters that `patterns` (with *, ?, []) name, the last one that matches deciding: `!`
+    in front trains again.
 
     Raises DataError where a pattern matches nothing, or nothing is left to train.
     """
@@ -30,18 +31,25 @@ def names(parameters: Iterable[str], patterns: Sequence[str]) -> set[str]:
         matched = {name for name in every if fnmatchcase(name, pattern.removeprefix("!"))}
         idle += [] if matched else [f"'{pattern}'"]
         frozen = frozen - matched if pattern.startswith("!") else frozen | matched
-    shown = ", ".join(every[:MOST_SHOWN]) + (f", ... ({len(every)} in all)" if len(every) > MOST_SHOWN else "")
+    shown = ", ".join(every[:MOST_SHOWN]) + (
+        f", ... ({len(every)} in all)" if len(every) > MOST_SHOWN else ""
+    )
     if idle:
-        raise DataError(f"train.freeze: {', '.join(idle)} matches no parameter of the model, which has {shown}")
+        raise DataError(
+            f"train.freeze: {', '.join(idle)} matches no parameter of the model, which has {shown}"
+        )
     if len(frozen) == len(every):
         last = every[-1].rpartition(".")[0]
-        raise DataError(f"train.freeze: nothing is left to train; '!{last}.*' at its end trains the last layer")
+        raise DataError(
+            f"train.freeze: nothing is left to train; '!{last}.*' at its end trains the last layer"
+        )
     return frozen
 
 
 def apply(model: nn.Module, patterns: Sequence[str], batch_norm: bool) -> None:
-    """Takes the parameters that `patterns` name out of training. batch_norm: BatchNorm layers whose weights they are keep their
-    statistics too. Raises DataError."""
+    """Takes the parameters that `patterns` name out of training. batch_norm: BatchNorm layers whose
+    weights they are keep their statistics too. Raises DataError.
+    """
     if not patterns:
         return
     frozen = names((name for name, _ in model.named_parameters()), patterns)

@@ -1,4 +1,6 @@
-"""Keeps what is not finite out of the weights: decided on the device, without a wait, so that no step costs a synchronisation."""
+"""Keeps what is not finite out of the weights: decided on the device, without a wait, so that no
+step costs a synchronisation.
+"""
 
 from __future__ import annotations
 
@@ -10,21 +12,30 @@ from torch import Tensor, nn
 
 from trainer.freeze import FrozenBatchNorm2d
 
-# torch.amp.GradScaler's own: dynamic loss scaling (Micikevicius et al., arXiv:1710.03740, section 3.2)
+# torch.amp.GradScaler's own: dynamic loss scaling (Micikevicius et al., arXiv:1710.03740, section
+# 3.2)
 FIRST_SCALE, GROWTH, BACKOFF, GROWTH_INTERVAL = 2.0**16, 2.0, 0.5, 2000
 LEAST_SCALE = 2.0**-10  # 26 updates in a row were not finite: no scale will help
 
 
 class Guard:
-    """Turns an update whose gradient is not finite into a no-op for weights, optimizer state and BatchNorm's buffers.
+    """Turns an update whose gradient is not finite into a no-op for weights, optimizer state and
+    BatchNorm's buffers.
 
-    fp32 and bf16: that update and every later one, so that the state stays as it was before the first bad step, whose number is
-    `good_steps()` + 1 after the guard was made. fp16: that update alone, and the loss scale is halved; the run counts as spoilt
-    once the scale is below LEAST_SCALE. The flag is read (`spoilt`) at log and checkpoint steps only; it is the same on every
-    rank, since it comes from the reduced gradient.
+    fp32 and bf16: that update and every later one, so that the state stays as it was before the
+    first bad step, whose number is `good_steps()` + 1 after the guard was made. fp16: that update
+    alone, and the loss scale is halved; the run counts as spoilt once the scale is below
+    LEAST_SCALE. The flag is read (`spoilt`) at log and checkpoint steps only; it is the same on
+    every rank, since it comes from the reduced gradient.
     """
 
-    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, precision: str, device: torch.device) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        precision: str,
+        device: torch.device,
+    ) -> None:
         self.optimizer = optimizer
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.not_finite = torch.zeros((), device=device)
@@ -41,28 +52,36 @@ class Guard:
         return weight if self.scale is None else weight * self.scale
 
     def gradient_norm(self) -> Tensor:
-        """The 2-norm of the reduced gradient, float32 []; takes fp16's loss scale out of the gradients first.
+        """The 2-norm of the reduced gradient, float32 []; takes fp16's loss scale out of the
+        gradients first.
 
-        Afterwards `optimizer.step()` does nothing where the norm is not finite, and `settle` puts the buffers back.
+        Afterwards `optimizer.step()` does nothing where the norm is not finite, and `settle` puts
+        the buffers back.
         """
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         if self.scale is not None:
             torch._foreach_div_(gradients, self.scale)
-        # torch.nn.utils.get_total_norm of tensors of one device and type, without its sorting of them
+        # torch.nn.utils.get_total_norm of tensors of one device and type, without its sorting of
+        # them
         norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
-        bad = torch.nan_to_num_(norm - norm, nan=1.0)  # 0 where it is finite; of an infinity, too, the difference is NaN
+        # 0 where it is finite; of an infinity, too, the difference is NaN
+        bad = torch.nan_to_num_(norm - norm, nan=1.0)
         if self.scale is None:
             torch.maximum(self.not_finite, bad, out=self.not_finite)
             bad = self.not_finite
         else:
-            torch._amp_update_scale_(self.scale, self.growth_tracker, bad, GROWTH, BACKOFF, GROWTH_INTERVAL)
+            torch._amp_update_scale_(
+                self.scale, self.growth_tracker, bad, GROWTH, BACKOFF, GROWTH_INTERVAL
+            )
             torch.maximum(self.not_finite, (self.scale < LEAST_SCALE).float(), out=self.not_finite)
         self.bad = bad
         self.optimizer.found_inf = bad  # read by the fused kernels, as GradScaler sets it
         return norm
 
     def settle(self) -> None:
-        """After the update: a bad step's forward pass has spoilt BatchNorm's buffers, which become what they were before it."""
+        """After the update: a bad step's forward pass has spoilt BatchNorm's buffers, which become
+        what they were before it.
+        """
         self.steps += 1
         self.bad_steps += self.not_finite
         if len(self.buffers):
@@ -70,11 +89,17 @@ class Guard:
             self.kept.copy_(self.buffers)
 
     def spoilt(self) -> bool:
-        """Whether an update has been refused for good, or has made a weight that is not finite. Waits for the device."""
+        """Whether an update has been refused for good, or has made a weight that is not finite.
+
+        Waits for the device.
+        """
         return bool(self.not_finite.item()) or not self.weights_are_finite()
 
     def good_steps(self) -> int:
-        """How many updates came before the first that was refused for good. Waits for the device."""
+        """How many updates came before the first that was refused for good.
+
+        Waits for the device.
+        """
         return self.steps - int(self.bad_steps.item())
 
     def weights_are_finite(self) -> bool:
@@ -82,10 +107,16 @@ class Guard:
         return bool(torch.stack([torch.isfinite(p.detach()).all() for p in self.parameters]).all())
 
     def state_dict(self) -> dict[str, Any]:
-        return {} if self.scale is None else {"scale": self.scale, "growth_tracker": self.growth_tracker}
+        return (
+            {}
+            if self.scale is None
+            else {"scale": self.scale, "growth_tracker": self.growth_tracker}
+        )
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes up the loss scale again; call it after the model's weights and buffers are loaded."""
+        """Takes up the loss scale again; call it after the model's weights and buffers
+        are loaded.
+        """
         if self.scale is not None:
             self.scale.copy_(state["scale"])
             self.growth_tracker.copy_(state["growth_tracker"])
@@ -97,9 +128,11 @@ class Guard:
 
 
 class Undone(torch.optim.Optimizer):
-    """For optimizers of torch without a kernel that looks for `found_inf`: where it is set, what the update did is put back.
+    """For optimizers of torch without a kernel that looks for `found_inf`: where it is set, what
+    the update did is put back.
 
-    It costs a copy of weights and state each step. The state's `step` lies on the host and goes on: none of the formulas reads it.
+    It costs a copy of weights and state each step. The state's `step` lies on the host and goes on:
+    none of the formulas reads it.
     """
 
     found_inf: Tensor | None
@@ -107,7 +140,8 @@ class Undone(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
         before = {key: tensor.clone() for key, tensor in self._tensors()}
-        bad, self.found_inf = self.found_inf, None  # Adagrad's plain loop refuses to run where it is set
+        # Adagrad's plain loop refuses to run where it is set
+        bad, self.found_inf = self.found_inf, None
         assert bad is not None, "the guard sets it before each step"
         loss = super().step(closure)
         self.found_inf = bad
@@ -124,14 +158,17 @@ class Undone(torch.optim.Optimizer):
 
 
 def flatten_buffers(model: nn.Module) -> Tensor:
-    """Makes the model's floating-point buffers views of one float32 tensor, which it returns: one kernel then serves them all.
+    """Makes the model's floating-point buffers views of one float32 tensor, which it returns: one
+    kernel then serves them all.
 
     Those of frozen layers, which nothing changes, stay what they are.
     """
     owners = [
-        (module, name, buffer) for module in model.modules() for name, buffer in module.named_buffers(recurse=False)
+        (module, name, buffer)
+        for module in model.modules()
+        for name, buffer in module.named_buffers(recurse=False)
         if buffer.is_floating_point() and not isinstance(module, FrozenBatchNorm2d)
-    ]  # fmt: skip
+    ]
     if not owners:
         return torch.zeros(0)
     flat = torch.cat([b.detach().float().reshape(-1) for _, _, b in owners])

@@ -15,14 +15,19 @@ from trainer.config.run import TrainConfig
 def mixed(
     images: Tensor, labels: Tensor, config: TrainConfig, step: int, chunk: int
 ) -> tuple[Tensor, list[Tensor], list[float]]:
-    """(pictures float32 [n, C, H, W] mixed with the sample before, the labels int64 [n] of either, how much these count), by
-    f(seed, step, chunk): a chunk's samples are the same for any number of ranks, in an order that makes that partner a random one.
+    """(pictures float32 [n, C, H, W] mixed with the sample before, the labels int64 [n] of either,
+    how much these count), by f(seed, step, chunk): a chunk's samples are the same for any number of
+    ranks, in an order that makes that partner a random one.
 
-    One weight for the whole chunk and the partner's place are those of torchvision.transforms.v2.MixUp and CutMix.
+    One weight for the whole chunk and the partner's place are those of
+    torchvision.transforms.v2.MixUp and CutMix.
     """
     if config.mix is None:
         return images, [labels], [1.0]
-    drawn = np.random.RandomState(randomness.key(config.seed, randomness.MIX, step, chunk) & 0xFFFFFFFF)  # its stream is frozen
+    # its stream is frozen
+    drawn = np.random.RandomState(
+        randomness.key(config.seed, randomness.MIX, step, chunk) & 0xFFFFFFFF
+    )
     part, others = float(drawn.beta(config.mix.alpha, config.mix.alpha)), images.roll(1, 0)
     if isinstance(config.mix, Mixup):
         images = images * part + others * (1 - part)
@@ -33,8 +38,12 @@ def mixed(
     return images, [labels, labels.roll(1, 0)], [part, 1 - part]
 
 
-def box(part: float, height: int, width: int, drawn: np.random.RandomState) -> tuple[float, tuple[slice, ...]]:
-    """(what is left of a picture, the box that is cut out): about 1 - part of its area around a random pixel, cut at the edge."""
+def box(
+    part: float, height: int, width: int, drawn: np.random.RandomState
+) -> tuple[float, tuple[slice, ...]]:
+    """(what is left of a picture, the box that is cut out): about 1 - part of its area around a
+    random pixel, cut at the edge.
+    """
     row, column = drawn.randint(height), drawn.randint(width)
     half = 0.5 * math.sqrt(1 - part)
     top, bottom = max(0, int(row - half * height)), min(height, int(row + half * height))

@@ -1,6 +1,8 @@
-"""The same bits on any number of ranks: each shard of a step by itself, gradients and statistics combined in the order of shards.
+"""The same bits on any number of ranks: each shard of a step by itself, gradients and statistics
+combined in the order of shards.
 
-Floating-point sums depend on their order, so nothing here is ever summed by a collective: those only move tensors about.
+Floating-point sums depend on their order, so nothing here is ever summed by a collective: those
+only move tensors about.
 """
 
 from __future__ import annotations
@@ -23,43 +25,61 @@ Gradients = Callable[[nn.Module, list[MicroBatch], int, TrainConfig, World, Guar
 
 
 class InShardOrder:
-    """Stands for `gradients` where `train.parity` is bitwise: called in the same way, with a model that is not under DDP.
+    """Stands for `gradients` where `train.parity` is bitwise: called in the same way, with a model
+    that is not under DDP.
 
-    A step's chunks are its shards: at most `parity_shards`, the same for any number of ranks; shard s is rank s % world_size's
-    in round s // world_size. A shard is one call of `gradients` as if there were no other rank, so kernels see the same shapes
-    and dropout is seeded by the shard. A round adds the gradients of its shards in the order of ranks, which is that of shards:
-    each rank one segment of the parameters. It costs no more traffic than a reduce-scatter, once a round, and the memory of one
-    gradient and one segment beside the gradient itself.
+    A step's chunks are its shards: at most `parity_shards`, the same for any number of ranks; shard
+    s is rank s % world_size's in round s // world_size. A shard is one call of `gradients` as if
+    there were no other rank, so kernels see the same shapes and dropout is seeded by the shard. A
+    round adds the gradients of its shards in the order of ranks, which is that of shards: each rank
+    one segment of the parameters. It costs no more traffic than a reduce-scatter, once a round, and
+    the memory of one gradient and one segment beside the gradient itself.
     """
 
     def __init__(self, gradients: Gradients, model: nn.Module, world: World) -> None:
         self.gradients, self.alone = gradients, replace(world, size=1)
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         segment = -(-sum(p.numel() for p in self.parameters) // world.size)
-        self.flat = torch.zeros(world.size, segment, device=world.device)  # the memory of all gradients; row r: rank r's segment
-        self.received = torch.empty_like(self.flat) if world.size > 1 else self.flat  # row r: this rank's segment of rank r's
+        # the memory of all gradients; row r: rank r's segment
+        self.flat = torch.zeros(world.size, segment, device=world.device)
+        # row r: this rank's segment of rank r's
+        self.received = torch.empty_like(self.flat) if world.size > 1 else self.flat
         self.total = self.flat.new_zeros(segment)
         self.keep = keep_of_running_statistics(model)
-        self.counters = [b for m in updated(model) for b in m.buffers(recurse=False) if not b.is_floating_point()]  # batches seen
+        # batches seen
+        self.counters = [
+            b for m in updated(model) for b in m.buffers(recurse=False) if not b.is_floating_point()
+        ]
 
     def __call__(
-        self, model: nn.Module, micro_batches: list[MicroBatch], step: int, config: TrainConfig, world: World, guard: Guard,
+        self,
+        model: nn.Module,
+        micro_batches: list[MicroBatch],
+        step: int,
+        config: TrainConfig,
+        world: World,
+        guard: Guard,
         sums: Tensor,
-    ) -> None:  # fmt: skip
-        """Leaves the gradient of the mean loss over the step in `.grad`, and BatchNorm's statistics, equal on every rank.
+    ) -> None:
+        """Leaves the gradient of the mean loss over the step in `.grad`, and BatchNorm's
+        statistics, equal on every rank.
 
         sums: float64 [3], gains what all shards add, on rank 0 alone. Collective.
         """
         before, width = guard.buffers.clone(), len(guard.buffers)
-        rows = sums.new_zeros(len(micro_batches), width + len(sums))  # a shard's BatchNorm statistics, then its sums
+        # a shard's BatchNorm statistics, then its sums
+        rows = sums.new_zeros(len(micro_batches), width + len(sums))
         self.point_gradients_at_flat()
-        self.total.zero_()  # a sum that begins at +0 never becomes -0: to add the zeros of a rank without a shard changes nothing
+        # a sum that begins at +0 never becomes -0: to add the zeros of a rank without a shard
+        # changes nothing
+        self.total.zero_()
         for batch, row in zip(micro_batches, rows, strict=True):
             self.flat.zero_()
             if batch.chunk is not None:
                 guard.buffers.zero_()
                 self.gradients(model, [batch], step, config, self.alone, guard, row[width:])
-                row[:width] = guard.buffers  # begun at zero, so this is momentum * (the shard's statistics)
+                # begun at zero, so this is momentum * (the shard's statistics)
+                row[:width] = guard.buffers
             if world.size > 1:
                 dist.all_to_all_single(self.received, self.flat)
             for of_rank in self.received:
@@ -80,15 +100,21 @@ class InShardOrder:
             sums += row[width:]
 
     def point_gradients_at_flat(self) -> None:
-        """Each parameter's `.grad` becomes a view of `flat` in the parameter's own memory format, as fused optimizers want it."""
+        """Each parameter's `.grad` becomes a view of `flat` in the parameter's own memory format,
+        as fused optimizers want it.
+        """
         position = 0
         for parameter in self.parameters:
-            parameter.grad = torch.as_strided(self.flat, parameter.size(), parameter.stride(), position)
+            parameter.grad = torch.as_strided(
+                self.flat, parameter.size(), parameter.stride(), position
+            )
             position += parameter.numel()
 
 
 def in_shard_order(rows: Tensor, world: World) -> Tensor:
-    """[rounds, n] of each rank -> [rounds * world_size, n], the same on every rank; those without a shard come last."""
+    """[rounds, n] of each rank -> [rounds * world_size, n], the same on every rank; those without a
+    shard come last.
+    """
     if world.size == 1:
         return rows
     gathered = rows.new_empty(world.size * len(rows), rows.shape[1])
@@ -102,11 +128,17 @@ def updated(model: nn.Module) -> list[nn.Module]:
 
 
 def keep_of_running_statistics(model: nn.Module) -> Tensor:
-    """What is left of each number in `guard.buffers` after one batch: 1 - momentum, float32 [n], in their order."""
+    """What is left of each number in `guard.buffers` after one batch: 1 - momentum, float32 [n], in
+    their order.
+    """
     keep = [torch.zeros(0)]
     for module in updated(model):
         for name, buffer in module.named_buffers(recurse=False):
-            assert isinstance(module, _BatchNorm) and module.momentum, f"{name}: parity combines BatchNorm's buffers alone"
+            assert isinstance(module, _BatchNorm) and module.momentum, (
+                f"{name}: parity combines BatchNorm's buffers alone"
+            )
             if buffer.is_floating_point():
-                keep.append(torch.full((buffer.numel(),), 1 - module.momentum, device=buffer.device))
+                keep.append(
+                    torch.full((buffer.numel(),), 1 - module.momentum, device=buffer.device)
+                )
     return torch.cat(keep[1:] or keep)

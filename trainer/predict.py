@@ -1,6 +1,8 @@
-"""`python -m trainer.predict RUN_DIR/config.json PICTURE|FOLDER...`: what a run's model says of pictures; one JSON object.
+"""`python -m trainer.predict RUN_DIR/config.json PICTURE|FOLDER...`: what a run's model says of
+pictures; one JSON object.
 
-Under --out it writes a labelled picture for each, `<name>.predicted.png`; of a segmentation also `<name>.mask.png`.
+Under --out it writes a labelled picture for each, `<name>.predicted.png`; of a segmentation also
+`<name>.mask.png`.
 """
 
 from __future__ import annotations
@@ -45,23 +47,30 @@ class NoPlace(Exception):
 
 
 class Asked(NamedTuple):
-    """A picture that was asked for. result: the path of what is written for it, without its ending."""
+    """A picture that was asked for. result: the path of what is written for it, without
+    its ending.
+    """
 
     file: Path
     result: Path
 
 
 def find(places: Sequence[Path], out: Path, listing: Listing) -> list[Asked]:
-    """The pictures, in the order of `places`; of a folder all below it, by name. Raises NoPictures, which tells all that is wrong.
+    """The pictures, in the order of `places`; of a folder all below it, by name.
 
-    listing: gains what is left out of the folders. Under `out` they lie as they lie in their folder.
+    Raises NoPictures, which tells all that is wrong.
+
+    listing: gains what is left out of the folders. Under `out` they lie as they lie in their
+    folder.
     """
     asked, wrong = [], []
     for place in places:
         if place.is_dir():
             inside = sorted(file for file in files_in(place, listing) if file.is_file())
             asked += [Asked(file, out / file.relative_to(place)) for file in inside]
-            wrong += [] if inside else [f"{place} holds no picture ({' '.join(pictures.EXTENSIONS)})"]
+            wrong += (
+                [] if inside else [f"{place} holds no picture ({' '.join(pictures.EXTENSIONS)})"]
+            )
         elif place.exists():
             asked.append(Asked(place, out / place.name))
         else:
@@ -69,7 +78,10 @@ def find(places: Sequence[Path], out: Path, listing: Listing) -> list[Asked]:
     by_result: dict[Path, Path] = {}
     for file, result in asked:
         if by_result.setdefault(result, file).absolute() != file.absolute():
-            wrong.append(f"{by_result[result]} and {file} would both be {result}{LABELLED}: name them in two calls")
+            wrong.append(
+                f"{by_result[result]} and {file} would both be {result}{LABELLED}: name them in two"
+                " calls"
+            )
     if wrong or not asked:
         raise NoPictures("\n".join(wrong) or "no picture is named")
     return list(dict.fromkeys(asked))
@@ -79,16 +91,20 @@ def files_in(folder: Path, listing: Listing) -> Iterator[Path]:
     """The files in a folder and below it that are images by their names."""
     for place, folders, names in os.walk(folder):
         folders[:] = listing.data(folders)
-        inputs = [name for name in names if not name.endswith((LABELLED, MASK))]  # not what an earlier call wrote
+        # not what an earlier call wrote
+        inputs = [name for name in names if not name.endswith((LABELLED, MASK))]
         yield from (Path(place, name) for name in listing.pictures(inputs))
 
 
 def predict(model: Trained, asked: Sequence[Asked]) -> Iterator[dict[str, Any]]:
-    """Of each picture {file, labelled, top: [{class, probability}]}, the most probable first; of a segmentation, instead of `top`,
-    {mask, classes: [{class, share}]}, shares of the pixels. {file, problem} where it cannot be read, or the outputs for it are not
-    finite, which say nothing. Raises NoPlace."""
+    """Of each picture {file, labelled, top: [{class, probability}]}, the most probable first; of a
+    segmentation, instead of `top`, {mask, classes: [{class, share}]}, shares of the pixels. {file,
+    problem} where it cannot be read, or the outputs for it are not finite, which say nothing.
+    Raises NoPlace.
+    """
     segments = model.config.train.data.task == "segmentation"
-    at_once = 1 if segments else model.config.micro_batch_size()  # whole pictures have sizes of their own; what a rank held
+    # whole pictures have sizes of their own; what a rank held
+    at_once = 1 if segments else model.config.micro_batch_size()
     for start in range(0, len(asked), at_once):
         some, results, kept = asked[start : start + at_once], {}, []
         for one in some:
@@ -97,14 +113,22 @@ def predict(model: Trained, asked: Sequence[Asked]) -> Iterator[dict[str, Any]]:
                 kept.append((one, image, model.pixels(image)))
             except (BadPicture, OSError) as error:
                 results[one] = {"problem": getattr(error, "strerror", None) or str(error)}
-        outputs = model.outputs(torch.from_numpy(np.stack([pixels for *_, pixels in kept]))) if kept else []
+        outputs = (
+            model.outputs(torch.from_numpy(np.stack([pixels for *_, pixels in kept])))
+            if kept
+            else []
+        )
         for (one, image, pixels), output in zip(kept, outputs, strict=True):
             if segments:  # without what was added for the model
-                pixels, output = (array[:, : image.height, : image.width] for array in (pixels, output))
+                pixels, output = (
+                    array[:, : image.height, : image.width] for array in (pixels, output)
+                )
             if not torch.isfinite(output).all():
                 results[one] = {"problem": NOT_FINITE}
                 continue
-            results[one] = mask(model, one, pixels, output) if segments else top(model, one, image, output)
+            results[one] = (
+                mask(model, one, pixels, output) if segments else top(model, one, image, output)
+            )
         for one in some:
             yield {"file": str(one.file), **results[one]}
 
@@ -113,25 +137,40 @@ def top(model: Trained, one: Asked, image: Image.Image, output: Tensor) -> dict[
     """Writes the labelled picture. output: float32 [classes], scores before softmax."""
     best = output.softmax(0).topk(min(MOST_TOLD, len(model.classes)))
     pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-    found = [{"class": model.classes[number], "probability": probability} for number, probability in pairs]
+    found = [
+        {"class": model.classes[number], "probability": probability}
+        for number, probability in pairs
+    ]
     lines = [Line(f"{f['class']} {f['probability']:.1%}") for f in found]
     return {"labelled": save(captioned(image, lines), one, LABELLED), "top": found}
 
 
 def mask(model: Trained, one: Asked, pixels: np.ndarray, output: Tensor) -> dict[str, Any]:
-    """Writes the mask, a PNG of the classes' numbers in VOC's colours, and the picture with it. pixels: uint8 [C, H, W];
-    output: float32 [classes, H, W]."""
+    """Writes the mask, a PNG of the classes' numbers in VOC's colours, and the picture with it.
+    pixels: uint8 [C, H, W]; output: float32 [classes, H, W].
+    """
     guess = output.argmax(0).to(torch.uint8)
     numbers, counts = guess.unique(return_counts=True)
     found = [
-        {"class": model.classes[int(numbers[i])], "share": int(counts[i]) / guess.numel(), "number": int(numbers[i])}
+        {
+            "class": model.classes[int(numbers[i])],
+            "share": int(counts[i]) / guess.numel(),
+            "number": int(numbers[i]),
+        }
         for i in counts.argsort(descending=True)
     ]
     palette = Image.fromarray(guess.numpy())
     palette.putpalette(colour_map().tobytes())
-    lines = [Line(f"{f['class']} {f['share']:.1%}", tuple(colour_map()[f["number"]].tolist())) for f in found]
+    lines = [
+        Line(f"{f['class']} {f['share']:.1%}", tuple(colour_map()[f["number"]].tolist()))
+        for f in found
+    ]
     over = Image.fromarray(laid_over(pixels, guess.numpy()).transpose(1, 2, 0).copy())
-    return {"labelled": save(captioned(over, lines), one, LABELLED), "mask": save(palette, one, MASK), "classes": found}
+    return {
+        "labelled": save(captioned(over, lines), one, LABELLED),
+        "mask": save(palette, one, MASK),
+        "classes": found,
+    }
 
 
 def save(image: Image.Image, one: Asked, ending: str) -> str:
@@ -143,7 +182,9 @@ def save(image: Image.Image, one: Asked, ending: str) -> str:
         image.save(temporary, "PNG")
         temporary.replace(path)
     except OSError as error:
-        raise NoPlace(f"{path} cannot be written ({error.strerror or error}): --out names another folder") from error
+        raise NoPlace(
+            f"{path} cannot be written ({error.strerror or error}): --out names another folder"
+        ) from error
     finally:
         with contextlib.suppress(OSError):  # its folder may be none
             temporary.unlink(missing_ok=True)
@@ -174,7 +215,12 @@ def main() -> None:
     except (NoPictures, NoPlace, NoCheckpoint, NewerCheckpoint, TakesNoPictures, OSError) as error:
         print(error, file=sys.stderr)
         sys.exit(EXIT_WRONG)
-    facts = {"run_id": run.run_id, "checkpoint": found.path.name, "which": which, "global_step": found.manifest["global_step"]}
+    facts = {
+        "run_id": run.run_id,
+        "checkpoint": found.path.name,
+        "which": which,
+        "global_step": found.manifest["global_step"],
+    }
     print(to_json({**facts, "classes": model.classes, "pictures": told}))
 
 

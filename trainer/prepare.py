@@ -1,5 +1,6 @@
-"""`python -m trainer.prepare config.json --data-dir D --cache-dir C`: makes ready what the run needs from outside:
-its data set and the weights that it begins with; one JSON object on stdout."""
+"""`python -m trainer.prepare config.json --data-dir D --cache-dir C`: makes ready what the run
+needs from outside: its data set and the weights that it begins with; one JSON object on stdout.
+"""
 
 from __future__ import annotations
 
@@ -28,31 +29,48 @@ def main() -> None:
     try:
         started = read_json(RunDir(arguments.config.absolute().parent).data_record)
         record = prepare(
-            config.train.data, arguments.data_dir, arguments.cache_dir, allow_unverified=allow, started=started,
+            config.train.data,
+            arguments.data_dir,
+            arguments.cache_dir,
+            allow_unverified=allow,
+            started=started,
             most_pixels=config.execution.max_image_pixels,
-        )  # fmt: skip
+        )
         record["notes"] += check(config.train.data, record, started=bool(started))
         print(json.dumps({**record, **first_weights(config, record["classes"], arguments)}))
     except DataError as error:
         print(error, file=sys.stderr)
         sys.exit(EXIT_WRONG)
     except OSError as error:  # a full disk, a folder that may not be written
-        print(f"preparing {config.train.data.name} in {arguments.cache_dir}: {error}", file=sys.stderr)
+        print(
+            f"preparing {config.train.data.name} in {arguments.cache_dir}: {error}", file=sys.stderr
+        )
         sys.exit(EXIT_WRONG)
 
 
-def first_weights(config: RunConfig, classes: list[str], arguments: argparse.Namespace) -> dict[str, Any]:
-    """Brings the weights that the run begins with, and holds them and the frozen names against the model. Raises DataError."""
+def first_weights(
+    config: RunConfig, classes: list[str], arguments: argparse.Namespace
+) -> dict[str, Any]:
+    """Brings the weights that the run begins with, and holds them and the frozen names against the
+    model. Raises DataError.
+    """
     given, found, record = config.train.weights, None, {}
     if given is None and not config.train.freeze:
         return record
-    from trainer import pretrained, state_dict, weights  # and with it torch: 2 s, for those alone who need it
+    # and with it torch: 2 s, for those alone who need it
+    from trainer import pretrained, state_dict, weights
 
     if given is not None and given.run is None:
         record = {"weights": weights.bring(given, arguments.data_dir, arguments.cache_dir)}
         found = state_dict.read(Path(record["weights"]["path"]))
-    elif given is not None and (other := RunDir(arguments.config.absolute().parent.parent / str(given.run))).checkpoints.exists():
-        _, found = pretrained.of_run(other)  # one that is still in the queue is looked at when this one begins
+    elif (
+        given is not None
+        and (
+            other := RunDir(arguments.config.absolute().parent.parent / str(given.run))
+        ).checkpoints.exists()
+    ):
+        # one that is still in the queue is looked at when this one begins
+        _, found = pretrained.of_run(other)
     pretrained.check(config.train, len(classes), found)
     return record
 

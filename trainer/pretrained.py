@@ -1,4 +1,6 @@
-"""Weights that a run begins with, laid over a fresh model's; tensors that do not fit are named, all of them."""
+"""Weights that a run begins with, laid over a fresh model's; tensors that do not fit are named, all
+of them.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ MOST_SHOWN, MOST_NAMES = 20, 12
 
 
 class LaidOver(NamedTuple):
-    """unused: the names that the model has no use for; prefix: what was left out before every name of the file."""
+    """unused: the names that the model has no use for; prefix: what was left out before every name
+    of the file.
+    """
 
     unused: list[str]
     prefix: str
@@ -35,33 +39,60 @@ def load_for(run: RunDir, weights: Weights) -> tuple[str, dict[str, Tensor]]:
 def of_run(run: RunDir) -> tuple[str, dict[str, Tensor]]:
     """The best checkpoint of another run, where it chose one, else its last. Raises DataError."""
     try:
-        found, _ = checkpoint.find(run, "best" if (run.checkpoints / "best").is_symlink() else "latest")
+        found, _ = checkpoint.find(
+            run, "best" if (run.checkpoints / "best").is_symlink() else "latest"
+        )
     except (checkpoint.NoCheckpoint, checkpoint.NewerCheckpoint) as error:
         raise DataError(f"train.weights.run: {error}") from None
     return f"{run.run_id} ({found.path.name})", found.weights
 
 
-def lay_over(state: Mapping[str, Tensor], found: Mapping[str, Tensor], new: Sequence[str]) -> LaidOver:
+def lay_over(
+    state: Mapping[str, Tensor], found: Mapping[str, Tensor], new: Sequence[str]
+) -> LaidOver:
     """Copies `found` into `state`, a model's state dict, but for the layers `new`.
 
-    Raises DataError that names every tensor that is missing, has another shape or is not finite; then nothing is copied.
+    Raises DataError that names every tensor that is missing, has another shape or is not finite;
+    then nothing is copied.
     """
-    wanted = {name: tensor for name, tensor in state.items() if not name.startswith(tuple(f"{layer}." for layer in new))}
-    counters = {name for name in wanted if name.endswith("num_batches_tracked")}  # weights of 2017 lack them
-    found, prefix = state_dict.without_prefix(found, {name: wanted[name] for name in wanted if name not in counters})
+    wanted = {
+        name: tensor
+        for name, tensor in state.items()
+        if not name.startswith(tuple(f"{layer}." for layer in new))
+    }
+    # weights of 2017 lack them
+    counters = {name for name in wanted if name.endswith("num_batches_tracked")}
+    found, prefix = state_dict.without_prefix(
+        found, {name: wanted[name] for name in wanted if name not in counters}
+    )
     unused = [name for name in found if name not in state]
     wrong = [
-        f"{name}: {list(found[name].shape)}, the model's is {list(tensor.shape)}" if name in found else f"{name}: is missing"
+        (
+            f"{name}: {list(found[name].shape)}, the model's is {list(tensor.shape)}"
+            if name in found
+            else f"{name}: is missing"
+        )
         for name, tensor in wanted.items()
-        if (name in found or name not in counters) and (name not in found or found[name].shape != tensor.shape)
+        if (name in found or name not in counters)
+        and (name not in found or found[name].shape != tensor.shape)
     ]
     if wrong:
         lines = "".join(f"\n  {line}" for line in shown(wrong))
-        there = f"\n  names that the model has not: {', '.join(shown(unused, MOST_NAMES))}" if unused else ""
-        raise DataError(f"train.weights: {len(wrong)} of {len(wanted)} tensors do not fit the model:{lines}{there}")
+        there = (
+            f"\n  names that the model has not: {', '.join(shown(unused, MOST_NAMES))}"
+            if unused
+            else ""
+        )
+        raise DataError(
+            f"train.weights: {len(wrong)} of {len(wanted)} tensors do not fit the"
+            f" model:{lines}{there}"
+        )
     if odd := [name for name in wanted if name in found and not is_finite(found[name])]:
         lines = "".join(f"\n  {line}" for line in shown(odd))
-        raise DataError(f"train.weights: {len(odd)} of {len(wanted)} tensors have numbers that are not finite:{lines}")
+        raise DataError(
+            f"train.weights: {len(odd)} of {len(wanted)} tensors have numbers that are not"
+            f" finite:{lines}"
+        )
     for name, tensor in wanted.items():
         if name in found and not tensor.is_meta:
             tensor.copy_(found[name])
@@ -79,9 +110,14 @@ def is_finite(tensor: Tensor) -> bool:
 
 
 def check(config: TrainConfig, classes: int, found: Mapping[str, Tensor] | None) -> None:
-    """Whether weights and frozen names fit the model, which is built without memory. Raises DataError and ValueError."""
+    """Whether weights and frozen names fit the model, which is built without memory.
+
+    Raises DataError and ValueError.
+    """
     given = config.data.pictures()
     model = models.build_on_meta(config.model, classes, given.channels, given[1:3])
     freeze.apply(model, config.freeze, config.freeze_batch_norm)
     if found is not None and config.weights is not None:
-        lay_over(model.state_dict(), found, optim.head(model) if config.weights.head == "new" else [])
+        lay_over(
+            model.state_dict(), found, optim.head(model) if config.weights.head == "new" else []
+        )

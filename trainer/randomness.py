@@ -1,8 +1,9 @@
 """Randomness as a pure function of counters: of seed and epoch, sample, step or chunk.
 
-order = f(seed, epoch), augmentation = f(seed, epoch, sample), dropout and mixing = f(seed, step, chunk).
-Nothing here has a state that a checkpoint would have to keep, so that resuming is arithmetic. The mixing function is
-SplitMix64's (Steele, Lea, Flood: Fast Splittable Pseudorandom Number Generators, OOPSLA 2014).
+order = f(seed, epoch), augmentation = f(seed, epoch, sample), dropout and mixing = f(seed, step,
+chunk). Nothing here has a state that a checkpoint would have to keep, so that resuming is
+arithmetic. The mixing function is SplitMix64's (Steele, Lea, Flood: Fast Splittable Pseudorandom
+Number Generators, OOPSLA 2014).
 """
 
 from __future__ import annotations
@@ -33,9 +34,11 @@ def key(*parts: int) -> int:
 
 
 def integers(seed: int, counters: Tensor, high: int) -> Tensor:
-    """One uniform integer in [0, high) for each counter, the same on every device and however the counters are cut.
+    """One uniform integer in [0, high) for each counter, the same on every device and however the
+    counters are cut.
 
-    seed: from `key`. counters: int64, any shape. Returns int64 of that shape. The bias of the modulo is below high / 2**63.
+    seed: from `key`. counters: int64, any shape. Returns int64 of that shape. The bias of the
+    modulo is below high / 2**63.
     """
     state = (counters + 1) * _signed(_GAMMA) + seed  # int64 arithmetic wraps, as SplitMix64 wants
     state = (state ^ _shift(state, 30)) * _signed(_MULTIPLY_1)
@@ -44,7 +47,9 @@ def integers(seed: int, counters: Tensor, high: int) -> Tensor:
 
 
 def uniform(seed: int, counters: Tensor) -> Tensor:
-    """One uniform number in [0, 1) for each counter, float64 of 53 random bits, as `integers` otherwise."""
+    """One uniform number in [0, 1) for each counter, float64 of 53 random bits, as `integers`
+    otherwise.
+    """
     return integers(seed, counters, 1 << 53).double() * 2.0**-53
 
 
@@ -64,7 +69,9 @@ def seed_everything(seed: int) -> None:
 
 
 def seed_dropout(seed: int, step: int, chunk: int, device: torch.device) -> None:
-    """Seeds the generator that dropout draws from. 1 us on a CPU, where `torch.manual_seed` takes 91."""
+    """Seeds the generator that dropout draws from. 1 us on a CPU, where `torch.manual_seed` takes
+    91.
+    """
     value = key(seed, DROPOUT, step, chunk)
     if device.type == "cuda":
         torch.cuda.default_generators[device.index or 0].manual_seed(value)

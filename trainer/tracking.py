@@ -1,4 +1,5 @@
-"""Where metrics go: metrics.jsonl and timing.jsonl first, which are the truth; wandb after them, a sink that never stops training.
+"""Where metrics go: metrics.jsonl and timing.jsonl first, which are the truth; wandb after them, a
+sink that never stops training.
 
 The only module that imports wandb. Rank 0 alone uses it.
 """
@@ -28,14 +29,19 @@ class Tracker:
     """Appends rows; each is on disk before wandb hears of it."""
 
     def __init__(self, config: RunConfig, world: World, metrics_bytes: int) -> None:
-        """metrics_bytes: length of metrics.jsonl at the checkpoint that the run continues from; 0 for a new run."""
+        """metrics_bytes: length of metrics.jsonl at the checkpoint that the run continues from; 0
+        for a new run.
+        """
         self.run, self.attempt = world.run, world.attempt
         _cut(self.run.metrics, metrics_bytes, self.attempt.discarded)
         self.metrics, self.timing = Rows(self.run.metrics), Rows(self.run.timing)
         self.wandb = _start_wandb(config, world)
 
     def log(self, row: dict[str, Any]) -> None:
-        """A row of metrics.jsonl: only what the config decides, no times. What is not finite is null there, and not sent."""
+        """A row of metrics.jsonl: only what the config decides, no times.
+
+        What is not finite is null there, and not sent.
+        """
         row = finite_or_none(row)
         self.metrics.append(row)
         prefix = row["kind"] if row["kind"] == "train" else row["split"]
@@ -45,14 +51,17 @@ class Tracker:
     def log_timing(self, row: dict[str, Any]) -> None:
         """A row of timing.jsonl."""
         self.timing.append({"attempt": self.attempt.id, **row})
-        self._send({k if k in ("global_step", "epoch") else f"timing/{k}": v for k, v in row.items()})
+        self._send(
+            {k if k in ("global_step", "epoch") else f"timing/{k}": v for k, v in row.items()}
+        )
 
     def finish(self, exit_code: int) -> None:
         self.metrics.close()
         self.timing.close()
         try:
             if self.wandb is not None:
-                if exit_code == 75:  # stopped, to be continued: else wandb would show the run as failed
+                # stopped, to be continued: else wandb would show the run as failed
+                if exit_code == 75:
                     self.wandb.mark_preempting()
                 self.wandb.finish(exit_code=exit_code)
         except Exception as fault:
@@ -68,7 +77,10 @@ class Tracker:
 
 
 class Rows:
-    """A .jsonl file that grows. Rows that a full disk does not take wait in memory for the next one."""
+    """A .jsonl file that grows.
+
+    Rows that a full disk does not take wait in memory for the next one.
+    """
 
     def __init__(self, path: Path) -> None:
         self.file = path.open("ab", buffering=0)
@@ -81,7 +93,9 @@ class Rows:
             _complain(f"{self.file.name} takes no more rows; they wait in memory", fault)
 
     def length(self) -> int:
-        """Bytes of all rows, those that still wait among them: what a checkpoint's manifest records."""
+        """Bytes of all rows, those that still wait among them: what a checkpoint's manifest
+        records.
+        """
         self._write()
         return self.file.tell() + len(self.waiting)
 
@@ -103,7 +117,9 @@ def _cut(path: Path, length: int, discarded: Path) -> None:
     """Cuts the file to `length` bytes and keeps what was behind it in `discarded`."""
     if not path.exists():
         if length:
-            raise FileNotFoundError(f"{path} is gone; the checkpoint was written when it had {length} bytes")
+            raise FileNotFoundError(
+                f"{path} is gone; the checkpoint was written when it had {length} bytes"
+            )
         return
     with path.open("r+b") as file:
         file.seek(length)
@@ -114,7 +130,10 @@ def _cut(path: Path, length: int, discarded: Path) -> None:
 
 
 def _start_wandb(config: RunConfig, world: World) -> Any:
-    """The wandb run: online where there is a key and a server, else offline. None where there shall or can be none."""
+    """The wandb run: online where there is a key and a server, else offline.
+
+    None where there shall or can be none.
+    """
     wanted = (config.execution.tracking.mode, _asked_of_wandb())  # the quieter one counts
     if "disabled" in wanted:
         return None
@@ -123,7 +142,8 @@ def _start_wandb(config: RunConfig, world: World) -> Any:
 
         world.run.wandb.mkdir(exist_ok=True)
         os.environ.setdefault("WANDB_INIT_TIMEOUT", "20")  # wandb's own: 90 s
-        os.environ.setdefault("WANDB_FINISH_TIMEOUT", "30")  # wandb's own: for ever, after a server that went away
+        # wandb's own: for ever, after a server that went away
+        os.environ.setdefault("WANDB_FINISH_TIMEOUT", "30")
         if "offline" not in wanted and _server_answers(wandb.setup().settings):
             try:
                 return _init(wandb, "online", config, world)
@@ -139,9 +159,11 @@ def _start_wandb(config: RunConfig, world: World) -> Any:
 
 
 def _asked_of_wandb() -> wandb_mode.Mode | None:
-    """What the environment asks for, from then on in wandb's own word: it would refuse any other spelling.
+    """What the environment asks for, from then on in wandb's own word: it would refuse any other
+    spelling.
 
-    A word that has no meaning is refused before a run begins; of one that only this machine has, offline loses nothing.
+    A word that has no meaning is refused before a run begins; of one that only this machine has,
+    offline loses nothing.
     """
     try:
         mode = wandb_mode.asked(os.environ)
@@ -155,7 +177,10 @@ def _asked_of_wandb() -> wandb_mode.Mode | None:
 
 
 def _init(wandb: Any, mode: str, config: RunConfig, world: World) -> Any:
-    """One id for all attempts, so that they continue one wandb run. Uploaded rows may repeat: readers take the last of a step."""
+    """One id for all attempts, so that they continue one wandb run.
+
+    Uploaded rows may repeat: readers take the last of a step.
+    """
     run = wandb.init(
         project=config.execution.tracking.project,
         entity=config.execution.tracking.entity,
@@ -168,17 +193,28 @@ def _init(wandb: Any, mode: str, config: RunConfig, world: World) -> Any:
         config=config.train.model_dump(mode="json"),
         # wandb would upload every SLURM_* variable, the argv and the machine's name
         settings=wandb.Settings(
-            x_disable_meta=True, x_disable_stats=True, disable_git=True, save_code=False, console="off", silent=True,
-            host="batchyard", stop_fn=partial(_stop, world),
+            x_disable_meta=True,
+            x_disable_stats=True,
+            disable_git=True,
+            save_code=False,
+            console="off",
+            silent=True,
+            host="batchyard",
+            stop_fn=partial(_stop, world),
         ),
-    )  # fmt: skip
+    )
     run.define_metric("*", step_metric="global_step")
-    print(f"wandb: {mode}, " + (run.url if mode == "online" else f"files in {world.run.wandb}"), flush=True)
+    print(
+        f"wandb: {mode}, " + (run.url if mode == "online" else f"files in {world.run.wandb}"),
+        flush=True,
+    )
     return run
 
 
 def _stop(world: World) -> None:
-    """wandb's stop button: a cancel, else Slurm would requeue the run; comes 15 s after the start or later: the loop listens."""
+    """wandb's stop button: a cancel, else Slurm would requeue the run; comes 15 s after the start
+    or later: the loop listens.
+    """
     write_json(world.run.cancel, {"time": time.time(), "attempt": world.attempt.id})
     os.kill(os.getpid(), signal.SIGTERM)
 
@@ -188,19 +224,25 @@ def _server_answers(settings: Any) -> bool:
     if not (settings.api_key or settings.identity_token_file or _stored_key(settings.base_url)):
         return False
     body = b'{"query": "query Viewer { viewer { id } }"}'
-    query = request.Request(f"{settings.base_url}/graphql", body, {"Content-Type": "application/json"})
+    query = request.Request(
+        f"{settings.base_url}/graphql", body, {"Content-Type": "application/json"}
+    )
     try:
         with request.urlopen(query, timeout=CONNECT_S):
             return True
     except Exception as fault:
         if isinstance(fault, error.HTTPError) and fault.code < 500:
             return True  # it is there; whether it takes the key is its own answer
-        print(f"wandb: no answer from the server ({fault}); offline, to be synced later", flush=True)
+        print(
+            f"wandb: no answer from the server ({fault}); offline, to be synced later", flush=True
+        )
         return False
 
 
 def _stored_key(url: str) -> bool:
-    """Whether netrc has a key for the server. wandb 0.31 moved its own and still takes a key under the old name."""
+    """Whether netrc has a key for the server. wandb 0.31 moved its own and still takes a key under
+    the old name.
+    """
     try:
         found = netrc.netrc(os.environ.get("NETRC") or Path.home() / ".netrc")
     except (OSError, netrc.NetrcParseError):

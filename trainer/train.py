@@ -27,18 +27,27 @@ from trainer.state import Trainer
 
 
 def main(config_path: str) -> None:
-    """Trains the run that `config_path` (RUN_DIR/config.json) describes, from its newest checkpoint where it has one."""
+    """Trains the run that `config_path` (RUN_DIR/config.json) describes, from its newest checkpoint
+    where it has one.
+    """
     run = RunDir(Path(config_path).absolute().parent)
     try:
         config = RunConfig.model_validate_json(Path(config_path).read_text())
         world = distributed.start(config, run)
         write_to_rank_log(world)
-        data = load(run, config.train.data.validation, distributed.prepared_from_environment(), config.train.data.wanted())
+        data = load(
+            run,
+            config.train.data.validation,
+            distributed.prepared_from_environment(),
+            config.train.data.wanted(),
+        )
         trainer = Trainer(config, world, data)
         trainer.restore()
         outcome = train(trainer)
         trainer.finish(outcome)
-        del trainer  # DDP's reducer goes before the process group: the other way round a rank aborts at its end, one time in forty
+        # DDP's reducer goes before the process group: the other way round a rank aborts at its end,
+        # one time in forty
+        del trainer
         distributed.finish(world)
     except BaseException as error:
         leave_evidence(run, error)
@@ -46,7 +55,9 @@ def main(config_path: str) -> None:
 
 
 def train(t: Trainer) -> Outcome:
-    """The loop: from the step that was restored to the last one, or to the step at which all ranks agree to stop."""
+    """The loop: from the step that was restored to the last one, or to the step at which all ranks
+    agree to stop.
+    """
     config, how, model, batches = t.config.train, t.config.execution, t.model, t.batches
     agreement = Agreement(t.world, how.checkpoint_every_min, t.reserve_s)
     agreement.listen()
@@ -58,31 +69,42 @@ def train(t: Trainer) -> Outcome:
         t.clock.waited(waited)
         distributed.inject_fault(t.world, t.step, micro_batches[0].images)
 
-        lr = optim.learning_rate(config.optimizer.lr, config.schedule, t.step, batches.steps_per_epoch, t.total_steps)
+        lr = optim.learning_rate(
+            config.optimizer.lr, config.schedule, t.step, batches.steps_per_epoch, t.total_steps
+        )
         optim.set_rate(t.optimizer, lr)
         add_gradients(model, micro_batches, t.step, config, t.world, t.guard, t.sums)
         grad_norm = t.guard.gradient_norm()
         if config.clip_grad_norm:
-            torch.nn.utils.clip_grads_with_norm_(model.parameters(), config.clip_grad_norm, grad_norm)
-        t.optimizer.step()  # does nothing, on the device, where the guard found a gradient that is not finite
+            torch.nn.utils.clip_grads_with_norm_(
+                model.parameters(), config.clip_grad_norm, grad_norm
+            )
+        # does nothing, on the device, where the guard found a gradient that is not finite
+        t.optimizer.step()
         t.guard.settle()
-        t.optimizer.zero_grad(set_to_none=t.world.size == 1)  # of several ranks, DDP's buckets are the gradients' memory
+        # of several ranks, DDP's buckets are the gradients' memory
+        t.optimizer.zero_grad(set_to_none=t.world.size == 1)
         t.step += 1
         watchdog.step(t.step)
         t.update_average()
 
         step_of_epoch, is_best = t.step % batches.steps_per_epoch, False  # zero is its end
         end_of_epoch = step_of_epoch == 0 or t.step == t.total_steps
-        if step_of_epoch % how.log_every_steps == 0 or end_of_epoch:  # rows of all epochs are means over the same steps of it
+        # rows of all epochs are means over the same steps of it
+        if step_of_epoch % how.log_every_steps == 0 or end_of_epoch:
             t.log_train(lr, grad_norm)
-        if end_of_epoch and (t.epoch % config.evaluate_every_epochs == 0 or t.step == t.total_steps):
+        if end_of_epoch and (
+            t.epoch % config.evaluate_every_epochs == 0 or t.step == t.total_steps
+        ):
             is_best = t.log_evaluation()
             outcome = t.found_not_finite() if t.evaluated_not_finite else None
             if outcome:  # the weights are why, and further steps would not change them
                 return outcome
         stop, due = agreement()
         stop = stop or t.pruned or t.step == how.stop_after_step
-        due = due or (how.checkpoint_every_steps is not None and t.step % how.checkpoint_every_steps == 0)
+        due = due or (
+            how.checkpoint_every_steps is not None and t.step % how.checkpoint_every_steps == 0
+        )
         if stop or due or is_best or t.is_over():
             if outcome := t.found_not_finite():
                 return outcome
@@ -93,17 +115,26 @@ def train(t: Trainer) -> Outcome:
 
 
 def gradients(
-    model: nn.Module, micro_batches: list[MicroBatch], step: int, config: TrainConfig, world: World, guard: Guard, sums: Tensor
+    model: nn.Module,
+    micro_batches: list[MicroBatch],
+    step: int,
+    config: TrainConfig,
+    world: World,
+    guard: Guard,
+    sums: Tensor,
 ) -> None:
-    """Adds the gradient of the mean loss over all samples of the step, over all ranks, to the parameters' `.grad`.
+    """Adds the gradient of the mean loss over all samples of the step, over all ranks, to the
+    parameters' `.grad`.
 
-    DDP averages over ranks, so each rank's loss is world_size * (sum over its samples) / (samples of the step). The expected
-    gradient is the same for any number of ranks. sums: float64 [3], gains (loss sum, correct, samples) of this rank.
+    DDP averages over ranks, so each rank's loss is world_size * (sum over its samples) / (samples
+    of the step). The expected gradient is the same for any number of ranks. sums: float64 [3],
+    gains (loss sum, correct, samples) of this rank.
     """
     task = tasks.of(config)
     for i, batch in enumerate(micro_batches):
         with distributed.reduction(model, on=i == len(micro_batches) - 1):
-            if batch.chunk is None:  # no samples in this round: take part in the reduction at weight zero
+            # no samples in this round: take part in the reduction at weight zero
+            if batch.chunk is None:
                 model.eval()  # leaves BatchNorm's buffers alone
                 (model(batch.images).float().sum() * 0.0).backward()
                 model.train()
@@ -112,11 +143,22 @@ def gradients(
             images, labels, parts = mix.mixed(batch.images, batch.labels, config, step, batch.chunk)
             with autocast(config.precision, world.device):
                 outputs = model(images)
-            losses = [task.loss(outputs.float(), some, config, label_smoothing=config.label_smoothing) for some in labels]
+            losses = [
+                task.loss(outputs.float(), some, config, label_smoothing=config.label_smoothing)
+                for some in labels
+            ]
             loss_sum = mix.weighted(losses, parts)
-            loss_sum.backward(guard.scaled(constant(world.size / batch.global_samples, world.device)))
-            correct = task.right(outputs.detach(), batch.labels) if task.right else constant(0.0, world.device)
-            sums += torch.stack((loss_sum.detach(), correct, constant(float(len(batch.labels)), world.device)))
+            loss_sum.backward(
+                guard.scaled(constant(world.size / batch.global_samples, world.device))
+            )
+            correct = (
+                task.right(outputs.detach(), batch.labels)
+                if task.right
+                else constant(0.0, world.device)
+            )
+            sums += torch.stack(
+                (loss_sum.detach(), correct, constant(float(len(batch.labels)), world.device))
+            )
 
 
 @functools.lru_cache(maxsize=1024)
@@ -126,7 +168,9 @@ def constant(value: float, device: torch.device) -> Tensor:
 
 
 def write_to_rank_log(world: World) -> None:
-    """Sends standard output and error of this rank, native libraries' too, to its own file in the attempt's directory."""
+    """Sends standard output and error of this rank, native libraries' too, to its own file in the
+    attempt's directory.
+    """
     log = world.attempt.rank_log(world.rank)
     log.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
@@ -137,7 +181,9 @@ def write_to_rank_log(world: World) -> None:
 
 
 def leave_evidence(run: RunDir, error: BaseException) -> None:
-    """Writes what this rank saw, for the verdict: the earliest file over all ranks names the cause."""
+    """Writes what this rank saw, for the verdict: the earliest file over all ranks
+    names the cause.
+    """
     rank = distributed.rank_from_environment()
     evidence = {
         "rank": rank,
@@ -151,6 +197,7 @@ def leave_evidence(run: RunDir, error: BaseException) -> None:
         **watchdog.place(traceback.walk_tb(error.__traceback__)),
     }
     path = distributed.attempt_from_environment(run).rank_evidence(rank)
-    with contextlib.suppress(OSError):  # the disk may be the cause: the end of the rank's log tells it
+    # the disk may be the cause: the end of the rank's log tells it
+    with contextlib.suppress(OSError):
         if not path.exists():  # the watchdog's came first: this error is its effect
             write_json(path, evidence)

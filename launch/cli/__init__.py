@@ -1,4 +1,7 @@
-"""The command `batchyard`. Verbs are imported on use, so that --help, list, show and check load nothing heavy."""
+"""The command `batchyard`.
+
+Verbs are imported on use, so that --help, list, show and check load nothing heavy.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,10 @@ VERBS = {
     "logs": ("runs", "what a run printed"),
     "cancel": ("runs", "stop a run after a checkpoint"),
     "report": ("runs", "make a run's report page"),
-    "results": ("results", "printed figures beside ours: reached, short of them, or not comparable"),
+    "results": (
+        "results",
+        "printed figures beside ours: reached, short of them, or not comparable",
+    ),
     "predict": ("predict", "show pictures to a run's model"),
     "export": ("export", "a run's weights as safetensors, or its model as ONNX"),
     "replay": ("replay", "the step that was not finite, once more: which layer, which samples"),
@@ -55,7 +61,9 @@ class Verbs(click.Group):
         with formatter.section("Verbs"):
             formatter.write_dl([(verb, line) for verb, (_, line) in VERBS.items()])
 
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
         import difflib
 
         if args and args[0] not in VERBS and not args[0].startswith("-"):
@@ -66,21 +74,27 @@ class Verbs(click.Group):
 
 
 @click.group(
-    cls=Verbs, invoke_without_command=True,
+    cls=Verbs,
+    invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
 @click.version_option(package_name="batchyard", message="batchyard %(version)s")
 @click.pass_context
 def cli(context: click.Context) -> None:
-    """Batch training jobs on a laptop, in a container, or on a Slurm cluster, from one YAML file."""
+    """Batch training jobs on a laptop, in a container, or on a Slurm cluster, from one
+    YAML file.
+    """
     if context.invoked_subcommand is None:  # click 8.1 would exit 0, later ones 2
         echo(context.get_help(), err=True)
         sys.exit(EXIT_WRONG)
 
 
 def main() -> None:
-    """The entry point: a person's mistakes end with a message and exit code 2, failures with 1; neither with a traceback."""
-    gc.set_threshold(200_000)  # the thousand specs of a sweep are no garbage, which would be looked for twenty times
+    """The entry point: a person's mistakes end with a message and exit code 2, failures with 1;
+    neither with a traceback.
+    """
+    # the thousand specs of a sweep are no garbage, which would be looked for twenty times
+    gc.set_threshold(200_000)
     atexit.register(gc.freeze)  # and once more at the end
     try:
         cli(standalone_mode=False)

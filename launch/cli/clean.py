@@ -1,4 +1,6 @@
-"""clean: what finished runs no longer need, its size first, then, if a person says so, away with it."""
+"""clean: what finished runs no longer need, its size first, then, if a person says so, away with
+it.
+"""
 
 from __future__ import annotations
 
@@ -28,29 +30,48 @@ def _age(context: click.Context, parameter: click.Parameter, value: str | None) 
 
 
 @click.command("clean")
-@click.option("--older-than", metavar="AGE", callback=_age, help="Only runs that ended so long ago: 90m, 12h, 30d, 2w.")
+@click.option(
+    "--older-than",
+    metavar="AGE",
+    callback=_age,
+    help="Only runs that ended so long ago: 90m, 12h, 30d, 2w.",
+)
 @click.option("--dry-run", is_flag=True, help="Show what would go, and its size; remove nothing.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @options.for_runs
 @click.argument("runs", nargs=-1, metavar="[RUN|SWEEP]...")
 def clean_(
-    runs: tuple[str, ...], older_than: float, dry_run: bool, yes: bool, site_file: Path | None, runs_dir: Path | None
+    runs: tuple[str, ...],
+    older_than: float,
+    dry_run: bool,
+    yes: bool,
+    site_file: Path | None,
+    runs_dir: Path | None,
 ) -> None:
     """Remove what completed runs no longer need: all their checkpoints but the best and the last.
 
-    Metrics, logs, reports, code and outcomes stay, and so does everything of a run that may still go on.
+    Metrics, logs, reports, code and outcomes stay, and so does everything of a run that may still
+    go on.
     """
     folder = options.runs_folder(site_file, runs_dir)
-    found = [run for name in runs for run in _named(name, folder)] if runs else rundir.all_runs(folder)
+    found = (
+        [run for name in runs for run in _named(name, folder)] if runs else rundir.all_runs(folder)
+    )
     where, _ = status.look(found)  # what is completed is so whatever Slurm says
     goes = [r for run in found if (r := _removals(run, where[run.run_id], older_than))]
     if not goes:
-        echo("nothing to remove: completed runs that are old enough keep no more than their best and last checkpoint")
+        echo(
+            "nothing to remove: completed runs that are old enough keep no more than their best and"
+            " last checkpoint"
+        )
         return
     for removal in sorted(goes, key=lambda r: r.size):
         names = ", ".join(str(p.relative_to(removal.run.path)) for p in removal.paths)
         echo(f"{removal.size / 1e6:10.1f} MB  {removal.run.run_id}: {names}")
-    total = f"{sum(r.size for r in goes) / 1e6:.1f} MB of {plural(len(goes), 'run')} in {site.shown(folder)}"
+    total = (
+        f"{sum(r.size for r in goes) / 1e6:.1f} MB of {plural(len(goes), 'run')} in"
+        f" {site.shown(folder)}"
+    )
     if dry_run:
         echo(f"{total} would be removed")
         return
@@ -82,7 +103,10 @@ def _named(name: str, folder: Path) -> list[RunDir]:
 
 
 def _remove(removal: clean.Removal) -> bool:
-    """Whether all is gone. Under the run's submit lock, so that nobody goes on from what is being removed."""
+    """Whether all is gone.
+
+    Under the run's submit lock, so that nobody goes on from what is being removed.
+    """
     lock = Lock(removal.run.submit_lock)
     if not lock.acquire():
         echo(f"{removal.run.run_id}: a submit works on it; left alone", err=True)
@@ -90,7 +114,8 @@ def _remove(removal: clean.Removal) -> bool:
     try:
         for path in removal.paths:
             if path.is_dir():
-                doomed = path.with_name(f"{path.name}.tmp")  # a half-removed checkpoint is never taken for a spoilt one
+                # a half-removed checkpoint is never taken for a spoilt one
+                doomed = path.with_name(f"{path.name}.tmp")
                 path.rename(doomed)
                 shutil.rmtree(doomed)
             else:

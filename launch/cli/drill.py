@@ -18,32 +18,82 @@ from trainer.config.outcome import EXIT_DONE, EXIT_FAILED, EXIT_WRONG
 
 @click.command("drill")
 @click.option("--kills", type=click.IntRange(min=1), default=10, show_default=True)
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the kills: which, and at which steps.")
+@click.option(
+    "--seed",
+    type=int,
+    default=0,
+    show_default=True,
+    help="Of the kills: which, and at which steps.",
+)
 @click.option("--nproc", type=click.IntRange(min=1), help="Ranks; else the job's.")
-@click.option("--steps", type=click.IntRange(min=2), default=400, show_default=True, help="The most steps that the job is run for.")
-@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Override a setting, as in train.epochs=3.")
+@click.option(
+    "--steps",
+    type=click.IntRange(min=2),
+    default=400,
+    show_default=True,
+    help="The most steps that the job is run for.",
+)
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Override a setting, as in train.epochs=3.",
+)
 @click.option("--data-dir", type=click.Path(path_type=Path), help="Where the raw data sets lie.")
-@click.option("--backend", type=click.Choice(["local", "slurm"]), default="local", show_default=True)
-@click.option("--timeout-min", type=click.IntRange(min=1), help="Slurm: the time limit of each disturbed attempt; else the job's.")
-@click.option("--preempt-with", metavar="OPTIONS", help="Slurm: sbatch options of a job that preempts, as '--qos=high'.")
-@click.option("--cut-with", metavar="COMMAND", help="Slurm: cuts the power of the node whose name is put behind it.")
+@click.option(
+    "--backend", type=click.Choice(["local", "slurm"]), default="local", show_default=True
+)
+@click.option(
+    "--timeout-min",
+    type=click.IntRange(min=1),
+    help="Slurm: the time limit of each disturbed attempt; else the job's.",
+)
+@click.option(
+    "--preempt-with",
+    metavar="OPTIONS",
+    help="Slurm: sbatch options of a job that preempts, as '--qos=high'.",
+)
+@click.option(
+    "--cut-with",
+    metavar="COMMAND",
+    help="Slurm: cuts the power of the node whose name is put behind it.",
+)
 @options.for_runs
 @click.argument("job")
 def drill_(
-    job: str, kills: int, seed: int, nproc: int | None, steps: int, settings: tuple[str, ...], data_dir: Path | None,
-    backend: str, timeout_min: int | None, preempt_with: str | None, cut_with: str | None, site_file: Path | None,
+    job: str,
+    kills: int,
+    seed: int,
+    nproc: int | None,
+    steps: int,
+    settings: tuple[str, ...],
+    data_dir: Path | None,
+    backend: str,
+    timeout_min: int | None,
+    preempt_with: str | None,
+    cut_with: str | None,
+    site_file: Path | None,
     runs_dir: Path | None,
 ) -> None:
-    """Run JOB once in peace and once killed again and again, and compare the weights and metrics.jsonl, bit for bit.
+    """Run JOB once in peace and once killed again and again, and compare the weights and
+    metrics.jsonl, bit for bit.
 
-    Here: kills a rank, torchrun, everything; asks to stop; kills within a checkpoint's writing. On Slurm: preemption (else USR2 and
-    a requeue), the time limit, a power cut. Exit code 1 where anything differs.
+    Here: kills a rank, torchrun, everything; asks to stop; kills within a checkpoint's writing. On
+    Slurm: preemption (else USR2 and a requeue), the time limit, a power cut. Exit code 1 where
+    anything differs.
     """
     if backend == "local" and (timeout_min or preempt_with or cut_with):
-        raise click.UsageError("--timeout-min, --preempt-with and --cut-with are for --backend slurm")
+        raise click.UsageError(
+            "--timeout-min, --preempt-with and --cut-with are for --backend slurm"
+        )
     runs = options.runs_folder(site_file, runs_dir)
     name = spec.find(job, site.project()).name
-    given = [f"train.max_steps={steps}", *([f"resources.nproc_per_node={nproc}"] if nproc else []), *settings]
+    given = [
+        f"train.max_steps={steps}",
+        *([f"resources.nproc_per_node={nproc}"] if nproc else []),
+        *settings,
+    ]
     arguments = [part for setting in given for part in ("--set", setting)] + ["--backend", backend]
     arguments += ["--site", str(site_file)] if site_file else []
     arguments += ["--data-dir", str(data_dir)] if data_dir else []
@@ -60,7 +110,11 @@ def drill_(
 
     common = (job, arguments, folder, kills, seed)
     try:
-        chosen = drill.Drill(*common) if backend == "local" else SlurmDrill(*common, preempt_with, cut_with, timeout_min)
+        chosen = (
+            drill.Drill(*common)
+            if backend == "local"
+            else SlurmDrill(*common, preempt_with, cut_with, timeout_min)
+        )
         result = chosen.carry_out(tell)
     except (drill.DrillError, SlurmError) as error:
         echo(f"batchyard: {error}", err=True)
@@ -75,7 +129,10 @@ def _conclude(result: drill.Result) -> None:
     before, after = result.weights
     same = "the same" if before == after else f"DIFFERENT, now {after}"
     echo(f"weights_sha256: {before}, {same}")
-    echo(f"metrics.jsonl: {result.rows} rows, " + ("the same bytes" if result.first_difference is None else "DIFFERENT"))
+    echo(
+        f"metrics.jsonl: {result.rows} rows, "
+        + ("the same bytes" if result.first_difference is None else "DIFFERENT")
+    )
     if result.first_difference:
         echo(f"first difference: {result.first_difference}")
     echo(f"checkpoints that could not be read: {', '.join(result.spoilt) or 'none'}")

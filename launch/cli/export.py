@@ -1,4 +1,6 @@
-"""export: a run's weights, or its model, for other programs, written by the run's own Python and code."""
+"""export: a run's weights, or its model, for other programs, written by the run's own Python and
+code.
+"""
 
 from __future__ import annotations
 
@@ -18,28 +20,65 @@ FORMATS = ("safetensors", "onnx", "torch-export")
 @click.command("export")
 @options.for_runs
 @options.trust
-@click.option("--format", "form", type=click.Choice(FORMATS), default=FORMATS[0], show_default=True,
-              help="The weights alone; or the model with its normalisation, as a program that needs no Batchyard.")
-@click.option("--best", is_flag=True, help="The checkpoint that was best on the validation split, not the newest one.")
-@click.option("--out", type=click.Path(path_type=Path),
-              help="The file to write; else latest.safetensors, .onnx or .pt2 in the run's directory.")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(FORMATS),
+    default=FORMATS[0],
+    show_default=True,
+    help=(
+        "The weights alone; or the model with its normalisation, as a program that needs no"
+        " Batchyard."
+    ),
+)
+@click.option(
+    "--best",
+    is_flag=True,
+    help="The checkpoint that was best on the validation split, not the newest one.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="The file to write; else latest.safetensors, .onnx or .pt2 in the run's directory.",
+)
 @click.argument("run")
-def export_(run: str, form: str, best: bool, out: Path | None, site_file: Path | None, runs_dir: Path | None, trust: bool) -> None:
-    """Write RUN's weights or model as a file and print its path. A run that goes on is not disturbed.
+def export_(
+    run: str,
+    form: str,
+    best: bool,
+    out: Path | None,
+    site_file: Path | None,
+    runs_dir: Path | None,
+    trust: bool,
+) -> None:
+    """Write RUN's weights or model as a file and print its path.
 
-    In the file stand the classes and what becomes of a picture before the model. A program is read back and held against the
-    model's own scores before it appears.
+    A run that goes on is not disturbed.
+
+    In the file stand the classes and what becomes of a picture before the model. A program is read
+    back and held against the model's own scores before it appears.
     """
     runs, used = options.runs_folder(site_file, runs_dir), options.site_of(site_file)
     found = rundir.find(run, runs)
     trusting.check(found, used.trusted, once=trust)
-    asked = ["--checkpoint", "best" if best else "latest", *(["--out", str(out.absolute())] if out else [])]
+    asked = [
+        "--checkpoint",
+        "best" if best else "latest",
+        *(["--out", str(out.absolute())] if out else []),
+    ]
     if form != FORMATS[0]:  # the code of older runs knows no other, and not the option
         asked += ["--format", form]
-    result = submit.tool(found, submit.python_of(found, used), "export", *asked, needs="safetensors")
+    result = submit.tool(
+        found, submit.python_of(found, used), "export", *asked, needs="safetensors"
+    )
     echo(result.stderr, nl=False, err=True)
     written = json.loads(result.stdout)
-    what = f"{written['tensors']} tensors" if form == "safetensors" \
+    what = (
+        f"{written['tensors']} tensors"
+        if form == "safetensors"
         else f"{form}, at most {written['largest_difference']:.1g} from the model's own scores"
-    echo(f"{site.shown(written['file'])}: {what}, {written['bytes'] / 1e6:.1f} MB, from "
-               f"{written['checkpoint']}, weights_sha256 {written['weights_sha256'][:16]}")
+    )
+    echo(
+        f"{site.shown(written['file'])}: {what}, {written['bytes'] / 1e6:.1f} MB, from "
+        f"{written['checkpoint']}, weights_sha256 {written['weights_sha256'][:16]}"
+    )

@@ -36,7 +36,9 @@ def list_() -> None:
 @click.command("show")
 @options.for_jobs
 def show_(**given: Any) -> None:
-    """What JOB would run: its resolved spec, where it would run, and the exact command or batch script. Runs nothing."""
+    """What JOB would run: its resolved spec, where it would run, and the exact command or batch
+    script. Runs nothing.
+    """
     from launch import submit
 
     request, used = options.request(**given)
@@ -56,16 +58,29 @@ def show_(**given: Any) -> None:
     echo(f"backend    {plan.backend}" + (f"  (site: {site.shown(used)})" if used else ""))
     threads = ready.config.execution.threads_per_rank
     nodes = f"{placement.nodes} node(s) x " if placement.nodes > 1 else ""
-    echo(f"ranks      {nodes}{placement.nproc_per_node} on {placement.device}, {threads} CPU thread(s) each")
+    echo(
+        f"ranks      {nodes}{placement.nproc_per_node} on {placement.device}, {threads} CPU"
+        " thread(s) each"
+    )
     micro, world = ready.config.micro_batch_size(), placement.world_size
     batch = ready.spec.train.global_batch_size
-    echo(f"batch      {batch} = {world} rank(s) x at most {micro}, {-(-batch // (micro * world))} round(s) a step")
+    echo(
+        f"batch      {batch} = {world} rank(s) x at most {micro}, {-(-batch // (micro * world))}"
+        " round(s) a step"
+    )
     if ready.spec.after:
-        echo(f"after      {ready.spec.after}, which is submitted along; while that is in the queue, this job waits behind it")
+        echo(
+            f"after      {ready.spec.after}, which is submitted along; while that is in the queue,"
+            " this job waits behind it"
+        )
     for note in plan.notes:
         echo(f"note       {note}")
     echo("\n# the job, resolved")
-    echo(yaml.safe_dump(ready.spec.model_dump(mode="json", exclude_unset=True), sort_keys=False).rstrip())
+    echo(
+        yaml.safe_dump(
+            ready.spec.model_dump(mode="json", exclude_unset=True), sort_keys=False
+        ).rstrip()
+    )
     if plan.backend == "slurm":
         from launch import slurm
 
@@ -77,19 +92,44 @@ def show_(**given: Any) -> None:
         echo("# on each node launch.node then starts")
     else:
         echo("\n# the command")
-    echo(" \\\n  ".join([*(f"{k}={shlex.quote(v)}" for k, v in plan.env.items()), *map(shlex.quote, plan.argv)]))
+    echo(
+        " \\\n  ".join(
+            [*(f"{k}={shlex.quote(v)}" for k, v in plan.env.items()), *map(shlex.quote, plan.argv)]
+        )
+    )
 
 
 @click.command("check")
-@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Override a setting, as in train.epochs=3.")
-@click.option("--deep", is_flag=True, help="The model with a batch's shapes, and the data, too. Trains nothing, needs no weights.")
-@click.option("--data-dir", type=click.Path(path_type=Path), help="With --deep: where the raw data sets lie.")
-@click.option("--site", "site_file", type=click.Path(path_type=Path), help="With --deep: the site file.")
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Override a setting, as in train.epochs=3.",
+)
+@click.option(
+    "--deep",
+    is_flag=True,
+    help="The model with a batch's shapes, and the data, too. Trains nothing, needs no weights.",
+)
+@click.option(
+    "--data-dir", type=click.Path(path_type=Path), help="With --deep: where the raw data sets lie."
+)
+@click.option(
+    "--site", "site_file", type=click.Path(path_type=Path), help="With --deep: the site file."
+)
 @click.argument("jobs", nargs=-1)
-def check_(jobs: tuple[str, ...], settings: tuple[str, ...], deep: bool, data_dir: Path | None, site_file: Path | None) -> None:
+def check_(
+    jobs: tuple[str, ...],
+    settings: tuple[str, ...],
+    deep: bool,
+    data_dir: Path | None,
+    site_file: Path | None,
+) -> None:
     """Find every mistake in the job files JOBS (all of the project's where none is named).
 
-    Exit codes: 0 right, 2 mistakes; with --deep 1 where only data are not there, neither the job's nor its fallback's stand-in.
+    Exit codes: 0 right, 2 mistakes; with --deep 1 where only data are not there, neither the job's
+    nor its fallback's stand-in.
     """
     project = site.project()
     problems: list[Problem] = []
@@ -100,7 +140,9 @@ def check_(jobs: tuple[str, ...], settings: tuple[str, ...], deep: bool, data_di
             job = spec.find(name, project)
             loaded = spec.load_points(job, settings, without_gpu=False)
             points = f", {len(loaded.points)} points" if loaded.is_sweep else ""
-            echo(f"{name}: right" + (f", {loaded.search.trials} trials" if loaded.search else points))
+            echo(
+                f"{name}: right" + (f", {loaded.search.trials} trials" if loaded.search else points)
+            )
             right.append(name)
         except SpecError as error:
             problems += error.problems
@@ -110,7 +152,9 @@ def check_(jobs: tuple[str, ...], settings: tuple[str, ...], deep: bool, data_di
     sys.exit(code)
 
 
-def _deep(names: list[str], settings: tuple[str, ...], data_dir: Path | None, site_file: Path | None) -> int:
+def _deep(
+    names: list[str], settings: tuple[str, ...], data_dir: Path | None, site_file: Path | None
+) -> int:
     """Looks at the models and the data of jobs that are right as written; returns the exit code."""
     from launch import inspection, submit
 

@@ -23,23 +23,41 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 _PATH = click.Path(path_type=Path)
-_SITE = click.option("--site", "site_file", type=_PATH, help="The site file; else the XDG one, else ./site.yaml.")
+_SITE = click.option(
+    "--site", "site_file", type=_PATH, help="The site file; else the XDG one, else ./site.yaml."
+)
 
 
 def for_runs(function: F) -> F:
     """--site, --runs-dir: where the run directories are."""
-    runs = click.option("--runs-dir", type=click.Path(path_type=Path), help="Where the run directories lie.")
+    runs = click.option(
+        "--runs-dir", type=click.Path(path_type=Path), help="Where the run directories lie."
+    )
     return _SITE(runs(function))
 
 
 def for_jobs(function: F) -> F:
     """What names a job and the place to run it."""
     for option in (
-        click.option("--strict-resources", is_flag=True, help="Refuse to run on less than the job asks for."),
-        click.option("--data-dir", type=click.Path(path_type=Path), help="Where the raw data sets lie."),
+        click.option(
+            "--strict-resources", is_flag=True, help="Refuse to run on less than the job asks for."
+        ),
+        click.option(
+            "--data-dir", type=click.Path(path_type=Path), help="Where the raw data sets lie."
+        ),
         click.option("--new", is_flag=True, help="Start another run of the same configuration."),
-        click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Override a setting, as in train.epochs=3."),
-        click.option("--backend", type=click.Choice(site.BACKENDS), help="Where to run; else the site's, else local."),
+        click.option(
+            "--set",
+            "settings",
+            multiple=True,
+            metavar="KEY=VALUE",
+            help="Override a setting, as in train.epochs=3.",
+        ),
+        click.option(
+            "--backend",
+            type=click.Choice(site.BACKENDS),
+            help="Where to run; else the site's, else local.",
+        ),
         for_runs,
         click.argument("job"),
     ):
@@ -49,7 +67,11 @@ def for_jobs(function: F) -> F:
 
 def trust(function: F) -> F:
     """--trust: of verbs that run a run's code."""
-    return click.option("--trust", is_flag=True, help="Run RUN's code although it is another's, or others can write it.")(function)
+    return click.option(
+        "--trust",
+        is_flag=True,
+        help="Run RUN's code although it is another's, or others can write it.",
+    )(function)
 
 
 def runs_folder(site_file: Path | None, runs_dir: Path | None) -> Path:
@@ -59,12 +81,15 @@ def runs_folder(site_file: Path | None, runs_dir: Path | None) -> Path:
     if site.find(site_file, site.project()) is None:
         return site.printable(Path(site.RUNS).absolute(), "the working folder")
     used = site_of(site_file)
-    return site.printable(runs_dir.absolute(), "--runs-dir") if runs_dir else site.folders(used).runs
+    return (
+        site.printable(runs_dir.absolute(), "--runs-dir") if runs_dir else site.folders(used).runs
+    )
 
 
 def site_of(site_file: Path | None) -> Site:
     """The site. Raises SpecError, and NoSiteFile."""
-    from launch.site_file import load  # and with it pydantic, which takes longer than the table of a thousand runs
+    # and with it pydantic, which takes longer than the table of a thousand runs
+    from launch.site_file import load
 
     return load(site_file, site.project())[0]
 
@@ -77,8 +102,14 @@ def console() -> Console:
 
 
 def request(
-    job: str, site_file: Path | None, runs_dir: Path | None, backend: BackendName | None, settings: tuple[str, ...],
-    new: bool, data_dir: Path | None, strict_resources: bool,
+    job: str,
+    site_file: Path | None,
+    runs_dir: Path | None,
+    backend: BackendName | None,
+    settings: tuple[str, ...],
+    new: bool,
+    data_dir: Path | None,
+    strict_resources: bool,
 ) -> tuple[Request, Path | None]:
     """What the options ask for, and the site file that was used. Raises SpecError."""
     from launch import site_file as site_files  # here, for the verbs about runs need no job
@@ -95,26 +126,66 @@ def request(
         found, notes = site_files.with_variables(found)
     where = site.folders(found, data_dir)
     if runs_dir:
-        where = site.Folders(where.data, where.cache, site.printable(runs_dir.absolute(), "--runs-dir"))
+        where = site.Folders(
+            where.data, where.cache, site.printable(runs_dir.absolute(), "--runs-dir")
+        )
     run = RunDir(where.runs / job)
-    if "/" not in job and run.config.exists() and not new:  # a run_id: that run goes on, by its own resolved job
+    # a run_id: that run goes on, by its own resolved job
+    if "/" not in job and run.config.exists() and not new:
         config = records.read(run.config, {**records.CONFIG, "job*": records.TEXT}) or {}
         text = array.job_text(run)
         if text is None and not run.job.exists():
-            raise NoSuchRun(f"{job} was never queued: `batchyard submit {config.get('sweep') or config['job']}` goes on")
-        return Request(
-            Job(config["job"], run.job, text), project, found, where, to, settings,
-            strict=strict_resources, run_id=run.run_id, after=_before([run]), notes=notes,
-        ), used  # fmt: skip
+            raise NoSuchRun(
+                f"{job} was never queued: `batchyard submit {config.get('sweep') or config['job']}`"
+                " goes on"
+            )
+        return (
+            Request(
+                Job(config["job"], run.job, text),
+                project,
+                found,
+                where,
+                to,
+                settings,
+                strict=strict_resources,
+                run_id=run.run_id,
+                after=_before([run]),
+                notes=notes,
+            ),
+            used,
+        )
     sweep = SweepDir(where.runs / job)
-    if "/" not in job and sweep.record.exists() and not new:  # a sweep's id: that one goes on, likewise
-        return Request(
-            Job(_job_of(sweep), sweep.job), project, found, where, to, settings,
-            strict=strict_resources, sweep=sweep.sweep_id, after=_before(sweepdir.runs(sweep)), notes=notes,
-        ), used  # fmt: skip
-    return Request(
-        spec.find(job, project), project, found, where, to, settings, new, strict_resources, notes=notes
-    ), used
+    # a sweep's id: that one goes on, likewise
+    if "/" not in job and sweep.record.exists() and not new:
+        return (
+            Request(
+                Job(_job_of(sweep), sweep.job),
+                project,
+                found,
+                where,
+                to,
+                settings,
+                strict=strict_resources,
+                sweep=sweep.sweep_id,
+                after=_before(sweepdir.runs(sweep)),
+                notes=notes,
+            ),
+            used,
+        )
+    return (
+        Request(
+            spec.find(job, project),
+            project,
+            found,
+            where,
+            to,
+            settings,
+            new,
+            strict_resources,
+            notes=notes,
+        ),
+        used,
+    )
 
 
 def _before(runs: list[RunDir]) -> RunDir | None:
@@ -127,4 +198,6 @@ def _after(run: RunDir) -> str | None:
 
 
 def _job_of(sweep: SweepDir) -> str:
-    return str((records.read(sweep.record, {**records.SWEEP, "job*": records.TEXT}) or {}).get("job"))
+    return str(
+        (records.read(sweep.record, {**records.SWEEP, "job*": records.TEXT}) or {}).get("job")
+    )

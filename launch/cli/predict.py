@@ -22,17 +22,31 @@ WHICH = {"best": ", the best one on the validation split", "latest": ", the last
 @click.command("predict")
 @options.for_runs
 @options.trust
-@click.option("--out", type=click.Path(path_type=Path), help="The folder for the labelled pictures; else the run's.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a line a picture.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="The folder for the labelled pictures; else the run's.",
+)
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON object instead of a line a picture."
+)
 @click.argument("run")
 @click.argument("pictures", nargs=-1, required=True, metavar="PICTURE|FOLDER...")
 def predict_(
-    run: str, pictures: tuple[str, ...], out: Path | None, as_json: bool, site_file: Path | None, runs_dir: Path | None, trust: bool
+    run: str,
+    pictures: tuple[str, ...],
+    out: Path | None,
+    as_json: bool,
+    site_file: Path | None,
+    runs_dir: Path | None,
+    trust: bool,
 ) -> None:
-    """Show pictures to RUN's model: its best weights on the validation split where it has one, else its last.
+    """Show pictures to RUN's model: its best weights on the validation split where it has one, else
+    its last.
 
-    Writes a labelled picture for each, <name>.predicted.png, and of a segmentation the mask of the whole picture, <name>.mask.png,
-    below the run's folder predicted/: a folder of pictures may be a data set. Exit code 1 where a picture cannot be read.
+    Writes a labelled picture for each, <name>.predicted.png, and of a segmentation the mask of the
+    whole picture, <name>.mask.png, below the run's folder predicted/: a folder of pictures may be a
+    data set. Exit code 1 where a picture cannot be read.
     """
     runs, used = options.runs_folder(site_file, runs_dir), options.site_of(site_file)
     found = rundir.find(run, runs)
@@ -56,9 +70,14 @@ def predict_(
 
 
 def line(picture: dict[str, Any]) -> str:
-    """A picture's most probable classes, or those with the most pixels, and where the labelled one is."""
+    """A picture's most probable classes, or those with the most pixels, and where the labelled one
+    is.
+    """
     if "mask" in picture:
         named = [(c["class"], c["share"]) for c in picture["classes"][:MOST_CLASSES]]
     else:
         named = [(c["class"], c["probability"]) for c in picture["top"]]
-    return f"{picture['file']}: {', '.join(f'{name} {part:.1%}' for name, part in named)}  {picture['labelled']}"
+    return (
+        f"{picture['file']}: {', '.join(f'{name} {part:.1%}' for name, part in named)} "
+        f" {picture['labelled']}"
+    )

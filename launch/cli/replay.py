@@ -1,4 +1,6 @@
-"""replay: the step that was not finite, once more, by the run's own Python and code; what came up first, in words."""
+"""replay: the step that was not finite, once more, by the run's own Python and code; what came up
+first, in words.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +19,8 @@ from trainer.config.outcome import EXIT_FAILED
 
 SHOWN = 8
 CALMER = (
-    "lower train.optimizer.lr, lengthen train.schedule.warmup_epochs, or set train.clip_grad_norm; the rows of metrics.jsonl "
-    "before it show how it came"
+    "lower train.optimizer.lr, lengthen train.schedule.warmup_epochs, or set train.clip_grad_norm;"
+    " the rows of metrics.jsonl before it show how it came"
 )
 
 
@@ -27,14 +29,17 @@ CALMER = (
 @options.trust
 @click.argument("run")
 def replay_(run: str, site_file: Path | None, runs_dir: Path | None, trust: bool) -> None:
-    """Run the step at which RUN's numbers were no longer finite once more, and name the first layer and the samples.
+    """Run the step at which RUN's numbers were no longer finite once more, and name the first layer
+    and the samples.
 
     Exit code 1 where all is finite this time.
     """
     runs, used = options.runs_folder(site_file, runs_dir), options.site_of(site_file)
     found = rundir.find(run, runs)
     trusting.check(found, used.trusted, once=trust)
-    told = json.loads(submit.tool(found, submit.python_of(found, used), "replay", needs="torch").stdout)
+    told = json.loads(
+        submit.tool(found, submit.python_of(found, used), "replay", needs="torch").stdout
+    )
     for line in lines(told):
         echo(line)
     sys.exit(0 if told["first"] else EXIT_FAILED)
@@ -42,13 +47,24 @@ def replay_(run: str, site_file: Path | None, runs_dir: Path | None, trust: bool
 
 def lines(told: dict[str, Any]) -> list[str]:
     """What trainer.replay found, for a person."""
-    other = "" if told["device"] == told["trained_on"] else f", where it was trained on {told['trained_on']}"
-    begin = f"{told['run_id']} {told['attempt']}: step {told['global_step']} of {told['total_steps']} once more, on one rank, " \
-        f"{told['device']}{other}, {told['precision']}"
+    other = (
+        ""
+        if told["device"] == told["trained_on"]
+        else f", where it was trained on {told['trained_on']}"
+    )
+    begin = (
+        f"{told['run_id']} {told['attempt']}: step {told['global_step']} of {told['total_steps']}"
+        f" once more, on one rank, {told['device']}{other}, {told['precision']}"
+    )
     first = told["first"]
     if first is None:
-        return [begin, "every number is finite this time: the weights and the samples are not the cause. A GPU or a memory that is "
-                "not sound, or another number of ranks, would be"]
+        return [
+            begin,
+            (
+                "every number is finite this time: the weights and the samples are not the cause. A"
+                " GPU or a memory that is not sound, or another number of ranks, would be"
+            ),
+        ]
     found = [begin, f"not finite first: {_place(told)}"]
     if told["samples"]:
         found.append(_samples(told))
@@ -56,7 +72,9 @@ def lines(told: dict[str, Any]) -> list[str]:
 
 
 def _samples(told: dict[str, Any]) -> str:
-    """Which samples are not finite: pictures by number and class, masks and rows of a table by number."""
+    """Which samples are not finite: pictures by number and class, masks and rows of a table by
+    number.
+    """
     named = ", ".join(_sample(sample) for sample in told["samples"][:SHOWN])
     if (more := told["samples_not_finite"] - SHOWN) > 0:
         named += f" and {more} more"
@@ -84,16 +102,29 @@ def _place(told: dict[str, Any]) -> str:
         kind = "rows" if _unit(told) == "row" else "pictures"
         return f"the {kind} themselves, before any layer"
     if what == "norm of all gradients":
-        return f"the norm of all gradients: each is finite; the largest, {largest:.2g} in {layer}, is too large to square"
+        return (
+            f"the norm of all gradients: each is finite; the largest, {largest:.2g} in {layer}, is"
+            " too large to square"
+        )
     if what == "loss" and _unit(told) == "row":
-        return f"the loss of chunk {first['chunk']}: all outputs are finite, and too far from the targets to be squared"
+        return (
+            f"the loss of chunk {first['chunk']}: all outputs are finite, and too far from the"
+            " targets to be squared"
+        )
     if what == "loss":
         return f"the loss of chunk {first['chunk']}: all logits are finite, and too far apart"
     if what != "output":
         place = f"in the backward pass of chunk {first['chunk']}; its forward pass is finite"
-        return f"the gradient of {layer}, {place}" if what.endswith("weight") else f"the {what} of {layer}, {place}"
-    seen = "its input is not: what the model computes between this layer and the one before" if largest is None \
+        return (
+            f"the gradient of {layer}, {place}"
+            if what.endswith("weight")
+            else f"the {what} of {layer}, {place}"
+        )
+    seen = (
+        "its input is not: what the model computes between this layer and the one before"
+        if largest is None
         else f"its input is finite, {largest:.2g} at most"
+    )
     return f"the output of {layer}, in the forward pass of chunk {first['chunk']}; {seen}"
 
 

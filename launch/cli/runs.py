@@ -60,11 +60,18 @@ def why_(run: str, site_file: Path | None, runs_dir: Path | None) -> None:
 
 @click.command("logs")
 @options.for_runs
-@click.option("-f", "--follow", is_flag=True, help="Go on until the run ends; Ctrl-C stops the watching, not the run.")
+@click.option(
+    "-f",
+    "--follow",
+    is_flag=True,
+    help="Go on until the run ends; Ctrl-C stops the watching, not the run.",
+)
 @click.option("--rank", type=click.IntRange(min=0), default=0, show_default=True)
 @click.argument("run")
 def logs_(run: str, follow: bool, rank: int, site_file: Path | None, runs_dir: Path | None) -> None:
-    """What one rank of RUN's newest attempt printed; what torchrun printed where the rank left nothing."""
+    """What one rank of RUN's newest attempt printed; what torchrun printed where the rank left
+    nothing.
+    """
     from launch.watch import Tail
 
     runs = options.runs_folder(site_file, runs_dir)
@@ -79,7 +86,9 @@ def logs_(run: str, follow: bool, rank: int, site_file: Path | None, runs_dir: P
             echo(f"# {found.run_id} {attempt.id}, rank {rank}", err=True)
         for line in tail.new_lines() if tail else []:
             echo_log(line)
-        may_run = standing.is_active or (standing.state == "unknown" and not isinstance(silence, NotHere))
+        may_run = standing.is_active or (
+            standing.state == "unknown" and not isinstance(silence, NotHere)
+        )
         if not follow or not may_run:
             break
         time.sleep(0.3)
@@ -106,13 +115,18 @@ def _newest_attempt(run: RunDir, standing: Standing) -> Attempt | None:
 
 
 @click.command("cancel")
-@click.option("--now", is_flag=True, help="At once, without a checkpoint: what was done since the last one is lost.")
+@click.option(
+    "--now",
+    is_flag=True,
+    help="At once, without a checkpoint: what was done since the last one is lost.",
+)
 @options.for_runs
 @click.argument("run", metavar="RUN|JOB|SWEEP")
 def cancel_(run: str, now: bool, site_file: Path | None, runs_dir: Path | None) -> None:
     """Stop RUN after a checkpoint. It is not requeued; submitting the job again continues it.
 
-    Of a sweep, its points, and no further one begins; of a job, all its runs that run or wait, and its sweeps.
+    Of a sweep, its points, and no further one begins; of a job, all its runs that run or wait, and
+    its sweeps.
     """
     runs = options.runs_folder(site_file, runs_dir)
     # a sweep's own id names no job: that one is found below
@@ -138,13 +152,16 @@ def cancel_(run: str, now: bool, site_file: Path | None, runs_dir: Path | None) 
 
 
 def _cancel_sweep(sweep: SweepDir, *, now: bool) -> bool:
-    from launch.cli import sweep as sweeps  # with all that a spec may hold, which a single run's cancel does not wait for
+    # with all that a spec may hold, which a single run's cancel does not wait for
+    from launch.cli import sweep as sweeps
 
     return sweeps.cancel(sweep, now=now)
 
 
 def cancel_runs(runs: list[RunDir], standings: dict[str, Standing], *, now: bool = False) -> int:
-    """Stops those that run or wait; returns how many. One that cannot be stopped keeps no other from it.
+    """Stops those that run or wait; returns how many.
+
+    One that cannot be stopped keeps no other from it.
 
     Raises NoSuchRun, or SlurmError, for the last such.
     """
@@ -170,18 +187,24 @@ def _not_cancelled(run: RunDir, standing: Standing) -> Failed:
 
 
 def cancel_run(found: RunDir, standing: Standing, *, now: bool = False) -> None:
-    """Stops one run. Raises NoSuchRun where it does not run, or runs elsewhere; Failed where it cannot be known."""
+    """Stops one run.
+
+    Raises NoSuchRun where it does not run, or runs elsewhere; Failed where it cannot be known.
+    """
     if standing.state == "unreadable":
         raise _not_cancelled(found, standing)
     if not standing.is_active:
         raise NoSuchRun(f"{found.run_id} does not run, nothing to cancel: it is {standing.state}")
     from launch import local
 
-    in_slurm = standing.state == "queued" or (standing.attempt and standing.attempt.id.startswith("slurm-"))
+    in_slurm = standing.state == "queued" or (
+        standing.attempt and standing.attempt.id.startswith("slurm-")
+    )
     if standing.slurm_job and in_slurm:
         from launch import slurm
 
-        state = slurm.states([standing.slurm_job]).get(standing.slurm_job, "gone")  # raises before anything is written
+        # raises before anything is written
+        state = slurm.states([standing.slurm_job]).get(standing.slurm_job, "gone")
         local.write_cancel(found, standing.attempt.id if standing.attempt else None)
         slurm.cancel(standing.slurm_job, state, now=now)
         _say_cancelled(found, standing, now=now)
@@ -197,7 +220,10 @@ def cancel_run(found: RunDir, standing: Standing, *, now: bool = False) -> None:
 
 def _say_cancelled(found: RunDir, standing: Standing, *, now: bool) -> None:
     how = "is ended" if now else "stops after a checkpoint"
-    echo(f"{found.run_id} ({standing.where}) {how}; batchyard status {found.run_id} tells when it has")
+    echo(
+        f"{found.run_id} ({standing.where}) {how}; batchyard status {found.run_id} tells when"
+        " it has"
+    )
 
 
 @click.command("report")

@@ -1,4 +1,6 @@
-"""What a person sees of a search: trials one after the other, each chosen by the results of those before; the table at the end."""
+"""What a person sees of a search: trials one after the other, each chosen by the results of those
+before; the table at the end.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ from trainer.config.lock import Lock
 
 
 def submit_all(request: Request, loaded: Loaded, machine: Machine) -> int:
-    """Goes on with the trials that have no result, then begins those that are missing. Returns the exit code.
+    """Goes on with the trials that have no result, then begins those that are missing.
+
+    Returns the exit code.
 
     Raises SubmitError.
     """
@@ -46,26 +50,39 @@ def submit_all(request: Request, loaded: Loaded, machine: Machine) -> int:
         sweeps.say(note)
     code = sweepdir.keep_code(of.sweep, code, request.site.trusted, trust=request.trust)
     sweepdir.write_job(of.sweep, loaded.written)
-    submit = sweepdir.begin(of.sweep, request.job.name, request.backend, request.settings, list(of.trials().values()))
+    submit = sweepdir.begin(
+        of.sweep, request.job.name, request.backend, request.settings, list(of.trials().values())
+    )
     if request.backend == "slurm":
         return _queue(of, request, loaded, machine, submit, to_continue, code)
     trials = _trials(of, request, machine, submit, to_continue)
     stopped = sweeps.run_all(of.sweep, submit, trials, len(to_continue) + of.missing(), code)
-    final = {record["run_id"] for number, record in of.trials().items() if number not in of.open_trials()}
+    final = {
+        record["run_id"] for number, record in of.trials().items() if number not in of.open_trials()
+    }
     return sweeps.conclude(of.sweep, submit, request.job.name, stopped, final)
 
 
 def refuse(request: Request) -> None:
-    """Raises SubmitError where a search cannot be run: the trainer of a trial asks the study, too."""
+    """Raises SubmitError where a search cannot be run: the trainer of a trial asks the
+    study, too.
+    """
     python = site.python(request.site)
     if not local.python_has(python, "optuna"):
-        raise SubmitError(f"{python} has no optuna, which a search takes: install the extra 'search' there")
+        raise SubmitError(
+            f"{python} has no optuna, which a search takes: install the extra 'search' there"
+        )
     if request.backend == "docker":
-        raise SubmitError("a search runs locally or on Slurm: a container sees its own run alone, not the study beside it")
+        raise SubmitError(
+            "a search runs locally or on Slurm: a container sees its own run alone, not the study"
+            " beside it"
+        )
 
 
 def _to_continue(of: Searched) -> dict[int, Record]:
-    """The trials that have no result, and that nobody works on; of those that drew the same, the first."""
+    """The trials that have no result, and that nobody works on; of those that drew the same, the
+    first.
+    """
     of_runs: dict[str, tuple[int, Record]] = {}
     for number, record in of.open_trials().items():
         of_runs.setdefault(record["run_id"], (number, record))
@@ -84,11 +101,22 @@ def _queueing(of: Searched) -> Iterator[Lock]:
 
 
 def _queue(
-    of: Searched, request: Request, loaded: Loaded, machine: Machine, submit: Submit, to_continue: dict[int, Record], code: Code
+    of: Searched,
+    request: Request,
+    loaded: Loaded,
+    machine: Machine,
+    submit: Submit,
+    to_continue: dict[int, Record],
+    code: Code,
 ) -> int:
-    """Queues the trials to continue, and behind them as many tasks as trials are missing, each of which chooses its own."""
+    """Queues the trials to continue, and behind them as many tasks as trials are missing, each of
+    which chooses its own.
+    """
     at_once = Sweep.model_validate(loaded.written["sweep"]).array_parallelism
-    ready = [search.resolve(of, request, machine, n, t["axes"], t["run_id"]) for n, t in to_continue.items()]
+    ready = [
+        search.resolve(of, request, machine, n, t["axes"], t["run_id"])
+        for n, t in to_continue.items()
+    ]
     exit_code = sweeps.queue_all(of.sweep, submit, request.job.name, ready, code, at_once)
     with _queueing(of) as lock:
         tasks = of.missing() - len(slurm.waiting_trials(of.sweep))
@@ -97,16 +125,31 @@ def _queue(
         shutil.rmtree(of.sweep.template.path, ignore_errors=True)
         of.sweep.template.path.mkdir()
         of_sweep = replace(request.folders, runs=of.sweep.path)
-        asked = replace(request, run_id=of.sweep.template.run_id, folders=of_sweep, new=False, sweep=of.sweep.sweep_id)
+        asked = replace(
+            request,
+            run_id=of.sweep.template.run_id,
+            folders=of_sweep,
+            new=False,
+            sweep=of.sweep.sweep_id,
+        )
         template = submitting.resolve(asked, loaded.specs[0], machine)
         submitting.write_run(template, Standing("new"), code, None, sweeps.say, shared=True)
         submitting.prepare_data(template, sweeps.say, lock=lock)
         trial.leave_request(of.sweep, replace(template, request=request), code)
-        behind = {job.split("_")[0] for job in rundir.slurm_jobs([r.run for r in ready])[0].values()}
-        arrays = slurm.submit_trials(of.sweep, template.plan, code.root, tasks, at_once, sorted(behind))
-    echo(f"queued {words.plural(tasks, 'trial')} as Slurm job array {', '.join(arrays)}, at most {at_once} at once; each is "
-               "chosen when it begins")
-    echo(f"batchyard status {of.sweep.sweep_id} shows what has begun; batchyard cancel {of.sweep.sweep_id} stops it")
+        behind = {
+            job.split("_")[0] for job in rundir.slurm_jobs([r.run for r in ready])[0].values()
+        }
+        arrays = slurm.submit_trials(
+            of.sweep, template.plan, code.root, tasks, at_once, sorted(behind)
+        )
+    echo(
+        f"queued {words.plural(tasks, 'trial')} as Slurm job array {', '.join(arrays)}, at most"
+        f" {at_once} at once; each is chosen when it begins"
+    )
+    echo(
+        f"batchyard status {of.sweep.sweep_id} shows what has begun; batchyard cancel"
+        f" {of.sweep.sweep_id} stops it"
+    )
     return exit_code
 
 
@@ -115,7 +158,10 @@ def _trials(
 ) -> Iterator[tuple[dict[str, Any], Ready]]:
     """Each trial's values and its run, when it is its turn."""
     for number, record in to_continue.items():
-        yield record["axes"], search.resolve(of, request, machine, number, record["axes"], record["run_id"])
+        yield (
+            record["axes"],
+            search.resolve(of, request, machine, number, record["axes"], record["run_id"]),
+        )
     of.open_trials()  # the study learns of each before the next one is asked for
     while begun := search.begin(of, request, machine):
         record, ready = begun
@@ -130,8 +176,12 @@ def _trials(
 def _show(of: Searched, to_continue: dict[int, Record]) -> None:
     """How many trials there are of each kind, and those by name that a person should know of."""
     begun, open_trials = len(of.trials()), len(of.open_trials())
-    kinds = {"done": begun - open_trials, "to go on with": len(to_continue), "running": open_trials - len(to_continue),
-             "to begin": of.missing()}  # fmt: skip
+    kinds = {
+        "done": begun - open_trials,
+        "to go on with": len(to_continue),
+        "running": open_trials - len(to_continue),
+        "to begin": of.missing(),
+    }
     told = ", ".join(f"{count} {kind}" for kind, count in kinds.items() if count)
     echo(f"{of.sweep.sweep_id}: {words.plural(of.search.trials, 'trial')}: {told}")
     for number, record in to_continue.items():
@@ -139,10 +189,15 @@ def _show(of: Searched, to_continue: dict[int, Record]) -> None:
 
 
 def show_plan_of(request: Request, loaded: Loaded, machine: Machine) -> Ready:
-    """`batchyard show` of a search: how far it is, and a run with the first value of every axis, of which the rest is shown."""
+    """`batchyard show` of a search: how far it is, and a run with the first value of every axis, of
+    which the rest is shown.
+    """
     refuse(request)
     of = search.searched(sweeps.sweep_of(request), loaded)
     told = f"{words.plural(of.search.trials, 'trial')}, {of.missing()} to begin"
-    echo(f"{of.sweep.sweep_id}: {told}; each is chosen when it begins, by the results of those before")
+    echo(
+        f"{of.sweep.sweep_id}: {told}; each is chosen when it begins, by the results of those"
+        " before"
+    )
     echo(f"\na run as a trial may be, {loaded.points[0]}:")
     return submitting.resolve(request, loaded.specs[0], machine)

@@ -1,4 +1,7 @@
-"""submit: run a job or continue it, and stay in front of it on this machine. A sweep's points go the same way (cli/sweep.py)."""
+"""submit: run a job or continue it, and stay in front of it on this machine.
+
+A sweep's points go the same way (cli/sweep.py).
+"""
 
 from __future__ import annotations
 
@@ -22,20 +25,31 @@ from trainer.config.outcome import EXIT_DONE, Outcome
 
 
 @click.command("submit")
-@click.option("--prune", is_flag=True, help="Of a sweep: cancel what runs or waits of points that it no longer has.")
+@click.option(
+    "--prune",
+    is_flag=True,
+    help="Of a sweep: cancel what runs or waits of points that it no longer has.",
+)
 @options.trust
 @options.for_jobs
 def submit_(backend: BackendName | None, prune: bool, trust: bool, **given: Any) -> None:
-    """Run JOB, or continue it where it was stopped; a finished run shows its result. A run_id as JOB continues that run.
+    """Run JOB, or continue it where it was stopped; a finished run shows its result.
 
-    Of a job with a sweep: its points that are not done, one after the other; then their table. A sweep's id continues that one.
+    A run_id as JOB continues that run.
 
-    Exit codes: 0 done (or queued), 1 failed, 2 the job or the call is wrong, 75 stopped after a checkpoint, to be continued.
+    Of a job with a sweep: its points that are not done, one after the other; then their table. A
+    sweep's id continues that one.
+
+    Exit codes: 0 done (or queued), 1 failed, 2 the job or the call is wrong, 75 stopped after a
+    checkpoint, to be continued.
     """
     request, site_file = options.request(backend=backend, **given)
     request = replace(request, trust=trust)
     if submit.slurm_is_here_unasked(request, site_file, backend):
-        echo("sbatch is here, but no site file says slurm: running on this machine (--backend slurm runs it there)")
+        echo(
+            "sbatch is here, but no site file says slurm: running on this machine (--backend slurm"
+            " runs it there)"
+        )
     loaded, machine = submit.load(request)
     if prune:
         _refuse_prune(request, loaded)
@@ -57,13 +71,16 @@ def submit_(backend: BackendName | None, prune: bool, trust: bool, **given: Any)
 def _refuse_prune(request: Request, loaded: Loaded) -> None:
     """Raises UsageError where there are no points to cancel."""
     if loaded.search:
-        raise click.UsageError("--prune is for a sweep whose points stand in the job; a search chooses its own")
+        raise click.UsageError(
+            "--prune is for a sweep whose points stand in the job; a search chooses its own"
+        )
     if not loaded.is_sweep:
         raise click.UsageError(f"--prune is for a job with a sweep; {request.job.name} has none")
 
 
 def _refuse_before_its_parents(request: Request, loaded: Loaded, machine: Machine) -> None:
-    """What this machine refuses of a job is refused before the jobs that it comes after have trained for it.
+    """What this machine refuses of a job is refused before the jobs that it comes after have
+    trained for it.
 
     Writes nothing. Raises SpecError, SubmitError, StartError.
     """
@@ -74,7 +91,9 @@ def _refuse_before_its_parents(request: Request, loaded: Loaded, machine: Machin
     if loaded.is_sweep and not loaded.search:
         from launch.cli import sweep
 
-        all_ready = [ready for _, ready in sweep.resolve(request, loaded, machine, sweep.sweep_of(request))]
+        all_ready = [
+            ready for _, ready in sweep.resolve(request, loaded, machine, sweep.sweep_of(request))
+        ]
     else:
         all_ready = [submit.resolve(request, job, machine) for job in loaded.specs]
     if all_ready[0].plan.backend == "docker":
@@ -82,10 +101,12 @@ def _refuse_before_its_parents(request: Request, loaded: Loaded, machine: Machin
 
 
 def _after_its_parents(request: Request, job: JobSpec) -> Request:
-    """Submits the jobs that `job` comes after, the first one first: to their ends here, into the queue on Slurm.
+    """Submits the jobs that `job` comes after, the first one first: to their ends here, into the
+    queue on Slurm.
 
-    Their runs are those of their own files; `--set` and `--new` are for the job that was named. Returns the request, which knows
-    the run before it. Exits where a job before it did not complete.
+    Their runs are those of their own files; `--set` and `--new` are for the job that was named.
+    Returns the request, which knows the run before it. Exits where a job before it did not
+    complete.
     """
     before = parent.waits_for(request.job, job)
     if before is None:
@@ -95,14 +116,18 @@ def _after_its_parents(request: Request, job: JobSpec) -> Request:
     ready = submit.resolve(_after_its_parents(own, loaded.specs[0]), loaded.specs[0], machine)
     echo(f"{request.job.name} comes after {before.name}:")
     if (code := run(ready, snapshot.look(request.project), local.Foreground())) != EXIT_DONE:
-        echo(f"{request.job.name} was not started: {ready.run.run_id} is not completed; submitting again goes on with both")
+        echo(
+            f"{request.job.name} was not started: {ready.run.run_id} is not completed; submitting"
+            " again goes on with both"
+        )
         sys.exit(code)
     echo()
     return replace(request, after=ready.run)
 
 
 def run(ready: Ready, code: Code, front: local.Foreground) -> int:
-    """A run or a point of a sweep: here to its end, on Slurm into the queue; one that is done or runs already is only told.
+    """A run or a point of a sweep: here to its end, on Slurm into the queue; one that is done or
+    runs already is only told.
 
     Returns the exit code. Raises SubmitError, StartError and SlurmError.
     """
@@ -117,12 +142,18 @@ def run(ready: Ready, code: Code, front: local.Foreground) -> int:
             slurm.adopt(ready.run)
         before = status.standings([ready.run])[ready.run.run_id]
         if bad_file := ready.unreadable or (before.where if before.state == "unreadable" else None):
-            to_try = "put that file back from a copy, or remove it where no process writes it; --new starts another run"
+            to_try = (
+                "put that file back from a copy, or remove it where no process writes it; --new"
+                " starts another run"
+            )
             raise submit.SubmitError(f"{ready.run.run_id} is unreadable: {bad_file}\n{to_try}")
         if before.state == "completed":
             return _done(ready, before, code)
         if before.is_active:
-            echo(f"{ready.run.run_id} is {before.state}: {before.where}; batchyard logs {ready.run.run_id} -f")
+            echo(
+                f"{ready.run.run_id} is {before.state}: {before.where}; batchyard logs"
+                f" {ready.run.run_id} -f"
+            )
             return EXIT_DONE
         _announce(ready, before)
         image = image_of(ready) if ready.plan.backend == "docker" else None
@@ -137,13 +168,17 @@ def run(ready: Ready, code: Code, front: local.Foreground) -> int:
     finally:
         lock.release()
         refused.remove_if_empty(ready.run)
-    from launch.watch import Follower  # and with it rich, for those alone who stay in front of a run
+    # and with it rich, for those alone who stay in front of a run
+    from launch.watch import Follower
 
     return _ended(ready, front.wait(ready.run, attempt, process, Follower(attempt)))
 
 
 def _adopt_sweep(sweep: SweepDir) -> None:
-    """Finds what a killed submit of its sweep had queued: the run may be among it. Raises SubmitError and SlurmError."""
+    """Finds what a killed submit of its sweep had queued: the run may be among it.
+
+    Raises SubmitError and SlurmError.
+    """
     from launch import slurm
 
     if sweep.slurm.exists():
@@ -157,8 +192,10 @@ def _adopt_sweep(sweep: SweepDir) -> None:
 def _announce(ready: Ready, before: Standing) -> None:
     placement, threads = ready.placement, ready.config.execution.threads_per_rank
     nodes = f"{placement.nodes} nodes x " if placement.nodes > 1 else ""
-    echo(f"{ready.run.run_id} on {ready.plan.backend}: {nodes}{placement.nproc_per_node} rank(s) on {placement.device}, "
-               f"{threads} CPU thread(s) each")
+    echo(
+        f"{ready.run.run_id} on {ready.plan.backend}: {nodes}{placement.nproc_per_node} rank(s) on"
+        f" {placement.device}, {threads} CPU thread(s) each"
+    )
     echo(f"  {site.shown(ready.run.path)}")
     for note in ready.plan.notes:
         echo(f"  {note}")
@@ -167,12 +204,18 @@ def _announce(ready: Ready, before: Standing) -> None:
 
 
 def image_of(ready: Ready) -> str:
-    """The image's name and digest, for the record of the code. Raises StartError where there is none."""
+    """The image's name and digest, for the record of the code.
+
+    Raises StartError where there is none.
+    """
     image = ready.plan.image or ""
     digest = local.image_id(ready.request.site.docker.client, image)
     if digest is None:
         make = "make image" + (" CPU=1" if ready.plan.device == "cpu" else "")
-        raise local.StartError(f"the engine has no image '{image}': {make} builds it; container.image or the site names another")
+        raise local.StartError(
+            f"the engine has no image '{image}': {make} builds it; container.image or the site"
+            " names another"
+        )
     return f"{image} {digest}"
 
 
@@ -181,7 +224,10 @@ def _queue(ready: Ready) -> int:
 
     attempt, job_id = slurm.submit(ready.run, ready.plan)
     echo(f"queued as Slurm job {job_id}; its script: {site.shown(attempt.script)}")
-    echo(f"batchyard logs {ready.run.run_id} -f follows it; batchyard cancel {ready.run.run_id} stops it after a checkpoint")
+    echo(
+        f"batchyard logs {ready.run.run_id} -f follows it; batchyard cancel {ready.run.run_id}"
+        " stops it after a checkpoint"
+    )
     return EXIT_DONE
 
 

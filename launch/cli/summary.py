@@ -13,23 +13,42 @@ from launch.text import echo
 
 
 @click.command("summary")
-@click.option("--depth", type=click.IntRange(min=1), help="Blocks down to so many levels, as one row each; else every layer.")
-@click.option("--fallback", is_flag=True, help="The model that the job's fallback trains where there is no GPU.")
+@click.option(
+    "--depth",
+    type=click.IntRange(min=1),
+    help="Blocks down to so many levels, as one row each; else every layer.",
+)
+@click.option(
+    "--fallback",
+    is_flag=True,
+    help="The model that the job's fallback trains where there is no GPU.",
+)
 @options.for_jobs
 def summary_(depth: int | None, fallback: bool, **given: Any) -> None:
-    """The layers of JOB's model: output shapes, parameters and FLOPs of one picture. Needs neither weights nor memory for them.
+    """The layers of JOB's model: output shapes, parameters and FLOPs of one picture.
 
-    FLOPs: two for each multiplication with its addition in convolutions, linear layers and attention.
+    Needs neither weights nor memory for them.
+
+    FLOPs: two for each multiplication with its addition in convolutions, linear layers and
+    attention.
     """
     request, _ = options.request(**given)
     job = spec.load(request.job, request.settings, without_gpu=fallback)
     found = inspection.inspect(request, job, site.machine())
     table = Table(box=None, pad_edge=False)
-    for column, right in (("layer", False), ("type", False), ("output shape", True), ("parameters", True), ("FLOPs", True)):
+    for column, right in (
+        ("layer", False),
+        ("type", False),
+        ("output shape", True),
+        ("parameters", True),
+        ("FLOPs", True),
+    ):
         table.add_column(column, justify="right" if right else "left", overflow="fold")
     for row in rows(found.model["layers"], depth):
         shape = "x".join(map(str, row["shape"])) if row["shape"] is not None else "-"
-        table.add_row(row["name"], row["type"], shape, f"{row['parameters']:,}", f"{row['flops']:,}")
+        table.add_row(
+            row["name"], row["type"], shape, f"{row['parameters']:,}", f"{row['flops']:,}"
+        )
     echo("input " + "x".join(map(str, found.model["input"])))
     options.console().print(table, highlight=False)
     echo(inspection.model_line(found))
@@ -38,7 +57,11 @@ def summary_(depth: int | None, fallback: bool, **given: Any) -> None:
 
 
 def rows(layers: list[dict[str, Any]], depth: int | None) -> list[dict[str, Any]]:
-    """Each layer; or, down to `depth` levels, each block: a layer above that level, and what is on it."""
+    """Each layer; or, down to `depth` levels, each block: a layer above that level, and what is on
+    it.
+    """
     if depth is None:
         return [row for row in layers if row["leaf"]]
-    return [row for row in layers if row["depth"] == depth or (row["leaf"] and row["depth"] < depth)]
+    return [
+        row for row in layers if row["depth"] == depth or (row["leaf"] and row["depth"] < depth)
+    ]

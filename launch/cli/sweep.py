@@ -1,4 +1,7 @@
-"""What a person sees of a sweep: its plan, one point after the other, the table at the end. What it means is in launch/sweep.py."""
+"""What a person sees of a sweep: its plan, one point after the other, the table at the end.
+
+What it means is in launch/sweep.py.
+"""
 
 from __future__ import annotations
 
@@ -41,10 +44,13 @@ def sweep_of(request: Request) -> SweepDir:
     return sweepdir.sweep_for(request.job.name, request.folders.runs, new=request.new)
 
 
-def resolve(request: Request, loaded: Loaded, machine: Machine, sweep: SweepDir) -> list[tuple[Point, Ready]]:
+def resolve(
+    request: Request, loaded: Loaded, machine: Machine, sweep: SweepDir
+) -> list[tuple[Point, Ready]]:
     """Each point and its run, which is the one of the same configuration submitted by itself.
 
-    In a sweep that --new began, runs of its own, which a later submit finds again by sweep.json. Raises SubmitError.
+    In a sweep that --new began, runs of its own, which a later submit finds again by sweep.json.
+    Raises SubmitError.
     """
     known = {sweeping.key(axes): run_id for axes, run_id in sweepdir.recorded(sweep)}
     alone = request.new or sweep.sweep_id != f"{request.job.name}.sweep"
@@ -59,13 +65,19 @@ def resolve(request: Request, loaded: Loaded, machine: Machine, sweep: SweepDir)
         elif not own and alone:
             ready = submitting.resolve(replace(request, new=True), job, machine)
         other, _ = found.setdefault(ready.run.run_id, (point, ready))
-        if other is not point:  # what the spec tells apart this machine may not, as bf16 where the CPU has none
-            raise SubmitError(f"the points {other} and {point} are one run here, {ready.run.run_id}: {'; '.join(ready.plan.notes)}")
+        # what the spec tells apart this machine may not, as bf16 where the CPU has none
+        if other is not point:
+            raise SubmitError(
+                f"the points {other} and {point} are one run here, {ready.run.run_id}:"
+                f" {'; '.join(ready.plan.notes)}"
+            )
     return list(found.values())
 
 
 def submit_all(request: Request, loaded: Loaded, machine: Machine, *, prune: bool = False) -> int:
-    """Runs what is missing of a sweep, one point after the other; on Slurm queues it. Returns the exit code.
+    """Runs what is missing of a sweep, one point after the other; on Slurm queues it.
+
+    Returns the exit code.
 
     prune: cancels runs of points that are no longer wanted.
     """
@@ -80,9 +92,12 @@ def submit_all(request: Request, loaded: Loaded, machine: Machine, *, prune: boo
         say(note)
     if prune:
         _prune(sweep, plan)
-    to_run = [(wanted, r) for wanted, (_, r) in zip(plan.wanted, ready, strict=True) if wanted.to_run]
+    to_run = [
+        (wanted, r) for wanted, (_, r) in zip(plan.wanted, ready, strict=True) if wanted.to_run
+    ]
     if to_run and ready[0][1].plan.backend == "docker":
-        cli.image_of(ready[0][1])  # without an image no point can start: said once, before the first
+        # without an image no point can start: said once, before the first
+        cli.image_of(ready[0][1])
     code = snapshot.look(request.project)
     for note in code.notes:
         say(note)
@@ -90,9 +105,14 @@ def submit_all(request: Request, loaded: Loaded, machine: Machine, *, prune: boo
     sweepdir.write_job(sweep, loaded.written)
     record = [{"axes": point.axes, "run_id": r.run.run_id} for point, r in ready]
     submit = sweepdir.begin(sweep, request.job.name, request.backend, request.settings, record)
-    done_by_others = [r for wanted, (_, r) in zip(plan.wanted, ready, strict=True) if wanted.progress == "done"]
+    done_by_others = [
+        r for wanted, (_, r) in zip(plan.wanted, ready, strict=True) if wanted.progress == "done"
+    ]
     if differ := sum(submitting.code_differs(r.run, code) for r in done_by_others):
-        echo(f"{words.plural(differ, 'point')} finished with other code than yours: --new trains all with yours")
+        echo(
+            f"{words.plural(differ, 'point')} finished with other code than yours: --new trains all"
+            " with yours"
+        )
     if request.backend == "slurm":
         at_once = Sweep.model_validate(loaded.written["sweep"]).array_parallelism
         return queue_all(sweep, submit, request.job.name, [r for _, r in to_run], code, at_once)
@@ -102,13 +122,16 @@ def submit_all(request: Request, loaded: Loaded, machine: Machine, *, prune: boo
 
 
 def _prune(sweep: SweepDir, plan: Reconciled) -> None:
-    """Cancels what runs or waits of the points that are no longer wanted; their directories stay."""
+    """Cancels what runs or waits of the points that are no longer wanted; their
+    directories stay.
+    """
     from launch.cli import runs
 
     unwanted = [sweep.run(run_id) for _, run_id in plan.unwanted]
     try:
         runs.cancel_runs(unwanted, run_status.standings(unwanted))
-    except (NoSuchRun, SlurmError) as error:  # of one on another machine: the others are submitted all the same
+    # of one on another machine: the others are submitted all the same
+    except (NoSuchRun, SlurmError) as error:
         echo(error)
 
 
@@ -117,15 +140,22 @@ def say(line: str) -> None:
 
 
 class Written(NamedTuple):
-    """A point whose directory is written. waits: for its first start, until which its array has the rest."""
+    """A point whose directory is written. waits: for its first start, until which its array has the
+    rest.
+    """
 
     ready: Ready
     made: Made
     waits: bool
 
 
-def queue_all(sweep: SweepDir, submit: Submit, job: str, to_run: list[Ready], code: Code, at_once: int) -> int:
-    """Queues points as job arrays. One that cannot be prepared is recorded, and keeps no other from its place in the queue."""
+def queue_all(
+    sweep: SweepDir, submit: Submit, job: str, to_run: list[Ready], code: Code, at_once: int
+) -> int:
+    """Queues points as job arrays.
+
+    One that cannot be prepared is recorded, and keeps no other from its place in the queue.
+    """
     lock = submitting.take(sweep.queue_lock, sweep.sweep_id)
     try:  # held until all are queued: another submit finds them in the queue, or waits
         slurm.adopt_sweep(sweep)  # of one that died while we waited
@@ -139,13 +169,23 @@ def queue_all(sweep: SweepDir, submit: Submit, job: str, to_run: list[Ready], co
     submit["ended"] = time.time()
     _record(sweep, submit, job)
     if arrays:
-        echo(f"queued {words.plural(len(queued), 'point')} as Slurm job array {', '.join(arrays)}, at most {at_once} at once")
-        echo(f"batchyard status {sweep.sweep_id} shows them; batchyard cancel {sweep.sweep_id} stops them after a checkpoint")
+        echo(
+            f"queued {words.plural(len(queued), 'point')} as Slurm job array {', '.join(arrays)},"
+            f" at most {at_once} at once"
+        )
+        echo(
+            f"batchyard status {sweep.sweep_id} shows them; batchyard cancel {sweep.sweep_id} stops"
+            " them after a checkpoint"
+        )
     return EXIT_FAILED if any("error" in p for p in submit["points"]) else EXIT_DONE
 
 
-def _write(sweep: SweepDir, submit: Submit, to_run: list[Ready], code: Code, together: Together, lock: Lock) -> list[Written]:
-    """Locks the points and writes their directories; returns those that are to be queued, in their order."""
+def _write(
+    sweep: SweepDir, submit: Submit, to_run: list[Ready], code: Code, together: Together, lock: Lock
+) -> list[Written]:
+    """Locks the points and writes their directories; returns those that are to be queued, in their
+    order.
+    """
     written, known = dict[str, Written](), list[Ready]()
 
     def write(ready: Ready, before: Standing) -> None:
@@ -155,7 +195,9 @@ def _write(sweep: SweepDir, submit: Submit, to_run: list[Ready], code: Code, tog
                 written[ready.run.run_id] = Written(ready, together.ask(ready, code.root), True)
             else:
                 ready = submitting.write_run(ready, before, code, None, say, shared=True)
-                written[ready.run.run_id] = Written(ready, together.ask(ready, ready.run.code.resolve()), False)
+                written[ready.run.run_id] = Written(
+                    ready, together.ask(ready, ready.run.code.resolve()), False
+                )
         except (SubmitError, OSError) as error:
             _tell(sweep, submit, ready, error)
 
@@ -171,13 +213,16 @@ def _write(sweep: SweepDir, submit: Submit, to_run: list[Ready], code: Code, tog
     for ready in known:
         before = now[ready.run.run_id]
         progress = "unreadable" if ready.unreadable else sweeping.PROGRESS[before.state]
-        if progress not in ("done", "running", "unreadable"):  # by another submit, since the table
+        # by another submit, since the table
+        if progress not in ("done", "running", "unreadable"):
             write(ready, before)
             lock.renew()
     return [written[ready.run.run_id] for ready in to_run if ready.run.run_id in written]
 
 
-def _tasks(submit: Submit, written: list[Written], lock: Lock) -> tuple[list[tuple[Task, Plan]], list[dict[str, Any]]]:
+def _tasks(
+    submit: Submit, written: list[Written], lock: Lock
+) -> tuple[list[tuple[Task, Plan]], list[dict[str, Any]]]:
     """The points whose data is ready, as tasks of an array, and what was told of all data."""
     queued, data, told = list[tuple[Task, Plan]](), list[dict[str, Any]](), set[str]()
     texts = [submitting.job_text(point.ready.spec) if point.waits else None for point in written]
@@ -190,15 +235,17 @@ def _tasks(submit: Submit, written: list[Written], lock: Lock) -> tuple[list[tup
         try:
             queued.append((_task(ready, text, made.result(), data), ready.plan))
         except (SubmitError, OSError) as error:
-            _note(submit, ready, error, is_new=str(error) not in told)  # one set of a thousand points has one thing to say
+            # one set of a thousand points has one thing to say
+            _note(submit, ready, error, is_new=str(error) not in told)
             told.add(str(error))
         lock.renew()
     return queued, data
 
 
 def _task(ready: Ready, text: str | None, made: dict[str, Any], data: list[dict[str, Any]]) -> Task:
-    """A point as a task of an array. text: job.yaml of one that has never begun; made: the record of its data; data: those of all
-    points. Raises SubmitError."""
+    """A point as a task of an array. text: job.yaml of one that has never begun; made: the record
+    of its data; data: those of all points. Raises SubmitError.
+    """
     if text is None:
         submitting.prepare_data(ready, say, made)
         return Task(ready.run, None)
@@ -208,12 +255,17 @@ def _task(ready: Ready, text: str | None, made: dict[str, Any], data: list[dict[
         for note in made.get("notes", ()):
             say(note)
         if left_out := len(made.get("skipped", ())):
-            say(f"{words.plural(left_out, 'picture')} cannot be used and are left out; the data.json of each point names them")
+            say(
+                f"{words.plural(left_out, 'picture')} cannot be used and are left out; the"
+                " data.json of each point names them"
+            )
     plan = submitting.plan_record(ready, FIRST_GENERATION)
     return Task(ready.run, {"job": text, "plan": plan, "data": data.index(made)})
 
 
-def reconcile(sweep: SweepDir, ready: list[tuple[Point, Ready]], standings: dict[str, Standing]) -> Reconciled:
+def reconcile(
+    sweep: SweepDir, ready: list[tuple[Point, Ready]], standings: dict[str, Standing]
+) -> Reconciled:
     """The points as wanted against the runs that there are."""
     runs = [(point, r.run.run_id) for point, r in ready]
     states: dict[str, str] = {run_id: s.state for run_id, s in standings.items()}
@@ -235,7 +287,10 @@ def show_plan(sweep: SweepDir, plan: Reconciled) -> None:
         elif wanted.progress == "running":
             echo(f"  passed over  {name}  {wanted.run_id} runs already")
         elif wanted.progress == "unreadable":
-            echo(f"  left alone   {name}  {wanted.run_id} is unreadable: batchyard status {wanted.run_id} tells why")
+            echo(
+                f"  left alone   {name}  {wanted.run_id} is unreadable: batchyard status"
+                f" {wanted.run_id} tells why"
+            )
         if wanted.before:
             echo(f"  changed      {name}  {wanted.run_id}, was {wanted.before}")
     for axes, run_id in plan.unwanted:
@@ -243,12 +298,18 @@ def show_plan(sweep: SweepDir, plan: Reconciled) -> None:
 
 
 def _label(names: dict[str, str], axes: dict[str, Any]) -> str:
-    return plain(" ".join(f"{names.get(axis, axis)}={points.axis_value(value)}" for axis, value in axes.items()))
+    return plain(
+        " ".join(
+            f"{names.get(axis, axis)}={points.axis_value(value)}" for axis, value in axes.items()
+        )
+    )
 
 
 @contextmanager
 def _all_signals_interrupt() -> Iterator[None]:
-    """Between points TERM and HUP do what Ctrl-C does; in front of a point launch.local.Foreground takes all three."""
+    """Between points TERM and HUP do what Ctrl-C does; in front of a point launch.local.Foreground
+    takes all three.
+    """
     numbers = (signal.SIGTERM, signal.SIGHUP)
     before = [signal.signal(number, signal.default_int_handler) for number in numbers]
     try:
@@ -259,11 +320,16 @@ def _all_signals_interrupt() -> Iterator[None]:
 
 
 def run_all(
-    sweep: SweepDir, submit: Submit, to_run: Iterator[tuple[dict[str, Any], Ready]], count: int, code: Code
+    sweep: SweepDir,
+    submit: Submit,
+    to_run: Iterator[tuple[dict[str, Any], Ready]],
+    count: int,
+    code: Code,
 ) -> bool:
     """One point after the other, whatever becomes of each; returns whether a person stopped that.
 
-    to_run: each point's axis values and its run; it is asked for the next one when that is to begin.
+    to_run: each point's axis values and its run; it is asked for the next one when that is to
+    begin.
     """
     front = local.Foreground()
     begun = time.monotonic()
@@ -280,14 +346,17 @@ def run_all(
                 echo(f"\n[{number + 1}/{count}{left}] {_label(points.short_names(axes), axes)}")
                 _run_one(sweep, submit, ready, code, front)
                 with suppress(OSError):  # a disk may be full for a while
-                    report.write_sweep(sweep)  # after each point: a morning's reader may come before the end
+                    # after each point: a morning's reader may come before the end
+                    report.write_sweep(sweep)
             return front.asked_to_stop or sweepdir.cancelled(sweep, submit)
     except KeyboardInterrupt:
         echo("stopped between two points")
         return True
 
 
-def _run_one(sweep: SweepDir, submit: Submit, ready: Ready, code: Code, front: local.Foreground) -> None:
+def _run_one(
+    sweep: SweepDir, submit: Submit, ready: Ready, code: Code, front: local.Foreground
+) -> None:
     """A point; one that cannot start is recorded and does not keep the others from theirs."""
     try:
         cli.run(ready, code, front)
@@ -311,9 +380,12 @@ def _record(sweep: SweepDir, submit: Submit, job: str) -> None:
         sweepdir.change(sweep, job, submit)
 
 
-def conclude(sweep: SweepDir, submit: Submit, job: str, stopped: bool, final: Collection[str] = ()) -> int:
-    """The table, what failed and why, the best point, the page; the exit code. final: run_ids of a search's trials whose end,
-    whatever it was, is their result."""
+def conclude(
+    sweep: SweepDir, submit: Submit, job: str, stopped: bool, final: Collection[str] = ()
+) -> int:
+    """The table, what failed and why, the best point, the page; the exit code. final: run_ids of a
+    search's trials whose end, whatever it was, is their result.
+    """
     submit["ended"] = time.time()
     _record(sweep, submit, job)
     echo()
@@ -326,7 +398,10 @@ def conclude(sweep: SweepDir, submit: Submit, job: str, stopped: bool, final: Co
         "error" in p and p["run_id"] not in final for p in submit["points"]
     )
     if stopped or any(s in ("stopped", "cancelled") for s in states):
-        echo(f"batchyard submit {sweep.sweep_id} continues it" + (" and tries the failed points again" if failed else ""))
+        echo(
+            f"batchyard submit {sweep.sweep_id} continues it"
+            + (" and tries the failed points again" if failed else "")
+        )
         return EXIT_STOPPED
     if failed:
         echo(f"batchyard submit {sweep.sweep_id} tries the failed points again")
@@ -338,12 +413,17 @@ def status(sweep: SweepDir) -> None:
     """`batchyard status` of a sweep."""
     states = [state for _, state in show(sweep)]
     told = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
-    echo(f"{sweep.sweep_id}: {words.plural(len(states), 'point')}: {told}; batchyard report {sweep.sweep_id} makes its page")
+    echo(
+        f"{sweep.sweep_id}: {words.plural(len(states), 'point')}: {told}; batchyard report"
+        f" {sweep.sweep_id} makes its page"
+    )
 
 
 def show(sweep: SweepDir) -> list[tuple[str, str]]:
-    """Prints the table of the points, what failed and why, means over seeds, and the best point. Returns each point's run_id and
-    state."""
+    """Prints the table of the points, what failed and why, means over seeds, and the best point.
+
+    Returns each point's run_id and state.
+    """
     found = points.read(sweep)
     runs = [sweep.run(p.run.run_id) for p in found.points]
     standings, silence = run_status.look(runs)
@@ -352,14 +432,34 @@ def show(sweep: SweepDir) -> list[tuple[str, str]]:
     for point, run in zip(found.points, runs, strict=True):
         row, where = run_status.row_of(run, standings[run.run_id])
         standings[run.run_id] = where
-        validation = [(points.validation(point) or "-").replace("%", " %")] if with_validation else []
+        validation = (
+            [(points.validation(point) or "-").replace("%", " %")] if with_validation else []
+        )
         lasted = words.seconds(point.lasted_s) if point.lasted_s is not None else "-"
         state = where.state, run_status.COLOURS.get(where.state)
         losses = [words.number(loss, 4) if loss is not None else "-" for loss in point.losses]
         figures = losses if found.of_numbers() else [row.accuracy]
-        rows.append([*(point.value(a) for a in names), state, row.step, *figures, *validation, lasted, run.run_id])
+        rows.append(
+            [
+                *(point.value(a) for a in names),
+                state,
+                row.step,
+                *figures,
+                *validation,
+                lasted,
+                run.run_id,
+            ]
+        )
     measured = ["train loss", "test loss"] if found.of_numbers() else ["test accuracy"]
-    header = (*names.values(), "state", "step", *measured, *(["validation"] if with_validation else []), "time", "run")
+    header = (
+        *names.values(),
+        "state",
+        "step",
+        *measured,
+        *(["validation"] if with_validation else []),
+        "time",
+        "run",
+    )
     table.show(header, rows, left=("state", "run"))
     run_status.tell(silence, standings.values())
     for run_id, where in standings.items():
@@ -373,23 +473,35 @@ def show(sweep: SweepDir) -> list[tuple[str, str]]:
 def _told(found: points.Sweep) -> Iterator[str]:
     for why, whose in points.failures([p for p in found.points if not p.unreadable]).items():
         yield f"{words.plural(len(whose), 'point')} {why}"
-        yield from (f"  {_label(found.names(), point.axes)} ({point.run.run_id})" for point in whose)
+        yield from (
+            f"  {_label(found.names(), point.axes)} ({point.run.run_id})" for point in whose
+        )
     for group in points.over_seeds(found.points):
         if group.test_accuracy and group.axes:
             mean = points.spread(group.test_accuracy)
-            yield f"{_label(found.names(), group.axes)}: test accuracy {mean} over {words.plural(group.seeds, 'seed')}"
+            yield (
+                f"{_label(found.names(), group.axes)}: test accuracy {mean} over"
+                f" {words.plural(group.seeds, 'seed')}"
+            )
     if best := points.best(found.points):
-        yield f"best: {_label(found.names(), best.point.axes)} ({best.point.run.run_id}), {best.told}"
+        yield (
+            f"best: {_label(found.names(), best.point.axes)} ({best.point.run.run_id}), {best.told}"
+        )
 
 
 def cancel(sweep: SweepDir, *, now: bool = False) -> bool:
-    """Stops the points that run after a checkpoint, and keeps every submit that works on the sweep from its next one; whether there
-    was anything to stop. Raises as runs.cancel_runs."""
+    """Stops the points that run after a checkpoint, and keeps every submit that works on the sweep
+    from its next one; whether there was anything to stop. Raises as runs.cancel_runs.
+    """
     from launch.cli import runs
 
     points_, waiting = sweepdir.runs(sweep), slurm.waiting_trials(sweep)
     standings = run_status.standings(points_)
-    if not waiting and not sweepdir.is_submitted(sweep) and not any(s.is_active for s in standings.values()):
+    if (
+        not waiting
+        and not sweepdir.is_submitted(sweep)
+        and not any(s.is_active for s in standings.values())
+    ):
         return False
     write_json(sweep.cancel, {"time": time.time()})
     echo(f"{sweep.sweep_id}: no further point begins")
@@ -400,7 +512,9 @@ def cancel(sweep: SweepDir, *, now: bool = False) -> bool:
 
 
 def show_plan_of(request: Request, loaded: Loaded, machine: Machine) -> Ready:
-    """`batchyard show` of a sweep: its points, and the run of the first, of which the rest is shown."""
+    """`batchyard show` of a sweep: its points, and the run of the first, of which the rest is
+    shown.
+    """
     sweep = sweep_of(request)
     ready = resolve(request, loaded, machine, sweep)
     standings, silence = run_status.look([r.run for _, r in ready])
@@ -408,7 +522,10 @@ def show_plan_of(request: Request, loaded: Loaded, machine: Machine) -> Ready:
     show_plan(sweep, plan)
     run_status.tell(silence, standings.values())
     names = points.short_names(ready[0][0].axes)
-    rows = [(*(points.axis_value(v) for v in w.point.axes.values()), w.progress, w.run_id) for w in plan.wanted]
+    rows = [
+        (*(points.axis_value(v) for v in w.point.axes.values()), w.progress, w.run_id)
+        for w in plan.wanted
+    ]
     table.show((*names.values(), "now", "run"), rows, left=("now", "run"))
     echo(f"\nthe first point, {ready[0][0]}:")
     return ready[0][1]

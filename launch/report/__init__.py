@@ -1,5 +1,6 @@
-"""The report of a run or of a sweep: one HTML page that needs nothing but itself. Imports the standard library and trainer.config
-only.
+"""The report of a run or of a sweep: one HTML page that needs nothing but itself.
+
+Imports the standard library and trainer.config only.
 
 The modules that make a page are imported when one is written: most commands write none.
 """

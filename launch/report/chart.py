@@ -1,4 +1,7 @@
-"""Line charts and sparklines as inline SVG, from points; knows nothing of runs. Imports only the standard library."""
+"""Line charts and sparklines as inline SVG, from points; knows nothing of runs.
+
+Imports only the standard library.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,8 @@ from html import escape
 
 from launch.report.words import finite, number, percent, plural
 
-Point = tuple[float, float]  # (global_step, or what else lies across, value); the value may be NaN or infinite
+# (global_step, or what else lies across, value); the value may be NaN or infinite
+Point = tuple[float, float]
 
 WIDTH, HEIGHT = 480, 264  # user units; the page scales the whole picture
 LEFT, RIGHT, TOP, BOTTOM = 54, 68, 14, 42  # margins; the right one holds the last values
@@ -29,12 +33,16 @@ class Series:
 
 @dataclass(frozen=True)
 class Chart:
-    """What one chart shows. `may_log`: a log axis where all values are positive and their range is large. `across`: the name of
-    the horizontal axis; `unit`: a place on it is told by, as in step 100."""
+    """What one chart shows.
+
+    `may_log`: a log axis where all values are positive and their range is large. `across`: the name
+    of the horizontal axis; `unit`: a place on it is told by, as in step 100.
+    """
 
     title: str
     series: list[Series]
-    marks: list[tuple[float, str]] = field(default_factory=list)  # (global_step, what happened there)
+    # (global_step, what happened there)
+    marks: list[tuple[float, str]] = field(default_factory=list)
     percent: bool = False
     may_log: bool = False
     across: str = "global step"
@@ -61,7 +69,9 @@ class Axis:
 
 
 def nice_step(span: float, count: int, factors: tuple[float, ...] = (1, 2, 2.5, 5, 10)) -> float:
-    """The smallest of `factors` times a power of ten that divides `span` into at most `count` parts."""
+    """The smallest of `factors` times a power of ten that divides `span` into at most `count`
+    parts.
+    """
     power = 10.0 ** math.floor(math.log10(span / count))
     # The margin: 1.0000000001 is one, and not a reason for the next larger step.
     return next(f * power for f in factors if f * power * count >= span * (1 - 1e-9))
@@ -71,11 +81,19 @@ def step_axis(lo: float, hi: float, start: float, end: float) -> Axis:
     """global_step: from zero to the last one, ticks at whole steps."""
     lo, hi = min(0.0, lo), max(1.0, hi)
     step = max(1.0, nice_step(hi - lo, 5, (1, 2, 5, 10)))
-    return Axis(lo, hi, start, end, [k * step for k in range(math.ceil(lo / step), math.floor(hi / step) + 1)])
+    return Axis(
+        lo,
+        hi,
+        start,
+        end,
+        [k * step for k in range(math.ceil(lo / step), math.floor(hi / step) + 1)],
+    )
 
 
 def value_axis(lo: float, hi: float, start: float, end: float, most: float = math.inf) -> Axis:
-    """From one round tick to another; a flat line gets room around it, but not above `most` or across zero."""
+    """From one round tick to another; a flat line gets room around it, but not above `most` or
+    across zero.
+    """
     if hi - lo <= 1e-9 * max(abs(lo), abs(hi), 1e-280):
         room = abs(lo) / 10 or 0.1
         lo, hi = (max(0.0, lo - room) if lo >= 0 else lo - room), min(max(most, hi), hi + room)
@@ -85,7 +103,9 @@ def value_axis(lo: float, hi: float, start: float, end: float, most: float = mat
 
 
 def log_axis(lo: float, hi: float, start: float, end: float) -> Axis:
-    """A log axis of positive values from one of 1, 2, 5 times a power of ten to another; ticks there, or at powers."""
+    """A log axis of positive values from one of 1, 2, 5 times a power of ten to another; ticks
+    there, or at powers.
+    """
     powers = range(math.floor(math.log10(lo)) - 1, math.ceil(math.log10(hi)) + 2)
     round_ones = [m * 10.0**k for k in powers for m in (1, 2, 5)]
     lo = max(t for t in round_ones if t <= lo * (1 + 1e-9))
@@ -98,8 +118,9 @@ def log_axis(lo: float, hi: float, start: float, end: float) -> Axis:
 
 
 def thin(points: list[Point], most: int = MOST_POINTS) -> list[Point]:
-    """At most `most` points that show what all of them do: first and last, and of each bucket the lowest, the highest
-    and the first that is not finite, so that no spike and no gap is lost."""
+    """At most `most` points that show what all of them do: first and last, and of each bucket the
+    lowest, the highest and the first that is not finite, so that no spike and no gap is lost.
+    """
     if len(points) <= most:
         return points
     inner = points[1:-1]
@@ -108,14 +129,20 @@ def thin(points: list[Point], most: int = MOST_POINTS) -> list[Point]:
     for b in range(buckets):
         bucket = range(len(inner) * b // buckets, len(inner) * (b + 1) // buckets)
         real = [i for i in bucket if finite(inner[i][1]) is not None]
-        keep = {min(real, key=lambda i: inner[i][1]), max(real, key=lambda i: inner[i][1])} if real else set()
+        keep = (
+            {min(real, key=lambda i: inner[i][1]), max(real, key=lambda i: inner[i][1])}
+            if real
+            else set()
+        )
         keep.update(next(([i] for i in bucket if finite(inner[i][1]) is None), []))
         kept += [inner[i] for i in sorted(keep)]
     return [*kept, points[-1]]
 
 
 def path(points: list[Point], x: Axis, y: Axis) -> str:
-    """SVG path data; a value that is not finite is a gap, and a point between two gaps a dot (`h0` with round caps)."""
+    """SVG path data; a value that is not finite is a gap, and a point between two gaps a dot (`h0`
+    with round caps).
+    """
     parts: list[str] = []
     pen = False
     for i, (step, value) in enumerate(points):
@@ -123,7 +150,9 @@ def path(points: list[Point], x: Axis, y: Axis) -> str:
             pen = False
             continue
         alone = not pen and (i + 1 == len(points) or finite(points[i + 1][1]) is None)
-        parts.append(f"{'L' if pen else 'M'}{x.at(step):.1f},{y.at(value):.1f}{'h0' if alone else ''}")
+        parts.append(
+            f"{'L' if pen else 'M'}{x.at(step):.1f},{y.at(value):.1f}{'h0' if alone else ''}"
+        )
         pen = True
     return "".join(parts)
 
@@ -134,12 +163,18 @@ def figure(chart: Chart) -> str:
     if not chart.series:
         return ""
     values = [v for s in chart.series for _, v in s.points if finite(v) is not None]
-    log = chart.may_log and bool(values) and min(values) > 1e-280 and max(values) >= LOG_FROM * min(values)
+    log = (
+        chart.may_log
+        and bool(values)
+        and min(values) > 1e-280
+        and max(values) >= LOG_FROM * min(values)
+    )
     scale = '<span class="scale">log scale</span>' if log else ""
     notes = "".join(f'<p class="note">{escape(note)}</p>' for note in _notes(chart))
     picture = _svg(chart, values, log) if values else ""
     return (
-        f'<figure class="chart"><figcaption><h3>{escape(chart.title)}</h3>{scale}{_legend(chart)}</figcaption>'
+        f'<figure class="chart"><figcaption><h3>{escape(chart.title)}</h3>{scale}'
+        f"{_legend(chart)}</figcaption>"
         f"{picture}{notes}</figure>"
     )
 
@@ -159,7 +194,10 @@ def _notes(chart: Chart) -> list[str]:
     for s in chart.series:
         if odd := [(step, v) for step, v in s.points if finite(v) is None]:
             rows = "" if len(odd) == 1 else f"{len(odd):,} rows are not finite, the first is "
-            notes.append(f"{s.name}: {rows}{number(odd[0][1])} at {chart.unit} {odd[0][0]:,.0f} (a cross at the upper edge).")
+            notes.append(
+                f"{s.name}: {rows}{number(odd[0][1])} at {chart.unit} {odd[0][0]:,.0f} (a cross at"
+                " the upper edge)."
+            )
     return notes
 
 
@@ -174,8 +212,9 @@ def _summary(chart: Chart) -> str:
         (first, v0), (last, v1) = real[0], real[-1]
         low, high = min(v for _, v in real), max(v for _, v in real)
         said.append(
-            f"{s.name}: {chart.text(v0)} at {chart.unit} {first:,.0f}, {chart.text(v1)} at {chart.unit} {last:,.0f}; "
-            f"lowest {chart.text(low)}, highest {chart.text(high)}, {plural(len(real), 'value')}."
+            f"{s.name}: {chart.text(v0)} at {chart.unit} {first:,.0f}, {chart.text(v1)} at"
+            f" {chart.unit} {last:,.0f}; lowest {chart.text(low)}, highest {chart.text(high)},"
+            f" {plural(len(real), 'value')}."
         )
     return " ".join(said)
 
@@ -188,13 +227,17 @@ def _svg(chart: Chart, values: list[float], log: bool) -> str:
     span = (min(values), max(values), HEIGHT - BOTTOM, TOP)
     y = log_axis(*span) if log else value_axis(*span, most=1.0 if chart.percent else math.inf)
     name = "chart-" + "".join(c if c.isalnum() else "-" for c in chart.title.lower())
-    body = [grid(chart, x, y), *(_mark(x, y, at, what) for at, what in chart.marks if x.lo <= at <= x.hi)]
+    body = [
+        grid(chart, x, y),
+        *(_mark(x, y, at, what) for at, what in chart.marks if x.lo <= at <= x.hi),
+    ]
     body += [_line(chart, s, x, y) for s in chart.series]
     body += [_ends(labels, x, y)]
     return (
-        f'<svg class="plot" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-labelledby="{name}-t {name}-d">'
-        f'<title id="{name}-t">{escape(chart.title)} over {escape(chart.across)}</title>'
-        f'<desc id="{name}-d">{escape(_summary(chart))}</desc>{"".join(body)}</svg>'
+        f'<svg class="plot" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-labelledby="{name}-t'
+        f' {name}-d"><title id="{name}-t">{escape(chart.title)} over'
+        f" {escape(chart.across)}</title><desc"
+        f' id="{name}-d">{escape(_summary(chart))}</desc>{"".join(body)}</svg>'
     )
 
 
@@ -203,7 +246,9 @@ def _last(series: Series) -> Point | None:
 
 
 def _tick(value: float, step: float, as_percent: bool) -> str:
-    """A tick with the decimals that tell it from its neighbours, and no more than the axis needs."""
+    """A tick with the decimals that tell it from its neighbours, and no more than the
+    axis needs.
+    """
     if as_percent:
         value, step = value * 100, step * 100
     value = round(value / step) * step  # 0.30000000000000004
@@ -220,20 +265,32 @@ def grid(chart: Chart, x: Axis, y: Axis) -> str:
     for v in y.ticks:
         at = f"{y.at(v):.1f}"
         text = number(v) if y.log else _tick(v, y.ticks[1] - y.ticks[0], chart.percent)
-        parts.append(f'<path class="grid" d="M{LEFT},{at}H{right}"/><text class="y" x="{LEFT - 7}" y="{at}">{text}</text>')
+        parts.append(
+            f'<path class="grid" d="M{LEFT},{at}H{right}"/><text class="y" x="{LEFT - 7}"'
+            f' y="{at}">{text}</text>'
+        )
     floor = HEIGHT - BOTTOM
     step = x.ticks[1] - x.ticks[0] if len(x.ticks) > 1 else 1.0
     for v in x.ticks:
         at = f"{x.at(v):.1f}"
         text = _tick(v, step, False)
-        parts.append(f'<path class="axis" d="M{at},{floor}v4"/><text class="x" x="{at}" y="{floor + 17}">{text}</text>')
+        parts.append(
+            f'<path class="axis" d="M{at},{floor}v4"/><text class="x" x="{at}"'
+            f' y="{floor + 17}">{text}</text>'
+        )
     parts.append(f'<path class="axis" d="M{LEFT},{TOP}V{floor}H{right}"/>')
-    parts.append(f'<text class="x name" x="{(LEFT + x.end) / 2:.1f}" y="{HEIGHT - 5}">{escape(chart.across)}</text>')
+    parts.append(
+        f'<text class="x name" x="{(LEFT + x.end) / 2:.1f}"'
+        f' y="{HEIGHT - 5}">{escape(chart.across)}</text>'
+    )
     return "".join(parts)
 
 
 def _mark(x: Axis, y: Axis, at: float, what: str) -> str:
-    return f'<path class="mark" d="M{x.at(at):.1f},{y.end}V{y.start}"><title>{escape(what)}</title></path>'
+    return (
+        '<path class="mark"'
+        f' d="M{x.at(at):.1f},{y.end}V{y.start}"><title>{escape(what)}</title></path>'
+    )
 
 
 def _line(chart: Chart, series: Series, x: Axis, y: Axis) -> str:
@@ -241,11 +298,19 @@ def _line(chart: Chart, series: Series, x: Axis, y: Axis) -> str:
     dense = " dense" if len(kept) < len(series.points) else ""
     parts = [f'<path class="line{dense}" d="{path(kept, x, y)}"/>']
     for step, value in kept:
-        said = f"<title>{escape(series.name)}, {escape(chart.unit)} {step:,.0f}: {chart.text(value)}</title>"
+        said = (
+            f"<title>{escape(series.name)}, {escape(chart.unit)} {step:,.0f}:"
+            f" {chart.text(value)}</title>"
+        )
         if finite(value) is None:
-            parts.append(f'<path class="odd" d="M{x.at(step) - 3:.1f},{y.end - 3}l6,6m0,-6l-6,6">{said}</path>')
+            parts.append(
+                '<path class="odd"'
+                f' d="M{x.at(step) - 3:.1f},{y.end - 3}l6,6m0,-6l-6,6">{said}</path>'
+            )
         elif len(series.points) <= MOST_DOTS:
-            parts.append(f'<circle cx="{x.at(step):.1f}" cy="{y.at(value):.1f}" r="2.6">{said}</circle>')
+            parts.append(
+                f'<circle cx="{x.at(step):.1f}" cy="{y.at(value):.1f}" r="2.6">{said}</circle>'
+            )
     return f'<g class="{series.style}">{"".join(parts)}</g>'
 
 
@@ -257,7 +322,9 @@ def _ends(labels: list[tuple[Series, Point, str]], x: Axis, y: Axis) -> str:
     for below, (s, (_, value), text) in zip(range(len(order) - 1, -1, -1), order, strict=True):
         # Down from the label above, but leaving room for those below.
         above = min(max(y.at(value), above + LABEL_GAP), y.start - below * LABEL_GAP)
-        parts.append(f'<text class="end {s.style}" x="{x.end + 9:.1f}" y="{above:.1f}">{escape(text)}</text>')
+        parts.append(
+            f'<text class="end {s.style}" x="{x.end + 9:.1f}" y="{above:.1f}">{escape(text)}</text>'
+        )
     return "".join(parts)
 
 

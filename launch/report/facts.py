@@ -1,4 +1,7 @@
-"""What the report knows of a run: its files, read so that none of them has to exist. Imports trainer.config, no launch."""
+"""What the report knows of a run: its files, read so that none of them has to exist.
+
+Imports trainer.config, no launch.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,9 @@ class AttemptFacts:
         return [v for row in self.timing if (v := finite(row.get(key))) is not None]
 
     def lasted_s(self) -> tuple[float | None, bool]:
-        """Seconds from start to end, and whether that is all: without an end, it is what the last timing row says."""
+        """Seconds from start to end, and whether that is all: without an end, it is what the last
+        timing row says.
+        """
         started, ended = finite(self.record.get("started")), finite(self.record.get("ended"))
         if started is not None and ended is not None and ended >= started:
             return ended - started, True
@@ -48,7 +53,8 @@ class Facts:
     config: Row
     code: Row
     job_text: str
-    figures: dict[str, Any]  # file name -> its content, of those that are there; None where it is not JSON
+    # file name -> its content, of those that are there; None where it is not JSON
+    figures: dict[str, Any]
     read_at: float
 
     @property
@@ -59,9 +65,11 @@ class Facts:
         return as_row(self.config.get(key))
 
     def last_eval(self) -> Row:
-        """The newest row of the test set that has an accuracy; of numbers, which have none, that has a loss.
+        """The newest row of the test set that has an accuracy; of numbers, which have none, that
+        has a loss.
 
-        A null counts: it says that the newest evaluation was not finite, and an older one is not its result.
+        A null counts: it says that the newest evaluation was not finite, and an older one is not
+        its result.
         """
         tests = [r for r in reversed(self.evals) if r.get("split") == "test"]
         for key in ("accuracy", "loss"):
@@ -77,18 +85,25 @@ class Facts:
 
     def newest(self, key: str) -> Any:
         """The value of the newest attempt record that has one."""
-        return next((a.record[key] for a in reversed(self.attempts) if a.record.get(key) is not None), None)
+        return next(
+            (a.record[key] for a in reversed(self.attempts) if a.record.get(key) is not None), None
+        )
 
     def global_step(self) -> float | None:
         """The outcome's word, else the last row's."""
         said = finite(self.outcome.get("global_step"))
-        return said if said is not None else max((float(r["global_step"]) for r in self.train + self.evals), default=None)
+        return (
+            said
+            if said is not None
+            else max((float(r["global_step"]) for r in self.train + self.evals), default=None)
+        )
 
     def continues(self) -> list[tuple[float, str]]:
         """Where each attempt but the first took over: (global_step, attempt id).
 
-        No file says this step. It is at most the step that the attempt before reported last, and less than the
-        first one that this attempt timed; an attempt that was killed leaves only the second.
+        No file says this step. It is at most the step that the attempt before reported last, and
+        less than the first one that this attempt timed; an attempt that was killed leaves only the
+        second.
         """
         marks = []
         for before, this in pairwise(self.attempts):
@@ -109,7 +124,11 @@ def read(run: RunDir) -> Facts:
     outcome = _outcome(run, attempts)
     if attempts:
         attempts[-1] = replace(attempts[-1], outcome=outcome)
-    rows = [r for r in read_jsonl(run.metrics) if isinstance(r, dict) and finite(r.get("global_step")) is not None]
+    rows = [
+        r
+        for r in read_jsonl(run.metrics)
+        if isinstance(r, dict) and finite(r.get("global_step")) is not None
+    ]
     return Facts(
         path=run.path,
         run_id=run.run_id,
@@ -128,16 +147,28 @@ def read(run: RunDir) -> Facts:
 
 def _figures(run: RunDir) -> list[Path]:
     evaluations = [run.evaluation("val"), run.evaluation("test")]
-    return [*evaluations, run.samples, run.augmentations, run.predictions, run.misclassified, run.masks]
+    return [
+        *evaluations,
+        run.samples,
+        run.augmentations,
+        run.predictions,
+        run.misclassified,
+        run.masks,
+    ]
 
 
 def _attempt(attempt: Attempt, timing: list[Row]) -> AttemptFacts:
     mine = [row for row in timing if row.get("attempt") == attempt.id]
-    return AttemptFacts(attempt.id, as_row(read_json(attempt.record)), as_row(read_json(attempt.outcome)), mine)
+    return AttemptFacts(
+        attempt.id, as_row(read_json(attempt.record)), as_row(read_json(attempt.outcome)), mine
+    )
 
 
 def _outcome(run: RunDir, attempts: list[AttemptFacts]) -> Row:
-    """The newest attempt's. The run's own copy counts only if it is of that attempt: an older one is not this end."""
+    """The newest attempt's.
+
+    The run's own copy counts only if it is of that attempt: an older one is not this end.
+    """
     copy = as_row(read_json(run.outcome))
     if not attempts or copy.get("attempt") == attempts[-1].id:
         return copy

@@ -1,4 +1,7 @@
-"""Values as HTML: escaped text, tables, sections; knows nothing of runs. Imports only the standard library."""
+"""Values as HTML: escaped text, tables, sections; knows nothing of runs.
+
+Imports only the standard library.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,10 @@ from launch.report.words import NONE
 
 
 class Html(str):
-    """Text that is HTML already. Every other string is escaped where it enters the page (`text`)."""
+    """Text that is HTML already.
+
+    Every other string is escaped where it enters the page (`text`).
+    """
 
 
 def text(value: Any) -> Html:
@@ -23,8 +29,12 @@ def text(value: Any) -> Html:
     return Html(escape(value if isinstance(value, str) else str(value)))
 
 
-def table(heads: list[tuple[str, str]], rows: Iterable[list[Any]], name: str, best: int | None = None) -> Html:
-    """A table that scrolls sideways where it is too wide. `heads`: (heading, CSS class of its column); best: the row to mark.
+def table(
+    heads: list[tuple[str, str]], rows: Iterable[list[Any]], name: str, best: int | None = None
+) -> Html:
+    """A table that scrolls sideways where it is too wide.
+
+    `heads`: (heading, CSS class of its column); best: the row to mark.
 
     A row of one cell is the heading of those below it.
     """
@@ -32,10 +42,18 @@ def table(heads: list[tuple[str, str]], rows: Iterable[list[Any]], name: str, be
     body = []
     for i, (first, *rest) in enumerate(rows):
         if not rest:
-            body.append(f'<tr class="group"><th scope="rowgroup" colspan="{len(heads)}">{text(first)}</th></tr>')
+            body.append(
+                '<tr class="group"><th scope="rowgroup"'
+                f' colspan="{len(heads)}">{text(first)}</th></tr>'
+            )
             continue
-        cells = "".join(f'<td class="{s}">{text(v)}</td>' for v, (_, s) in zip(rest, heads[1:], strict=True))
-        body.append(f'<tr{" class=best" if i == best else ""}><th scope="row" class="{heads[0][1]}">{text(first)}</th>{cells}</tr>')
+        cells = "".join(
+            f'<td class="{s}">{text(v)}</td>' for v, (_, s) in zip(rest, heads[1:], strict=True)
+        )
+        body.append(
+            f'<tr{" class=best" if i == best else ""}><th scope="row"'
+            f' class="{heads[0][1]}">{text(first)}</th>{cells}</tr>'
+        )
     return Html(
         f'<div class="scroll" role="region" aria-label="{escape(name)}" tabindex="0"><table>'
         f"<thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
@@ -51,7 +69,9 @@ def fact_table(rows: Iterable[tuple[str, Any]]) -> Html:
 
 
 def flat(value: Any, name: str = "") -> list[tuple[str, str]]:
-    """Nested maps as (dotted name, value); what is no map, as JSON, but words without their quotes."""
+    """Nested maps as (dotted name, value); what is no map, as JSON, but words without
+    their quotes.
+    """
     if isinstance(value, dict) and value:
         return [row for k, v in value.items() for row in flat(v, f"{name}.{k}" if name else str(k))]
     return [(name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))]

@@ -1,4 +1,5 @@
-"""Pictures on the page: what the model is given, what it takes test pictures for, and its most confident mistakes.
+"""Pictures on the page: what the model is given, what it takes test pictures for, and its most
+confident mistakes.
 
 Imports only the standard library.
 """
@@ -36,11 +37,16 @@ class Png:
         style = ' class="pixels"' if max(self.width, self.height) <= SIDE else ""
         uri = base64.b64encode(self.data).decode()
         width, height = side or self.width, side or self.height
-        return f'<img{style} src="data:image/png;base64,{uri}" width="{width}" height="{height}" alt="{escape(alt)}">'
+        return (
+            f'<img{style} src="data:image/png;base64,{uri}" width="{width}" height="{height}"'
+            f' alt="{escape(alt)}">'
+        )
 
 
 def png(value: Any) -> Png | None:
-    """The picture in a file's base64, None where it is none, or none of a size that a report can carry."""
+    """The picture in a file's base64, None where it is none, or none of a size that a report can
+    carry.
+    """
     if not isinstance(value, str) or len(value) > MOST_BYTES * 4 // 3:
         return None
     try:
@@ -50,14 +56,22 @@ def png(value: Any) -> Png | None:
     if not data.startswith(SIGNATURE) or data[12:16] != b"IHDR" or len(data) < 24:
         return None
     width, height = struct.unpack(">II", data[16:24])
-    return Png(data, width, height) if min(width, height) > 0 and max(width, height) <= MOST_PIXELS else None
+    return (
+        Png(data, width, height)
+        if min(width, height) > 0 and max(width, height) <= MOST_PIXELS
+        else None
+    )
 
 
 def pictures(run: Facts) -> str:
     """All files' pictures; empty where the run left none."""
     files = [
         ("samples.json", "Train pictures, as the model is given them", _sample),
-        ("predictions.json", "Truth and prediction: the first pictures, and some from all over", _predicted),
+        (
+            "predictions.json",
+            "Truth and prediction: the first pictures, and some from all over",
+            _predicted,
+        ),
         ("misclassified.json", "The most confident mistakes", _predicted),
     ]
     parts = []
@@ -71,7 +85,10 @@ def pictures(run: Facts) -> str:
             continue
         figures = [drawn(as_row(p)) for p in listed[:MOST_PICTURES]]
         if bad := figures.count(""):
-            parts.append(f'<p class="note">{plural(bad, "picture")} of figures/{file} cannot be shown: left out.</p>')
+            parts.append(
+                f'<p class="note">{plural(bad, "picture")} of figures/{file} cannot be shown: left'
+                " out.</p>"
+            )
         if any(figures):
             shown = f'<div class="pictures">{"".join(figures)}</div>'
             parts.append(f'<div class="gallery"><h3>{title}</h3>{place(content)}{shown}</div>')
@@ -85,11 +102,24 @@ def _augmentations(content: Row) -> list[str]:
     shown = []
     for row in map(as_row, rows[:MOST_PICTURES] if isinstance(rows, list) else []):
         name, drawn = row.get("name"), row.get("pngs")
-        found = [picture for one in (drawn[:MOST_PICTURES] if isinstance(drawn, list) else []) if (picture := png(one))]
+        found = [
+            picture
+            for one in (drawn[:MOST_PICTURES] if isinstance(drawn, list) else [])
+            if (picture := png(one))
+        ]
         if isinstance(name, str) and found:
-            figures = "".join(_figure(picture.img(f"One train picture after {name}"), Html("")) for picture in found)
-            shown.append(f'<p class="note under">{text(name)}</p><div class="pictures">{figures}</div>')
-    return [f'<div class="gallery"><h3>One train picture, augmented</h3>{"".join(shown)}</div>'] if shown else []
+            figures = "".join(
+                _figure(picture.img(f"One train picture after {name}"), Html(""))
+                for picture in found
+            )
+            shown.append(
+                f'<p class="note under">{text(name)}</p><div class="pictures">{figures}</div>'
+            )
+    return (
+        [f'<div class="gallery"><h3>One train picture, augmented</h3>{"".join(shown)}</div>']
+        if shown
+        else []
+    )
 
 
 def place(content: Row) -> str:
@@ -97,7 +127,11 @@ def place(content: Row) -> str:
     step, split = finite(content.get("global_step")), content.get("split")
     said = [SPLITS.get(split, split)] if isinstance(split, str) else []
     said += [f"step {step:,.0f}"] if step is not None else []
-    return f'<p class="note under">{text(", ".join(said))}; #: the number of the sample.</p>' if said else ""
+    return (
+        f'<p class="note under">{text(", ".join(said))}; #: the number of the sample.</p>'
+        if said
+        else ""
+    )
 
 
 def _sample(row: Row) -> str:
@@ -116,10 +150,15 @@ def _predicted(row: Row) -> str:
     sample = finite(row.get("sample"))
     said = [percent(sure, 1)] if sure is not None and 0 <= sure <= 1 else []
     said += [f"#{sample:.0f}"] if sample is not None and 0 <= sample < 1e12 else []
-    verdict, alt = f"<span>taken for <b>{text(predicted)}</b></span>", f"{truth}, taken for {predicted}"
+    verdict, alt = (
+        f"<span>taken for <b>{text(predicted)}</b></span>",
+        f"{truth}, taken for {predicted}",
+    )
     if predicted == truth:
         verdict, alt = '<span class="state good">✓ right</span>', f"{truth}, right"
-    return _figure(picture.img(alt), Html(f"<b>{text(truth)}</b>{verdict}<span>{' · '.join(said)}</span>"))
+    return _figure(
+        picture.img(alt), Html(f"<b>{text(truth)}</b>{verdict}<span>{' · '.join(said)}</span>")
+    )
 
 
 def _figure(img: str, caption: Html) -> str:

@@ -1,4 +1,5 @@
-"""What the report and `batchyard status` know of a sweep: its points, the best one and what it was chosen by, means over seeds.
+"""What the report and `batchyard status` know of a sweep: its points, the best one and what it was
+chosen by, means over seeds.
 
 Imports the standard library, trainer.config and launch.records only.
 """
@@ -27,8 +28,9 @@ SEED = "train.seed"
 
 @dataclass(frozen=True)
 class Point:
-    """A point and its run. error: why the newest submit could not run it to an outcome of its own. unreadable: which of its
-    files is bad, and why, where its state cannot be known."""
+    """A point and its run. error: why the newest submit could not run it to an outcome of its own.
+    unreadable: which of its files is bad, and why, where its state cannot be known.
+    """
 
     axes: Row
     run: Facts
@@ -37,7 +39,9 @@ class Point:
 
     @property
     def state(self) -> str:
-        """completed, stopped, pruned, failed, running, not started, no outcome (an attempt that left no word), unreadable."""
+        """completed, stopped, pruned, failed, running, not started, no outcome (an attempt that
+        left no word), unreadable.
+        """
         if self.unreadable:
             return "unreadable"
         if self.run.running:
@@ -56,13 +60,17 @@ class Point:
 
     @property
     def losses(self) -> list[float | None]:
-        """Of the newest evaluation of the train rows, which tables alone have, and of the test set."""
+        """Of the newest evaluation of the train rows, which tables alone have, and of
+        the test set.
+        """
         evals = {str(row.get("split")): finite(row.get("loss")) for row in self.run.evals}
         return [evals.get("train"), evals.get("test")]
 
     @property
     def best(self) -> Row:
-        """The best evaluation of the validation split: {split, metric, value, global_step, test_accuracy}; empty without one."""
+        """The best evaluation of the validation split: {split, metric, value, global_step,
+        test_accuracy}; empty without one.
+        """
         found = as_row(as_row(self.run.outcome.get("extra")).get("best"))
         return found if finite(found.get("value")) is not None else {}
 
@@ -90,7 +98,10 @@ class Point:
             return "failed without a word; it continues from its last checkpoint"
         if self.state != "failed":
             return None
-        cause, hint = self.run.outcome.get("cause") or "no cause is known", self.run.outcome.get("hint")
+        cause, hint = (
+            self.run.outcome.get("cause") or "no cause is known",
+            self.run.outcome.get("hint"),
+        )
         return f"failed: {cause}" + (f"; to try: {hint}" if hint else "")
 
     def value(self, axis: str) -> str:
@@ -99,7 +110,9 @@ class Point:
 
 @dataclass(frozen=True)
 class Sweep:
-    """A sweep as its files tell it at one moment. unwanted: run_ids of earlier submits that the newest no longer asks for."""
+    """A sweep as its files tell it at one moment. unwanted: run_ids of earlier submits that the
+    newest no longer asks for.
+    """
 
     path: Path
     sweep_id: str
@@ -112,7 +125,9 @@ class Sweep:
 
     def of_numbers(self) -> bool:
         """Whether the points learn numbers: they have losses and no accuracy."""
-        return all(p.test_accuracy is None for p in self.points) and any(p.losses[1] is not None for p in self.points)
+        return all(p.test_accuracy is None for p in self.points) and any(
+            p.losses[1] is not None for p in self.points
+        )
 
     def axes(self) -> list[str]:
         return list(dict.fromkeys(axis for point in self.points for axis in point.axes))
@@ -123,12 +138,23 @@ class Sweep:
     def label(self, axes: Row) -> str:
         """lr 0.1, seed 0"""
         names = self.names()
-        return ", ".join(f"{names.get(axis, axis)} {axis_value(value)}" for axis, value in axes.items())
+        return ", ".join(
+            f"{names.get(axis, axis)} {axis_value(value)}" for axis, value in axes.items()
+        )
 
     def count(self) -> dict[str, int]:
         """How many points are in each state, those that there are."""
         states = [p.state for p in self.points]
-        order = ("completed", "pruned", "running", "stopped", "failed", "no outcome", "unreadable", "not started")
+        order = (
+            "completed",
+            "pruned",
+            "running",
+            "stopped",
+            "failed",
+            "no outcome",
+            "unreadable",
+            "not started",
+        )
         return {state: states.count(state) for state in order if state in states}
 
 
@@ -142,13 +168,19 @@ def failures(points: list[Point]) -> dict[str, list[Point]]:
 
 
 def read(sweep: SweepDir, clock: Clock | None = None) -> Sweep:
-    """The points of the newest submit, from whatever of their runs is there. clock: for the ages of other machines' locks; this
-    machine's, for commands that write nothing. Raises Unreadable where the sweep's record is bad."""
+    """The points of the newest submit, from whatever of their runs is there. clock: for the ages of
+    other machines' locks; this machine's, for commands that write nothing. Raises Unreadable where
+    the sweep's record is bad.
+    """
     record = records.read(sweep.record, records.SWEEP) or {}
     submits = list(record.get("submits") or [])
     newest = submits[-1]["points"] if submits else []
     wanted = {json.dumps(p["axes"], sort_keys=True) for p in newest}
-    earlier = {json.dumps(p["axes"], sort_keys=True): (p["axes"], p["run_id"]) for s in submits for p in s["points"]}
+    earlier = {
+        json.dumps(p["axes"], sort_keys=True): (p["axes"], p["run_id"])
+        for s in submits
+        for p in s["points"]
+    }
     return Sweep(
         path=sweep.path,
         sweep_id=sweep.sweep_id,
@@ -171,7 +203,9 @@ def _point(sweep: SweepDir, recorded: Row, clock: Clock | None) -> Point:
 
 
 def _bad_file(run: RunDir) -> str | None:
-    """Which file of a run that seems to have left no word is bad, and why; None: it has left none."""
+    """Which file of a run that seems to have left no word is bad, and why; None: it has
+    left none.
+    """
     try:
         records.check_files(run)
     except Unreadable as error:
@@ -181,7 +215,9 @@ def _bad_file(run: RunDir) -> str | None:
 
 @dataclass(frozen=True)
 class Best:
-    """The best completed point. by: what it was chosen by; equal: how many others have the same value."""
+    """The best completed point. by: what it was chosen by; equal: how many others have the same
+    value.
+    """
 
     point: Point
     by: str
@@ -190,24 +226,35 @@ class Best:
     by_validation: bool
     equal: int
 
-
     @property
     def told(self) -> str:
         """What it was chosen by, in a sentence's end."""
-        others = f" ({self.equal} more {'is' if self.equal == 1 else 'are'} as good: the first of them)" if self.equal else ""
+        others = (
+            f" ({self.equal} more {'is' if self.equal == 1 else 'are'} as good: the first of them)"
+            if self.equal
+            else ""
+        )
         if self.by_validation:
-            there = f"; its test accuracy there is {percent(self.test_accuracy)}" if self.test_accuracy is not None else ""
+            there = (
+                f"; its test accuracy there is {percent(self.test_accuracy)}"
+                if self.test_accuracy is not None
+                else ""
+            )
             return f"chosen by the {self.by}, {self.value}{others}{there}"
         return (
-            f"chosen by the {self.by}, {self.value}{others}. This is a choice on the test set, so the figure is too good for new "
-            "pictures; train.data.validation holds out a part to choose by"
+            f"chosen by the {self.by}, {self.value}{others}. This is a choice on the test set, so"
+            " the figure is too good for new pictures; train.data.validation holds out a part to"
+            " choose by"
         )
 
 
 def best(points: list[Point]) -> Best | None:
-    """By the validation split where every completed point has one, else by the last test accuracy. None: none is completed.
+    """By the validation split where every completed point has one, else by the last test accuracy.
 
-    A point whose validations were all not finite is not the best one, and leads to no choice on the test set.
+    None: none is completed.
+
+    A point whose validations were all not finite is not the best one, and leads to no choice on the
+    test set.
     """
     completed = [p for p in points if p.state == "completed"]
     done = [p for p in completed if p.best or not p.was_validated]
@@ -226,12 +273,21 @@ def best(points: list[Point]) -> Best | None:
     if metric is None:
         return Best(point, "last test accuracy", percent(top), point.test_accuracy, False, equal)
     value = number(-top, 4) if metric == "loss" else percent(top)
-    return Best(point, f"best validation {metric}", value, finite(point.best.get("test_accuracy")), True, equal)
+    return Best(
+        point,
+        f"best validation {metric}",
+        value,
+        finite(point.best.get("test_accuracy")),
+        True,
+        equal,
+    )
 
 
 @dataclass(frozen=True)
 class Group:
-    """The completed points that differ in their seed alone. figures: of each, mean and standard deviation (None: of one value)."""
+    """The completed points that differ in their seed alone. figures: of each, mean and standard
+    deviation (None: of one value).
+    """
 
     axes: Row
     seeds: int
@@ -240,19 +296,27 @@ class Group:
 
 
 def over_seeds(points: list[Point]) -> list[Group]:
-    """One group for each combination of the other axes, in the points' order; empty where the seed is no axis."""
+    """One group for each combination of the other axes, in the points' order; empty where the seed
+    is no axis.
+    """
     groups: dict[str, list[Point]] = {}
     for point in points:
         if SEED in point.axes:
-            groups.setdefault(json.dumps(_without_seed(point.axes), sort_keys=True), []).append(point)
+            groups.setdefault(json.dumps(_without_seed(point.axes), sort_keys=True), []).append(
+                point
+            )
     found = []
     for members in groups.values():
         done = [p for p in members if p.state == "completed"]
         tests = [p.test_accuracy for p in done if p.test_accuracy is not None]
-        found.append(Group(
-            _without_seed(members[0].axes), len(done), _spread(tests),
-            _spread([p.best["value"] for p in done if p.best]),
-        ))  # fmt: skip
+        found.append(
+            Group(
+                _without_seed(members[0].axes),
+                len(done),
+                _spread(tests),
+                _spread([p.best["value"] for p in done if p.best]),
+            )
+        )
     return found if any(len(members) > 1 for members in groups.values()) else []
 
 
@@ -271,7 +335,11 @@ def spread(figures: tuple[float, float | None] | None, *, in_percent: bool = Tru
     if figures is None:
         return NONE
     middle, deviation = figures
-    texts = [f"{100 * v:.2f}" if in_percent else number(v, 4) for v in (middle, deviation) if v is not None]
+    texts = [
+        f"{100 * v:.2f}" if in_percent else number(v, 4)
+        for v in (middle, deviation)
+        if v is not None
+    ]
     return " ± ".join(texts) + (" %" if in_percent else "")
 
 
@@ -299,7 +367,11 @@ def short_names(axes: Iterable[str]) -> dict[str, str]:
     for axis in every:
         parts = axis.split(".")
         endings = (".".join(parts[-n:]) for n in range(1, len(parts) + 1))
-        names[axis] = next(e for e in endings if e == axis or not any(f".{o}".endswith(f".{e}") for o in every if o != axis))
+        names[axis] = next(
+            e
+            for e in endings
+            if e == axis or not any(f".{o}".endswith(f".{e}") for o in every if o != axis)
+        )
     return names
 
 
@@ -310,7 +382,10 @@ def told(axes: Row) -> str:
         value = axes[axis]
         if isinstance(value, dict):
             of_value = {key: v for key, v in value.items() if key != "name"}
-            parts += [f"{name} {value.get('name', '')}".rstrip(), *(f"{key} {axis_value(v)}" for key, v in of_value.items())]
+            parts += [
+                f"{name} {value.get('name', '')}".rstrip(),
+                *(f"{key} {axis_value(v)}" for key, v in of_value.items()),
+            ]
         else:
             parts.append(f"{name} {axis_value(value)}")
     return ", ".join(parts)

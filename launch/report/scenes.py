@@ -1,4 +1,5 @@
-"""Test pictures with their masks on the page: picture, truth, prediction, and what each colour means.
+"""Test pictures with their masks on the page: picture, truth, prediction, and what each colour
+means.
 
 Imports only the standard library.
 """
@@ -27,8 +28,13 @@ def scenes(run: Facts) -> str:
     drawn = [_scene(as_row(scene)) for scene in listed[:MOST_SCENES]]
     parts = [place(content), _colours(content.get("classes"))]
     if bad := drawn.count(""):
-        parts.append(f'<p class="note">{plural(bad, "scene")} of figures/masks.json cannot be shown: left out.</p>')
-    return section("Masks", *parts, f'<div class="scenes">{"".join(drawn)}</div>' if any(drawn) else "")
+        parts.append(
+            f'<p class="note">{plural(bad, "scene")} of figures/masks.json cannot be shown: left'
+            " out.</p>"
+        )
+    return section(
+        "Masks", *parts, f'<div class="scenes">{"".join(drawn)}</div>' if any(drawn) else ""
+    )
 
 
 def _scene(row: Row) -> str:
@@ -37,12 +43,16 @@ def _scene(row: Row) -> str:
         return ""
     sample, share = finite(row.get("sample")), finite(row.get("accuracy"))
     number = f"#{sample:.0f}" if sample is not None and 0 <= sample < 1e12 else ""
-    right = f"{percent(share, 1)} of its pixels right" if share is not None and 0 <= share <= 1 else ""
+    right = (
+        f"{percent(share, 1)} of its pixels right" if share is not None and 0 <= share <= 1 else ""
+    )
     said = " · ".join(word for word in (number, right) if word)
+    beside = f"<span>{text(said)}</span>" if said else ""
     figures = "".join(
         f"<figure>{picture.img(f'{name} {number}'.strip(), side=None)}<figcaption><b>{name}</b>"
-        f"{f'<span>{text(said)}</span>' if key == 'predicted' and said else ''}</figcaption></figure>"
-        for (key, name), picture in zip(KINDS, made, strict=True) if picture
+        f"{beside if key == 'predicted' else ''}</figcaption></figure>"
+        for (key, name), picture in zip(KINDS, made, strict=True)
+        if picture
     )
     return f'<div class="pictures scene">{figures}</div>'
 
@@ -55,5 +65,8 @@ def _colours(classes: Any) -> str:
         if not isinstance(name, str) or not isinstance(colour, list) or len(colour) != 3:
             continue
         if all(type(c) is int and 0 <= c <= 255 for c in colour):
-            items.append(f'<li><span class="swatch" style="background:rgb({",".join(map(str, colour))})"></span>{text(name)}</li>')
+            items.append(
+                '<li><span class="swatch"'
+                f' style="background:rgb({",".join(map(str, colour))})"></span>{text(name)}</li>'
+            )
     return f'<ul class="legend colours">{"".join(items)}</ul>' if items else ""

@@ -1,4 +1,5 @@
-"""The page of a sweep: its points, their curves together, the best one and what it was chosen by, means over seeds.
+"""The page of a sweep: its points, their curves together, the best one and what it was chosen by,
+means over seeds.
 
 Imports the standard library and trainer.config only.
 """
@@ -27,8 +28,16 @@ def render(sweep: Sweep) -> Html:
     """The whole page."""
     best = points.best(sweep.points)
     title = text(f"{sweep.job} · {sweep.sweep_id}")
-    sections = [_best(sweep, best), _points(sweep, best), _seeds(sweep, best), _curves(sweep, best), _sweep(sweep)]
-    return page.document(title, _header(sweep, best), [s for s in sections if s], sweep.path, sweep.read_at)
+    sections = [
+        _best(sweep, best),
+        _points(sweep, best),
+        _seeds(sweep, best),
+        _curves(sweep, best),
+        _sweep(sweep),
+    ]
+    return page.document(
+        title, _header(sweep, best), [s for s in sections if s], sweep.path, sweep.read_at
+    )
 
 
 def _header(sweep: Sweep, best: Best | None) -> str:
@@ -39,13 +48,14 @@ def _header(sweep: Sweep, best: Best | None) -> str:
         result = f'<p class="result"><b>{percent(best.test_accuracy)}</b> {said}</p>'
     tone, sentence = _state(sweep)
     told = "".join(
-        f"<dt>{words.plural(len(whose), 'point')}</dt><dd>{text(why)}<span class=\"soft\">{text(_some(sweep, whose))}</span></dd>"
+        f"<dt>{words.plural(len(whose), 'point')}</dt><dd>{text(why)}<span"
+        f' class="soft">{text(_some(sweep, whose))}</span></dd>'
         for why, whose in points.failures(sweep.points).items()
     )
     return (
-        f'<header><div><p class="kicker">Batchyard sweep</p><h1>{text(sweep.job)}</h1>'
-        f'<p class="id">{text(sweep.sweep_id)}</p></div>{result}</header>'
-        f'<div class="end-of-run {tone}"><p>{sentence}</p>{f"<dl>{told}</dl>" if told else ""}</div>'
+        f'<header><div><p class="kicker">Batchyard sweep</p><h1>{text(sweep.job)}</h1><p'
+        f' class="id">{text(sweep.sweep_id)}</p></div>{result}</header><div class="end-of-run'
+        f' {tone}"><p>{sentence}</p>{f"<dl>{told}</dl>" if told else ""}</div>'
     )
 
 
@@ -65,14 +75,22 @@ def _state(sweep: Sweep) -> tuple[str, Html]:
     elif count.get("running"):
         tone, sign = page.STATES["running"]
     else:
-        tone, sign = page.STATES["completed" if done + count.get("pruned", 0) == whole else "stopped"]
+        tone, sign = page.STATES[
+            "completed" if done + count.get("pruned", 0) == whole else "stopped"
+        ]
     said = f"{done} of {words.plural(whole, 'point')} completed" + (f", {rest}" if rest else "")
-    return tone, Html(f'<span class="state"><span aria-hidden="true">{sign}</span> {text(said)}</span>')
+    return tone, Html(
+        f'<span class="state"><span aria-hidden="true">{sign}</span> {text(said)}</span>'
+    )
 
 
 def _best(sweep: Sweep, best: Best | None) -> Html:
     if best is None:
-        why = "There is no validation split to choose by." if sweep.of_numbers() else "No point is completed yet."
+        why = (
+            "There is no validation split to choose by."
+            if sweep.of_numbers()
+            else "No point is completed yet."
+        )
         return section("The best point", f'<p class="soft">{why}</p>')
     return section(
         "The best point",
@@ -93,24 +111,52 @@ def _points(sweep: Sweep, best: Best | None) -> Html:
     names = sweep.names()
     with_validation = any(p.best for p in sweep.points)
     heads = [(name, "figure") for name in names.values()]
-    of_numbers, learnt = sweep.of_numbers(), list(dict.fromkeys(name for p in sweep.points for name in _learnt(p)))
-    measured = ("Last train loss", "Last test loss", *learnt) if of_numbers else ("Last test accuracy",)
-    heads += [(name, "figure") for name in (*measured, *(["Validation"] if with_validation else []))]
+    of_numbers, learnt = (
+        sweep.of_numbers(),
+        list(dict.fromkeys(name for p in sweep.points for name in _learnt(p))),
+    )
+    measured = (
+        ("Last train loss", "Last test loss", *learnt) if of_numbers else ("Last test accuracy",)
+    )
+    heads += [
+        (name, "figure") for name in (*measured, *(["Validation"] if with_validation else []))
+    ]
     heads += [("State", "short"), ("Steps", "figure"), ("Wall time", "figure"), ("Run", "short")]
     rows = []
     for p in _best_first(sweep, best):
         tone, sign = page.STATES.get(p.state, ("info", "○"))
         verdict = words.VERDICTS.get(str(p.run.outcome.get("verdict")), ("", ""))[0]
-        said = p.state.capitalize() + (f": {verdict}" if verdict and p.state not in ("running", "completed", "pruned") else "")
-        state = Html(f'<span class="state {tone}"><span aria-hidden="true">{sign}</span> {text(said)}</span>')
+        said = p.state.capitalize() + (
+            f": {verdict}" if verdict and p.state not in ("running", "completed", "pruned") else ""
+        )
+        state = Html(
+            f'<span class="state {tone}"><span aria-hidden="true">{sign}</span> {text(said)}</span>'
+        )
         validation = [points.validation(p) or NONE] if with_validation else []
-        rows.append([
-            *(p.value(axis) for axis in names), *_measured(p, of_numbers, learnt), *validation, state,
-            shown(p.run.global_step(), "{:,.0f}".format), shown(p.lasted_s, words.seconds), _link(sweep, p),
-        ])  # fmt: skip
-    notes = ["The best first. Links lead to the points' own pages where the run directories lie beside this one's."]
-    told = [(name, note) for p in sweep.points for name, _, note in page.fit(p.run) if name in _learnt(p) and note]
-    notes += [". ".join(dict.fromkeys(f"{name}, {note}" for name, note in told)) + "."] if told else []
+        rows.append(
+            [
+                *(p.value(axis) for axis in names),
+                *_measured(p, of_numbers, learnt),
+                *validation,
+                state,
+                shown(p.run.global_step(), "{:,.0f}".format),
+                shown(p.lasted_s, words.seconds),
+                _link(sweep, p),
+            ]
+        )
+    notes = [
+        "The best first. Links lead to the points' own pages where the run directories lie beside"
+        " this one's."
+    ]
+    told = [
+        (name, note)
+        for p in sweep.points
+        for name, _, note in page.fit(p.run)
+        if name in _learnt(p) and note
+    ]
+    notes += (
+        [". ".join(dict.fromkeys(f"{name}, {note}" for name, note in told)) + "."] if told else []
+    )
     if sweep.unwanted:
         ids = ", ".join(f"{run_id} ({sweep.label(axes)})" for axes, run_id in sweep.unwanted)
         notes.append(f"Of earlier submits, and no longer wanted: {ids}.")
@@ -119,20 +165,31 @@ def _points(sweep: Sweep, best: Best | None) -> Html:
 
 
 def _measured(p: Point, of_numbers: bool, learnt: list[str]) -> list[str]:
-    """The point's figures on the test set; of numbers its losses, on the train rows too, and what it has learnt."""
+    """The point's figures on the test set; of numbers its losses, on the train rows too, and what
+    it has learnt.
+    """
     if of_numbers:
-        return [*(shown(loss, lambda v: number(v, 4)) for loss in p.losses), *(_learnt(p).get(name, NONE) for name in learnt)]
+        return [
+            *(shown(loss, lambda v: number(v, 4)) for loss in p.losses),
+            *(_learnt(p).get(name, NONE) for name in learnt),
+        ]
     return [shown(p.test_accuracy, percent)]
 
 
 def _learnt(p: Point) -> dict[str, str]:
-    """What a linear regression found, but for its losses: w, or its norm where they are many, and b."""
+    """What a linear regression found, but for its losses: w, or its norm where they are many, and
+    b.
+    """
     told = {name: value for name, value, _ in page.fit(p.run)[:3] if value not in (None, NONE)}
-    return {name: value for name, value in told.items() if name != "Norm of w" or "Learnt w" not in told}
+    return {
+        name: value for name, value in told.items() if name != "Norm of w" or "Learnt w" not in told
+    }
 
 
 def _best_first(sweep: Sweep, best: Best | None) -> list[Point]:
-    """Completed points by what the best one was chosen by, then the others as the sweep has them."""
+    """Completed points by what the best one was chosen by, then the others as the sweep
+    has them.
+    """
 
     def rank(p: Point) -> tuple[int, float]:
         if p.state != "completed":
@@ -153,18 +210,27 @@ def _seeds(sweep: Sweep, best: Best | None) -> Html | None:
     names = {axis: name for axis, name in sweep.names().items() if axis != points.SEED}
     with_validation = any(g.validation for g in groups)
     in_percent = all(p.best.get("metric") != "loss" for p in sweep.points)
-    heads = [(name, "figure") for name in names.values()] + [("Seeds", "figure"), ("Last test accuracy", "figure")]
+    heads = [(name, "figure") for name in names.values()] + [
+        ("Seeds", "figure"),
+        ("Last test accuracy", "figure"),
+    ]
     heads += [("Validation", "figure")] if with_validation else []
     rows = [
-        [*(points.axis_value(g.axes[axis]) for axis in names), f"{g.seeds}", points.spread(g.test_accuracy),
-         *([points.spread(g.validation, in_percent=in_percent)] if with_validation else [])]
+        [
+            *(points.axis_value(g.axes[axis]) for axis in names),
+            f"{g.seeds}",
+            points.spread(g.test_accuracy),
+            *([points.spread(g.validation, in_percent=in_percent)] if with_validation else []),
+        ]
         for g in groups
-    ]  # fmt: skip
+    ]
     marked = points.best_group(groups, best)
     note = "Mean ± standard deviation (over n - 1) of the completed points."
     if best and marked is not None:
         note += f" Marked: the best mean of what the best point was chosen by, the {best.by}."
-    return section("Over seeds", table(heads, rows, "Means over seeds", marked), f'<p class="note">{note}</p>')
+    return section(
+        "Over seeds", table(heads, rows, "Means over seeds", marked), f'<p class="note">{note}</p>'
+    )
 
 
 def _curves(sweep: Sweep, best: Best | None) -> Html:
@@ -172,12 +238,19 @@ def _curves(sweep: Sweep, best: Best | None) -> Html:
     plots = []
     of_numbers = [("Test loss", "test", "loss", False)] if sweep.of_numbers() else []
     for title, split, key, is_percent in (
-        *of_numbers, ("Test accuracy", "test", "accuracy", True), ("Validation accuracy", "val", "accuracy", True),
-        ("Validation loss", "val", "loss", False), ("Train loss", "train", "loss", False),
-    ):  # fmt: skip
+        *of_numbers,
+        ("Test accuracy", "test", "accuracy", True),
+        ("Validation accuracy", "val", "accuracy", True),
+        ("Validation loss", "val", "loss", False),
+        ("Train loss", "train", "loss", False),
+    ):
         lines, best_line = [], None
         for p in sweep.points:
-            rows = p.run.train if split == "train" else [r for r in p.run.evals if r.get("split") == split]
+            rows = (
+                p.run.train
+                if split == "train"
+                else [r for r in p.run.evals if r.get("split") == split]
+            )
             line = Line(sweep.label(p.axes), page.points(rows, key), shades.of(p))
             lines.append(line)
             best_line = line if best and p is best.point else best_line
@@ -185,22 +258,42 @@ def _curves(sweep: Sweep, best: Best | None) -> Html:
     figures = "".join(plots)
     if not figures:
         return section("Curves", '<p class="soft">No metrics yet.</p>')
-    note = "One line a point; a pointer on a line tells which. The best point is the thick line, and the number its end."
+    note = (
+        "One line a point; a pointer on a line tells which. The best point is the thick line, and"
+        " the number its end."
+    )
     return section("Curves", f'<div class="charts">{figures}</div>', f'<p class="note">{note}</p>')
 
 
 def _sweep(sweep: Sweep) -> Html:
-    source = f"<pre>{text(sweep.job_text)}</pre>" if sweep.job_text else '<p class="soft">No job.yaml.</p>'
+    source = (
+        f"<pre>{text(sweep.job_text)}</pre>"
+        if sweep.job_text
+        else '<p class="soft">No job.yaml.</p>'
+    )
     rows = [
-        [words.moment(s.get("started")), s.get("backend"), f"{len(s.get('points') or []):,}",
-         " ".join(map(str, s.get("settings") or [])) or None]
+        [
+            words.moment(s.get("started")),
+            s.get("backend"),
+            f"{len(s.get('points') or []):,}",
+            " ".join(map(str, s.get("settings") or [])) or None,
+        ]
         for s in sweep.submits
-    ]  # fmt: skip
-    heads = [("Submitted (UTC)", "short"), ("Backend", "short"), ("Points", "figure"), ("--set", "id")]
+    ]
+    heads = [
+        ("Submitted (UTC)", "short"),
+        ("Backend", "short"),
+        ("Points", "figure"),
+        ("--set", "id"),
+    ]
     again = f"<pre>{text(f'batchyard submit {sweep.sweep_id}')}</pre>"
-    note = '<p class="note">Runs what is missing, continues what was stopped and tries again what failed.</p>'
+    note = (
+        '<p class="note">Runs what is missing, continues what was stopped and tries again what'
+        " failed.</p>"
+    )
     return section(
         "The sweep",
         f'<div class="pair"><div><h3>job.yaml, as resolved</h3>{source}</div>'
-        f"<div><h3>Submits</h3>{table(heads, rows, 'Submits')}<h3>Again</h3>{again}{note}</div></div>",
+        f"<div><h3>Submits</h3>{table(heads, rows, 'Submits')}"
+        f"<h3>Again</h3>{again}{note}</div></div>",
     )

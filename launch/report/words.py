@@ -1,4 +1,7 @@
-"""How numbers, times and verdicts read on the page; pure functions of values. Imports only the standard library."""
+"""How numbers, times and verdicts read on the page; pure functions of values.
+
+Imports only the standard library.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +12,25 @@ from typing import Any
 
 NONE = "—"  # what stands where a file has no value
 
-# verdict -> (after the status, in a sentence). An unknown verdict of a newer version is shown as it is written.
+# verdict -> (after the status, in a sentence). An unknown verdict of a newer version is shown as it
+# is written.
 VERDICTS: dict[str, tuple[str, str]] = {
     "completed": ("", "It ran to its last step."),
-    "preempted": ("preempted", "The cluster or the machine asked it to stop. The next start continues from its checkpoint."),
-    "timeout": ("time limit", "It stopped before its time limit. The next start continues from its checkpoint."),
-    "pruned": ("pruned", "Its search stopped it for better trials. Submitting it by its own name takes it up again."),
+    "preempted": (
+        "preempted",
+        (
+            "The cluster or the machine asked it to stop. The next start continues from its"
+            " checkpoint."
+        ),
+    ),
+    "timeout": (
+        "time limit",
+        "It stopped before its time limit. The next start continues from its checkpoint.",
+    ),
+    "pruned": (
+        "pruned",
+        "Its search stopped it for better trials. Submitting it by its own name takes it up again.",
+    ),
     "oom_gpu": ("out of GPU memory", "The GPU's memory did not suffice."),
     "oom_host": ("out of host memory", "The machine's memory did not suffice."),
     "nan": ("not finite", "The loss or a gradient was no longer a finite number."),
@@ -27,11 +43,15 @@ VERDICTS: dict[str, tuple[str, str]] = {
 }
 
 # A failure by the same verdict: launch.restarts ends what makes no step.
-FAILED_BY_TIMEOUT = "Its attempts reached their time limit, or were stopped, before a first new step."
+FAILED_BY_TIMEOUT = (
+    "Its attempts reached their time limit, or were stopped, before a first new step."
+)
 
 
 def finite(value: Any) -> float | None:
-    """The number in a file's value, or None: not a number, NaN, an infinity, or too large to draw a span of."""
+    """The number in a file's value, or None: not a number, NaN, an infinity, or too large to draw a
+    span of.
+    """
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e300:
         return None
     return float(value)
@@ -46,12 +66,16 @@ def as_float(value: int | float) -> float:
 
 
 def number(value: float, digits: int = 3) -> str:
-    """A short decimal: 12,345 0.0213 1.2e-05 with `digits` significant digits, whole numbers in full."""
+    """A short decimal: 12,345 0.0213 1.2e-05 with `digits` significant digits, whole numbers in
+    full.
+    """
     if not math.isfinite(value):
         return "NaN" if math.isnan(value) else "infinity" if value > 0 else "-infinity"
     if value and not 1e-4 <= abs(value) < 1e7:
         mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
-        return f"{mantissa.rstrip('0').rstrip('.') if '.' in mantissa else mantissa}e{int(exponent)}"
+        return (
+            f"{mantissa.rstrip('0').rstrip('.') if '.' in mantissa else mantissa}e{int(exponent)}"
+        )
     if abs(value) >= 10 ** (digits - 1) or value == int(value):
         return f"{value:,.0f}"
     return f"{value:.{digits}g}"
@@ -85,7 +109,11 @@ def moment(unix: Any) -> str:
     """Unix seconds as UTC, to the second."""
     found = finite(unix)
     try:
-        return NONE if found is None else datetime.fromtimestamp(found, UTC).strftime("%Y-%m-%d %H:%M:%S")
+        return (
+            NONE
+            if found is None
+            else datetime.fromtimestamp(found, UTC).strftime("%Y-%m-%d %H:%M:%S")
+        )
     except (OverflowError, OSError, ValueError):  # not a year that a calendar has
         return NONE
 

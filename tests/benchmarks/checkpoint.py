@@ -1,7 +1,9 @@
-"""What a checkpoint costs the training, beside a plain torch.save of the same state to the same disk: ResNet-18 with momentum.
+"""What a checkpoint costs the training, beside a plain torch.save of the same state to the same
+disk: ResNet-18 with momentum.
 
-`python -m tests.benchmarks.checkpoint [FOLDER]` prints one JSON row for each piece of work; exit status 1 where one misses its bar.
-runs: each run's pair of seconds (work, against); ratio: of the medians. The two alternate, so that a slow moment meets both.
+`python -m tests.benchmarks.checkpoint [FOLDER]` prints one JSON row for each piece of work; exit
+status 1 where one misses its bar. runs: each run's pair of seconds (work, against); ratio: of the
+medians. The two alternate, so that a slow moment meets both.
 """
 
 from __future__ import annotations
@@ -36,7 +38,9 @@ class Training:
 
     def __init__(self) -> None:
         torch.manual_seed(0)
-        self.model = models.build(ResNetModel(name="resnet", width=64, blocks=[2, 2, 2, 2]), 10, 3, (32, 32))
+        self.model = models.build(
+            ResNetModel(name="resnet", width=64, blocks=[2, 2, 2, 2]), 10, 3, (32, 32)
+        )
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.01, momentum=0.9, fused=True)
         self.images, self.labels = torch.randn(16, 3, 32, 32), torch.arange(16) % 10
         self.steps(1)
@@ -48,7 +52,10 @@ class Training:
             self.optimizer.step()
 
     def state(self) -> dict[str, Any]:
-        return {"weights": self.model.state_dict(), "trainer": {"optimizer": self.optimizer.state_dict()}}
+        return {
+            "weights": self.model.state_dict(),
+            "trainer": {"optimizer": self.optimizer.state_dict()},
+        }
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -57,9 +64,13 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - begun
 
 
-def measure(training: Training, folder: Path) -> tuple[list[tuple[float, float]], list[tuple[float, float]], list[float]]:
-    """Pairs of the stall of a save and torch.save; pairs of a save with STEPS steps beside its writing and one that the steps wait
-    for; and how long after each of the former its checkpoint was on the disk."""
+def measure(
+    training: Training, folder: Path
+) -> tuple[list[tuple[float, float]], list[tuple[float, float]], list[float]]:
+    """Pairs of the stall of a save and torch.save; pairs of a save with STEPS steps beside its
+    writing and one that the steps wait for; and how long after each of the former its checkpoint
+    was on the disk.
+    """
     run = RunDir(folder / "benchmark")
     run.path.mkdir()
     writer = Writer(run, run.attempt("local-1"))
@@ -88,12 +99,18 @@ def measure(training: Training, folder: Path) -> tuple[list[tuple[float, float]]
     return stalls, whole, written
 
 
-def row(work: str, against: str, bar: float, runs: list[tuple[float, float]], **facts: Any) -> dict[str, Any]:
+def row(
+    work: str, against: str, bar: float, runs: list[tuple[float, float]], **facts: Any
+) -> dict[str, Any]:
     ours, plain = (statistics.median(values) for values in zip(*runs, strict=True))
     return {
-        "work": work, "against": against, "ratio": round(ours / plain, 3), "bar": f"<={bar}",
-        "runs": [[round(a, 4), round(b, 4)] for a, b in runs], **facts,
-    }  # fmt: skip
+        "work": work,
+        "against": against,
+        "ratio": round(ours / plain, 3),
+        "bar": f"<={bar}",
+        "runs": [[round(a, 4), round(b, 4)] for a, b in runs],
+        **facts,
+    }
 
 
 def main() -> None:
@@ -101,12 +118,21 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=sys.argv[1] if len(sys.argv) > 1 else None) as folder:
         stalls, whole, written = measure(training, Path(folder))
     facts = {
-        "state_mb": round(size_bytes(training.state()) / 1e6, 1), "on_disk_after_s": round(statistics.median(written), 3),
-        "threads": torch.get_num_threads(), "machine": platform.processor() or platform.machine(), "torch": torch.__version__,
-    }  # fmt: skip
+        "state_mb": round(size_bytes(training.state()) / 1e6, 1),
+        "on_disk_after_s": round(statistics.median(written), 3),
+        "threads": torch.get_num_threads(),
+        "machine": platform.processor() or platform.machine(),
+        "torch": torch.__version__,
+    }
     rows = [
         row("stall of a checkpoint's save", "torch.save", 0.5, stalls, **facts),
-        row(f"a save and {STEPS} steps beside its writing", "the same, the steps waiting for the disk", 1.1, whole, **facts),
+        row(
+            f"a save and {STEPS} steps beside its writing",
+            "the same, the steps waiting for the disk",
+            1.1,
+            whole,
+            **facts,
+        ),
     ]
     for found in rows:
         print(json.dumps(found))

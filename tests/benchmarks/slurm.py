@@ -1,13 +1,16 @@
-"""What submitting and looking cost on a real cluster (root, Debian's Slurm packages), each beside the plainest way to do it.
+"""What submitting and looking cost on a real cluster (root, Debian's Slurm packages), each beside
+the plainest way to do it.
 
-`python -m tests.benchmarks.slurm [POINTS]` boots a cluster whose partition starts nothing and prints one JSON row for each piece of
-work; exit status 1 where one misses its bar. runs: pairs of seconds (work, against), which alternate; ratio: of the medians.
+`python -m tests.benchmarks.slurm [POINTS]` boots a cluster whose partition starts nothing and
+prints one JSON row for each piece of work; exit status 1 where one misses its bar. runs: pairs of
+seconds (work, against), which alternate; ratio: of the medians.
 
-`map_array` and the walk run in programs of their own, as ours do: both sides pay for Python and its imports, and both find their
-modules compiled, as a person's second command does. status is measured over points that wait, whose directories are nearly empty,
-and over runs that have ended, which are names of the files of one. ext4 is slow to make files for minutes after many were removed,
-for both sides: a quiet disk shows the least favourable ratio. A loop of `executor.submit` is measured over LOOP jobs and counted
-for all points: it takes the same time for each of them.
+`map_array` and the walk run in programs of their own, as ours do: both sides pay for Python and its
+imports, and both find their modules compiled, as a person's second command does. status is measured
+over points that wait, whose directories are nearly empty, and over runs that have ended, which are
+names of the files of one. ext4 is slow to make files for minutes after many were removed, for both
+sides: a quiet disk shows the least favourable ratio. A loop of `executor.submit` is measured over
+LOOP jobs and counted for all points: it takes the same time for each of them.
 """
 
 from __future__ import annotations
@@ -76,14 +79,24 @@ class Bench:
         """Seconds of `batchyard submit` of a sweep that nobody has submitted before."""
         self.number += 1
         job = self.folder / f"points{self.number}.yaml"
-        job.write_text(SWEEP.format(digits=self.folder / "digits.yaml", points=points, seed=self.number))
+        job.write_text(
+            SWEEP.format(digits=self.folder / "digits.yaml", points=points, seed=self.number)
+        )
         where = ("--runs-dir", str(self.folder / (runs or f"runs{self.number}")))
         return seconds(lambda: batchyard("submit", str(job), "--backend", "slurm", *where))
 
     def map_array(self, points: int) -> float:
-        """Seconds of a program that submits as many bare functions by submitit, started like ours: Python, imports and all."""
+        """Seconds of a program that submits as many bare functions by submitit, started like ours:
+        Python, imports and all.
+        """
         self.number += 1
-        argv = [sys.executable, "-c", MAP_ARRAY, str(self.folder / f"submitit{self.number}"), str(points)]
+        argv = [
+            sys.executable,
+            "-c",
+            MAP_ARRAY,
+            str(self.folder / f"submitit{self.number}"),
+            str(points),
+        ]
         return seconds(lambda: subprocess.run(argv, stdout=subprocess.DEVNULL, check=True))
 
     def executor(self) -> submitit.SlurmExecutor:
@@ -96,7 +109,14 @@ class Bench:
 def batchyard(*argv: str) -> None:
     """As a person types it; whatever it prints on standard error ends the benchmark."""
     typed = [str(Path(sys.executable).parent / "batchyard"), *argv]
-    done = subprocess.run(typed, cwd=PROJECT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False)
+    done = subprocess.run(
+        typed,
+        cwd=PROJECT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
     if done.returncode:
         sys.exit(f"{' '.join(typed)}: {done.returncode}\n{done.stderr}")
 
@@ -108,23 +128,46 @@ def walk(folder: Path) -> None:
 
 
 def ended(folder: Path, count: int) -> None:
-    """Fills a folder with runs that have ended: a real one, and others of its files under other names."""
-    batchyard("submit", "digits", "--backend", "local", "--set", "train.epochs=2", "--runs-dir", str(folder))
+    """Fills a folder with runs that have ended: a real one, and others of its files under other
+    names.
+    """
+    batchyard(
+        "submit",
+        "digits",
+        "--backend",
+        "local",
+        "--set",
+        "train.epochs=2",
+        "--runs-dir",
+        str(folder),
+    )
     (first,) = folder.iterdir()
     for number in range(1, count):
-        shutil.copytree(first, folder / f"digits-{number:08x}", symlinks=True, copy_function=os.link, ignore=_without_code)
+        shutil.copytree(
+            first,
+            folder / f"digits-{number:08x}",
+            symlinks=True,
+            copy_function=os.link,
+            ignore=_without_code,
+        )
 
 
 def _without_code(folder: str, names: list[str]) -> list[str]:
     return ["code"] if "code" in names else []
 
 
-def row(work: str, against: str, bar: str, pairs: list[tuple[float, float]], **facts: Any) -> dict[str, Any]:
+def row(
+    work: str, against: str, bar: str, pairs: list[tuple[float, float]], **facts: Any
+) -> dict[str, Any]:
     ours, plain = (statistics.median(values) for values in zip(*pairs, strict=True))
     return {
-        "work": work, "against": against, "ratio": round(ours / plain, 3), "bar": bar,
-        "runs": [[round(a, 3), round(b, 3)] for a, b in pairs], **facts,
-    }  # fmt: skip
+        "work": work,
+        "against": against,
+        "ratio": round(ours / plain, 3),
+        "bar": bar,
+        "runs": [[round(a, 3), round(b, 3)] for a, b in pairs],
+        **facts,
+    }
 
 
 def measure(slurm: Slurm, folder: Path, points: int) -> list[dict[str, Any]]:
@@ -148,14 +191,42 @@ def measure(slurm: Slurm, folder: Path, points: int) -> list[dict[str, Any]]:
     looks: dict[str, list[tuple[float, float]]] = {"many": [], "ended": []}
     for _ in range(RUNS):
         for name, pairs in looks.items():
-            plain = seconds(lambda: slurm.run("squeue", "-h", "-r")) + seconds(lambda n=name: walk(folder / n))  # type: ignore[misc]
-            pairs.append((seconds(lambda n=name: batchyard("status", "--runs-dir", str(folder / n))), plain))  # type: ignore[misc]
+            plain = seconds(lambda: slurm.run("squeue", "-h", "-r")) + seconds(
+                lambda n=name: walk(folder / n)
+            )  # type: ignore[misc]
+            pairs.append(
+                (seconds(lambda n=name: batchyard("status", "--runs-dir", str(folder / n))), plain)
+            )  # type: ignore[misc]
     facts = {"machine": platform.processor() or platform.machine(), "cpus": os.cpu_count()}
     return [
-        row(f"submit of {points} points", "map_array of bare functions", "<=5", against_array, **facts),
-        row(f"submit of {points} points", "a loop of executor.submit", f"<={1 / 30:.4f}", against_loop, **facts),
-        row(f"status of {LOOKED_AT} points that wait", "squeue and one walk of the directories", "<=3", looks["many"], **facts),
-        row(f"status of {LOOKED_AT} ended runs", "squeue and one walk of the directories", "<=3", looks["ended"], **facts),
+        row(
+            f"submit of {points} points",
+            "map_array of bare functions",
+            "<=5",
+            against_array,
+            **facts,
+        ),
+        row(
+            f"submit of {points} points",
+            "a loop of executor.submit",
+            f"<={1 / 30:.4f}",
+            against_loop,
+            **facts,
+        ),
+        row(
+            f"status of {LOOKED_AT} points that wait",
+            "squeue and one walk of the directories",
+            "<=3",
+            looks["many"],
+            **facts,
+        ),
+        row(
+            f"status of {LOOKED_AT} ended runs",
+            "squeue and one walk of the directories",
+            "<=3",
+            looks["ended"],
+            **facts,
+        ),
     ]
 
 
@@ -164,7 +235,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name, booted(Path(f"{name}.cluster")) as slurm:
         os.environ.update(slurm.env, XDG_CACHE_HOME=f"{name}/cache")
         os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-        slurm.run("scontrol", "update", "PartitionName=main", "State=down")  # what is submitted waits
+        # what is submitted waits
+        slurm.run("scontrol", "update", "PartitionName=main", "State=down")
         (Path(name) / "work").mkdir()
         rows = measure(slurm, Path(name) / "work", points)
     for found in rows:

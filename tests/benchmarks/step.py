@@ -1,10 +1,12 @@
-"""What a step of the trainer costs with everything on, beside a bare loop over the same data: one process, one thread.
+"""What a step of the trainer costs with everything on, beside a bare loop over the same data: one
+process, one thread.
 
-`python -m tests.benchmarks.step` prints one JSON row for each piece of work; exit status 1 where one misses its bar.
-Everything: the guard against numbers that are not finite, the watchdog, the agreement on when to stop, metrics.jsonl and wandb
-(offline) every 50 steps, and each run ends with a checkpoint. The bare loop is PyTorch's tutorial's, with a fused optimizer, its
-pictures indexed out of one tensor and normalised batch by batch; it reads its mean loss every 50 steps.
-runs: each run's pair of milliseconds a step (trainer, bare loop), the two alternating; ratio: of the medians.
+`python -m tests.benchmarks.step` prints one JSON row for each piece of work; exit status 1 where
+one misses its bar. Everything: the guard against numbers that are not finite, the watchdog, the
+agreement on when to stop, metrics.jsonl and wandb (offline) every 50 steps, and each run ends with
+a checkpoint. The bare loop is PyTorch's tutorial's, with a fused optimizer, its pictures indexed
+out of one tensor and normalised batch by batch; it reads its mean loss every 50 steps. runs: each
+run's pair of milliseconds a step (trainer, bare loop), the two alternating; ratio: of the medians.
 """
 
 from __future__ import annotations
@@ -87,16 +89,25 @@ def ms_per_step(steps: Callable[[int], None], count: int) -> float:
     return 1000 * (time.perf_counter() - begun) / count
 
 
-def measure(folder: Path, model: dict[str, Any], batch: int, count: int) -> list[tuple[float, float]]:
+def measure(
+    folder: Path, model: dict[str, Any], batch: int, count: int
+) -> list[tuple[float, float]]:
     config = ranks.config(
-        epochs=1_000_000, global_batch_size=batch, data={"name": "synthetic", "samples": SAMPLES}, model=model,
-        optimizer={"name": "sgd", "lr": 0.001, "momentum": 0.9}, schedule={"name": "constant"}, evaluate_every_epochs=1_000_000,
+        epochs=1_000_000,
+        global_batch_size=batch,
+        data={"name": "synthetic", "samples": SAMPLES},
+        model=model,
+        optimizer={"name": "sgd", "lr": 0.001, "momentum": 0.9},
+        schedule={"name": "constant"},
+        evaluate_every_epochs=1_000_000,
         execution={"log_every_steps": 50, "tracking": {"mode": "offline"}},
-    )  # fmt: skip
+    )
     run = ranks.make_run(folder, config, prepare(config.train.data, folder, folder))
     data = load(run)
     ours = Ours(run, data, config)
-    bare = Bare(data, models.build(config.train.model, len(data.classes), 3, (32, 32)).train(), batch)
+    bare = Bare(
+        data, models.build(config.train.model, len(data.classes), 3, (32, 32)).train(), batch
+    )
     pairs = []
     for _ in range(RUNS + 1):
         pair = ms_per_step(ours.steps, count), ms_per_step(bare.steps, count)
@@ -110,15 +121,23 @@ def main() -> None:
     missed = False
     os.environ["WANDB_SILENT"] = "true"
     for work, model, batch, count, bar in WORK:
-        with tempfile.TemporaryDirectory() as folder, (Path(folder) / "log").open("w") as log, contextlib.redirect_stdout(log):
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            (Path(folder) / "log").open("w") as log,
+            contextlib.redirect_stdout(log),
+        ):
             runs = measure(Path(folder), model, batch, count)
         ours, bare = (statistics.median(values) for values in zip(*runs, strict=True))
         missed = missed or ours / bare > bar
         row = {
-            "work": f"a step of {work}", "against": "a bare loop", "ratio": round(ours / bare, 3), "bar": f"<={bar}",
-            "runs": [[round(a, 3), round(b, 3)] for a, b in runs], "machine": f"{platform.machine()}, 1 thread",
+            "work": f"a step of {work}",
+            "against": "a bare loop",
+            "ratio": round(ours / bare, 3),
+            "bar": f"<={bar}",
+            "runs": [[round(a, 3), round(b, 3)] for a, b in runs],
+            "machine": f"{platform.machine()}, 1 thread",
             "versions": {"python": platform.python_version(), "torch": torch.__version__},
-        }  # fmt: skip
+        }
         print(json.dumps(row), flush=True)
     assert watchdog.last_step()  # it was on
     sys.exit(int(missed))

@@ -1,4 +1,6 @@
-"""A headless Chromium of one's own, spoken to in its DevTools protocol over two pipes: JSON messages, a NUL after each."""
+"""A headless Chromium of one's own, spoken to in its DevTools protocol over two pipes: JSON
+messages, a NUL after each.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +20,17 @@ from typing import Any
 
 PROGRAM = "chromium"  # Debian's package and command
 FLAGS = [
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync", "--remote-debugging-pipe",
-]  # fmt: skip
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--remote-debugging-pipe",
+]
 DEADLINE_S = 60
 
 
@@ -33,17 +43,31 @@ class Chromium:
     """A browser with an empty profile in `folder`; `close` ends it with all its processes."""
 
     def __init__(self, folder: Path) -> None:
-        # It reads its descriptor 3 and writes its descriptor 4. Ours go to 10 and above first, so that bash, which puts
-        # them there, does not overwrite one with the other.
-        ends = [fcntl.fcntl(fd, fcntl.F_DUPFD, 10) for pair in (os.pipe(), os.pipe()) for fd in pair]
+        # It reads its descriptor 3 and writes its descriptor 4. Ours go to 10 and above first, so
+        # that bash, which puts them there, does not overwrite one with the other.
+        ends = [
+            fcntl.fcntl(fd, fcntl.F_DUPFD, 10) for pair in (os.pipe(), os.pipe()) for fd in pair
+        ]
         its_in, self.to, self.out, its_out = ends
-        start = ["bash", "-c", f'exec "$@" 3<&{its_in} 4>&{its_out}', "bash", PROGRAM, *FLAGS, f"--user-data-dir={folder}/profile"]
+        start = [
+            "bash",
+            "-c",
+            f'exec "$@" 3<&{its_in} 4>&{its_out}',
+            "bash",
+            PROGRAM,
+            *FLAGS,
+            f"--user-data-dir={folder}/profile",
+        ]
         self.log = folder / "chromium.log"
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
-                [*start, "about:blank"], stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=(its_in, its_out),
+                [*start, "about:blank"],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=(its_in, its_out),
                 start_new_session=True,
-            )  # fmt: skip
+            )
         os.close(its_in)
         os.close(its_out)
         self.buffer = b""
@@ -53,7 +77,12 @@ class Chromium:
     def call(self, method: str, session: str | None = None, **params: Any) -> dict[str, Any]:
         """The method's result; an error of the protocol raises."""
         self.calls += 1
-        message = {"id": self.calls, "method": method, "params": params, **({"sessionId": session} if session else {})}
+        message = {
+            "id": self.calls,
+            "method": method,
+            "params": params,
+            **({"sessionId": session} if session else {}),
+        }
         os.write(self.to, json.dumps(message).encode() + b"\0")
         reply = self._until(lambda found: found.get("id") == self.calls, method)
         assert "error" not in reply, f"{method}: {reply['error']}"
@@ -63,7 +92,10 @@ class Chromium:
         """Returns once `event` has come in that session."""
         mine = [e for e in self.events if (e["method"], e.get("sessionId")) == (event, session)]
         if not mine:
-            self._until(lambda found: (found.get("method"), found.get("sessionId")) == (event, session), event)
+            self._until(
+                lambda found: (found.get("method"), found.get("sessionId")) == (event, session),
+                event,
+            )
 
     def _until(self, is_it: Callable[[dict[str, Any]], bool], what: str) -> dict[str, Any]:
         end = time.monotonic() + DEADLINE_S
@@ -80,7 +112,9 @@ class Chromium:
             read = os.read(self.out, 1 << 20) if ready else b""
             if not read:
                 why = "it ended" if ready else f"no answer in {DEADLINE_S} s"
-                raise AssertionError(f"chromium, {what}: {why}\n{self.log.read_text(errors='replace')[-2000:]}")
+                raise AssertionError(
+                    f"chromium, {what}: {why}\n{self.log.read_text(errors='replace')[-2000:]}"
+                )
             self.buffer += read
         message, _, self.buffer = self.buffer.partition(b"\0")
         return dict(json.loads(message))
@@ -106,10 +140,18 @@ class View:
     def __init__(self, browser: Chromium, page: Path, width: int, dark: bool) -> None:
         self.browser = browser
         self.target = browser.call("Target.createTarget", url="about:blank")["targetId"]
-        self.session = browser.call("Target.attachToTarget", targetId=self.target, flatten=True)["sessionId"]
+        self.session = browser.call("Target.attachToTarget", targetId=self.target, flatten=True)[
+            "sessionId"
+        ]
         for domain in ("Page", "Network", "Log", "Runtime"):
             self.call(f"{domain}.enable")
-        self.call("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False)
+        self.call(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=900,
+            deviceScaleFactor=1,
+            mobile=False,
+        )
         self.call("Emulation.setScrollbarsHidden", hidden=True)  # they would take from the width
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[scheme])
@@ -128,15 +170,23 @@ class View:
 
     def screenshot(self) -> bytes:
         """The whole page as a PNG file."""
-        return base64.b64decode(self.call("Page.captureScreenshot", captureBeyondViewport=True)["data"])
+        return base64.b64decode(
+            self.call("Page.captureScreenshot", captureBeyondViewport=True)["data"]
+        )
 
     def complaints(self) -> list[str]:
-        """What the console shows of errors and warnings: of scripts, of the network, of the policy."""
+        """What the console shows of errors and warnings: of scripts, of the network, of
+        the policy.
+        """
         found = []
         for method, params in self._events():
             if method == "Log.entryAdded" and params["entry"]["level"] in ("error", "warning"):
                 found.append(params["entry"]["text"])
-            if method == "Runtime.consoleAPICalled" and params["type"] in ("error", "warning", "assert"):
+            if method == "Runtime.consoleAPICalled" and params["type"] in (
+                "error",
+                "warning",
+                "assert",
+            ):
                 found.append(str(params["args"]))
             if method == "Runtime.exceptionThrown":
                 found.append(str(params["exceptionDetails"]))
@@ -144,12 +194,21 @@ class View:
 
     def requests(self) -> list[str]:
         """The addresses that the page asked for, itself and what it carries along left out."""
-        asked = [params["request"]["url"] for method, params in self._events() if method == "Network.requestWillBeSent"]
+        asked = [
+            params["request"]["url"]
+            for method, params in self._events()
+            if method == "Network.requestWillBeSent"
+        ]
         return [url for url in asked if url != self.url and not url.startswith("data:")]
 
     def close(self) -> None:
         self.browser.call("Target.closeTarget", targetId=self.target)
 
     def _events(self) -> list[tuple[str, dict[str, Any]]]:
-        self.call("Page.getNavigationHistory")  # any call: what happened before its reply has been reported
-        return [(e["method"], e["params"]) for e in self.browser.events if e.get("sessionId") == self.session]
+        # any call: what happened before its reply has been reported
+        self.call("Page.getNavigationHistory")
+        return [
+            (e["method"], e["params"])
+            for e in self.browser.events
+            if e.get("sessionId") == self.session
+        ]

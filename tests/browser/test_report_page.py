@@ -1,4 +1,6 @@
-"""The report in a real browser: it shows everything, asks for nothing, complains of nothing, and fits a telephone."""
+"""The report in a real browser: it shows everything, asks for nothing, complains of nothing, and
+fits a telephone.
+"""
 
 from __future__ import annotations
 
@@ -14,18 +16,30 @@ from launch.report import pictures, write
 from tests import ranks
 from tests.browser.chromium import Chromium, View
 from tests.test_report import HOSTILE, luminance
-from tests.test_report_evaluation import change, encoded, end, evaluation, fill, mistake, png, run, square
+from tests.test_report_evaluation import (
+    change,
+    encoded,
+    end,
+    evaluation,
+    fill,
+    mistake,
+    png,
+    run,
+    square,
+)
 from trainer.config.layout import RunDir, write_json
 from trainer.data.prepared import prepare
 
 __all__ = ["run"]  # the fixture
 WIDE, NARROW = 1200, 400
-# Elements that begin or end outside the window, those left out that lie in a part that scrolls by itself.
+# Elements that begin or end outside the window, those left out that lie in a part that scrolls by
+# itself.
 OUTSIDE = """[...document.querySelectorAll("body *")].filter(e => !e.closest(".scroll *, svg *")).filter(e => {
   const box = e.getBoundingClientRect(); return box.width && (box.left < -1 || box.right > innerWidth + 1)
 }).map(e => e.outerHTML.slice(0, 200))"""
 BROKEN_IMAGES = "[...document.images].filter(i => !i.complete || !i.naturalWidth).map(i => i.alt)"
-# As the browser computes them: each cell's colour, painted over the page's, and the colour of its number.
+# As the browser computes them: each cell's colour, painted over the page's, and the colour of its
+# number.
 CELLS = """(() => {
   const pen = Object.assign(document.createElement("canvas"), {width: 1, height: 1}).getContext("2d", {willReadFrequently: true});
   const hex = (...colours) => {
@@ -49,7 +63,10 @@ def check(view: View, width: int) -> None:
     picture = view.screenshot()
     assert picture.startswith(pictures.SIGNATURE)
     across, down = struct.unpack(">II", picture[16:24])
-    assert (across, down) == (width, view.evaluate("document.documentElement.scrollHeight")) and down > 1000
+    assert (across, down) == (
+        width,
+        view.evaluate("document.documentElement.scrollHeight"),
+    ) and down > 1000
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +90,9 @@ def opened(browser: Chromium) -> Iterator[list[View]]:
 
 @pytest.mark.parametrize("dark", [False, True])
 @pytest.mark.parametrize("width", [WIDE, NARROW])
-def test_a_real_run(browser: Chromium, opened: list[View], trained: RunDir, width: int, dark: bool) -> None:
+def test_a_real_run(
+    browser: Chromium, opened: list[View], trained: RunDir, width: int, dark: bool
+) -> None:
     opened.append(browser.open(write(trained), width, dark))
     check(opened[0], width)
     shown = opened[0].evaluate("document.body.innerText")
@@ -84,18 +103,27 @@ def test_a_real_run(browser: Chromium, opened: list[View], trained: RunDir, widt
 @pytest.mark.parametrize("dark", [False, True])
 @pytest.mark.parametrize("width", [WIDE, NARROW])
 @pytest.mark.parametrize("size", [3, 20, 40, 101])
-def test_all_sections(browser: Chromium, opened: list[View], run: RunDir, size: int, width: int, dark: bool) -> None:
+def test_all_sections(
+    browser: Chromium, opened: list[View], run: RunDir, size: int, width: int, dark: bool
+) -> None:
     fill(run)
     evaluation(run, *square(size))
     opened.append(browser.open(write(run), width, dark))
     view = opened[0]
     view.evaluate("document.querySelectorAll('details').forEach(fold => fold.open = true)")
     check(view, width)
-    assert view.evaluate("[...document.querySelectorAll('h2')].map(h => h.innerText)")[:5] == \
-        ["Key numbers", "Curves", "Epochs", "By class", "Pictures"]  # fmt: skip
+    assert view.evaluate("[...document.querySelectorAll('h2')].map(h => h.innerText)")[:5] == [
+        "Key numbers",
+        "Curves",
+        "Epochs",
+        "By class",
+        "Pictures",
+    ]
     assert view.evaluate("document.images.length") == 43
-    assert view.evaluate("[...new Set([...document.images].map(i => i.clientWidth + getComputedStyle(i).imageRendering))]") \
-        == ["96pixelated"]  # fmt: skip
+    assert view.evaluate(
+        "[...new Set([...document.images].map(i => i.clientWidth +"
+        " getComputedStyle(i).imageRendering))]"
+    ) == ["96pixelated"]
     assert view.evaluate("matchMedia('(prefers-color-scheme: dark)').matches") == dark
     for ground, ink in view.evaluate(CELLS):
         low, high = sorted((luminance(ground), luminance(ink)))
@@ -103,20 +131,30 @@ def test_all_sections(browser: Chromium, opened: list[View], run: RunDir, size: 
 
 
 @pytest.mark.parametrize("width", [WIDE, NARROW])
-def test_long_and_hostile_words_and_huge_numbers(browser: Chromium, opened: list[View], run: RunDir, width: int) -> None:
+def test_long_and_hostile_words_and_huge_numbers(
+    browser: Chromium, opened: list[View], run: RunDir, width: int
+) -> None:
     for split, size in (("val", 3), ("test", 25)):
         evaluation(run, [f"{i}{HOSTILE}{'long' * 50}" for i in range(size)], square(size)[1], split)
         change(run.evaluation(split), global_step=1e250)
     odd = mistake(truth=HOSTILE, predicted="long" * 50, sample=10**11)
     write_json(run.misclassified, {"split": HOSTILE, "global_step": 1e250, "pictures": [odd]})
-    best: dict[str, Any] = {"split": HOSTILE, "metric": "accuracy", "value": 1e250, "global_step": 1e250, "test_accuracy": 1e250}
+    best: dict[str, Any] = {
+        "split": HOSTILE,
+        "metric": "accuracy",
+        "value": 1e250,
+        "global_step": 1e250,
+        "test_accuracy": 1e250,
+    }
     end(run, best=best, skipped_pictures=1e250)
     opened.append(browser.open(write(run), width))
     opened[0].evaluate("document.querySelectorAll('details').forEach(fold => fold.open = true)")
     check(opened[0], width)
 
 
-def test_a_spoilt_picture_shows_its_words(browser: Chromium, opened: list[View], run: RunDir) -> None:
+def test_a_spoilt_picture_shows_its_words(
+    browser: Chromium, opened: list[View], run: RunDir
+) -> None:
     """It begins as a PNG file and ends in the middle: the page is as it was otherwise."""
     write_json(run.samples, {"pictures": [{"png": encoded(png()[:40]), "truth": "cat"}]})
     opened.append(browser.open(write(run)))
@@ -124,15 +162,30 @@ def test_a_spoilt_picture_shows_its_words(browser: Chromium, opened: list[View],
     assert (opened[0].complaints(), opened[0].requests()) == ([], [])
 
 
-@pytest.mark.parametrize(("html", "complaint", "request_"), [
-    ("<img src='http://127.0.0.1:9/x'>", "Failed to load", "http://127.0.0.1:9/x"),
-    ("<meta http-equiv=Content-Security-Policy content=\"default-src 'none'\"><script>1</script>", "Security Policy", None),
-    ("<script>console.error('odd')</script>", "odd", None),
-    ("<script>throw new Error('thrown')</script>", "thrown", None),
-    ("<div style='width:500px'>wide</div>", None, None),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("html", "complaint", "request_"),
+    [
+        ("<img src='http://127.0.0.1:9/x'>", "Failed to load", "http://127.0.0.1:9/x"),
+        (
+            (
+                '<meta http-equiv=Content-Security-Policy content="default-src'
+                " 'none'\"><script>1</script>"
+            ),
+            "Security Policy",
+            None,
+        ),
+        ("<script>console.error('odd')</script>", "odd", None),
+        ("<script>throw new Error('thrown')</script>", "thrown", None),
+        ("<div style='width:500px'>wide</div>", None, None),
+    ],
+)
 def test_these_tests_can_fail(
-    browser: Chromium, opened: list[View], tmp_path: Path, html: str, complaint: str | None, request_: str | None
+    browser: Chromium,
+    opened: list[View],
+    tmp_path: Path,
+    html: str,
+    complaint: str | None,
+    request_: str | None,
 ) -> None:
     page = tmp_path / "page.html"
     page.write_text(f"<!doctype html><meta charset=utf-8><body>{html}")
@@ -141,4 +194,7 @@ def test_these_tests_can_fail(
     assert complaint in found if complaint else found == "[]"
     assert opened[0].requests() == ([request_] if request_ else [])
     if "500px" in html:
-        assert opened[0].evaluate("document.documentElement.scrollWidth") > NARROW and len(opened[0].evaluate(OUTSIDE)) == 1
+        assert (
+            opened[0].evaluate("document.documentElement.scrollWidth") > NARROW
+            and len(opened[0].evaluate(OUTSIDE)) == 1
+        )

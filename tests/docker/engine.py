@@ -1,4 +1,6 @@
-"""A private docker engine for the tests, and the image built in it from this machine's own apt and pip sources."""
+"""A private docker engine for the tests, and the image built in it from this machine's own apt and
+pip sources.
+"""
 
 import fcntl
 import hashlib
@@ -21,12 +23,14 @@ ROOT = Path(__file__).resolve().parents[2]
 IMAGE = "batchyard:cpu"
 BASE = "batchyard-base:debian"
 TORCH = "torch==2.13.0+cpu"
-# A private index's password and a company's certificate, as the build sees them: no trace of either may stay.
+# A private index's password and a company's certificate, as the build sees them: no trace of either
+# may stay.
 SECRET = "hunter2-is-not-in-the-image"
 NEEDED = ("dockerd", "docker", "mmdebstrap")
 # Debian's client has BuildKit inside; one that comes earlier on PATH may lack it.
 CLIENT = "/usr/bin/docker" if Path("/usr/bin/docker").exists() else "docker"
-# Debian's own Python scripts, which mmdebstrap runs, do not live under warnings as errors; ours in the image do.
+# Debian's own Python scripts, which mmdebstrap runs, do not live under warnings as errors; ours in
+# the image do.
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONWARNINGS"}
 
 
@@ -48,14 +52,20 @@ def wait_for(condition: Callable[[], bool], timeout_s: float, what: str) -> None
 
 
 def next_line(stream: IO[str], timeout_s: float = 60) -> str:
-    """The next line of a process that writes no second one before it is answered; "" at the end of its output."""
+    """The next line of a process that writes no second one before it is answered; "" at the end of
+    its output.
+    """
     if not select.select([stream], [], [], timeout_s)[0]:
         raise TimeoutError(f"waited {timeout_s} s for a line")
     return stream.readline()
 
 
-def call(argv: Sequence[str | Path], timeout_s: float = 120, env: Mapping[str, str] = ENVIRONMENT) -> str:
-    """The command's stdout; its argv, status and the end of its output stand in the error where it fails."""
+def call(
+    argv: Sequence[str | Path], timeout_s: float = 120, env: Mapping[str, str] = ENVIRONMENT
+) -> str:
+    """The command's stdout; its argv, status and the end of its output stand in the error where it
+    fails.
+    """
     done = subprocess.run(argv, text=True, capture_output=True, timeout=timeout_s, env=env)
     if done.returncode != 0:
         tail = "\n".join((done.stdout + done.stderr).splitlines()[-40:])
@@ -65,7 +75,9 @@ def call(argv: Sequence[str | Path], timeout_s: float = 120, env: Mapping[str, s
 
 @dataclass(frozen=True)
 class Engine:
-    """A running engine: `env` is what a process needs to reach it, `state` a folder that its images share."""
+    """A running engine: `env` is what a process needs to reach it, `state` a folder that its images
+    share.
+    """
 
     env: dict[str, str]
     state: Path
@@ -79,10 +91,11 @@ class Engine:
 
 @contextmanager
 def private_engine() -> Iterator[Engine]:
-    """An engine of its own socket and data, without bridge and firewall rules, gone without a trace at the end.
+    """An engine of its own socket and data, without bridge and firewall rules, gone without a trace
+    at the end.
 
-    Its images and the downloads stay in $TEST_DOCKER_STATE where that names a folder (tests/conftest.py clears what
-    starts with BATCHYARD_).
+    Its images and the downloads stay in $TEST_DOCKER_STATE where that names a folder
+    (tests/conftest.py clears what starts with BATCHYARD_).
     """
     # Unix sockets have short names, so the work folder is not below pytest's.
     with tempfile.TemporaryDirectory(prefix="by-docker-") as folder:
@@ -93,7 +106,9 @@ def private_engine() -> Iterator[Engine]:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise RuntimeError(f"another engine runs on {state}; set another TEST_DOCKER_STATE") from None
+                raise RuntimeError(
+                    f"another engine runs on {state}; set another TEST_DOCKER_STATE"
+                ) from None
             env = {**ENVIRONMENT, "DOCKER_HOST": f"unix://{work}/d.sock", "DOCKER": CLIENT}
             engine = Engine(env, state)
             daemon = _start(work, engine)
@@ -107,14 +122,23 @@ def _start(work: Path, engine: Engine) -> subprocess.Popen:
     """A daemon that answers; vfs, slow and large, is for file systems that refuse overlay2."""
     log = work / "dockerd.log"
     for driver in ("overlay2", "vfs"):
-        argv = ["dockerd", f"--data-root={engine.state}/data", f"--exec-root={work}/exec", f"--pidfile={work}/d.pid"]
+        argv = [
+            "dockerd",
+            f"--data-root={engine.state}/data",
+            f"--exec-root={work}/exec",
+            f"--pidfile={work}/d.pid",
+        ]
         argv += [f"--host={engine.env['DOCKER_HOST']}", f"--storage-driver={driver}"]
         argv += ["--iptables=false", "--ip6tables=false", "--bridge=none"]
         with log.open("a") as output:
             daemon = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
 
         try:
-            wait_for(lambda daemon=daemon: daemon.poll() is not None or _answers(engine), 60, f"dockerd with {driver}")
+            wait_for(
+                lambda daemon=daemon: daemon.poll() is not None or _answers(engine),
+                60,
+                f"dockerd with {driver}",
+            )
         except TimeoutError:
             daemon.kill()
             daemon.wait()
@@ -125,7 +149,12 @@ def _start(work: Path, engine: Engine) -> subprocess.Popen:
 
 
 def _answers(engine: Engine) -> bool:
-    return subprocess.run([CLIENT, "version"], env=engine.env, capture_output=True, timeout=30).returncode == 0
+    return (
+        subprocess.run(
+            [CLIENT, "version"], env=engine.env, capture_output=True, timeout=30
+        ).returncode
+        == 0
+    )
 
 
 def _stop(daemon: subprocess.Popen, engine: Engine) -> None:
@@ -145,18 +174,26 @@ def _stop(daemon: subprocess.Popen, engine: Engine) -> None:
 
 
 def make_base(engine: Engine) -> None:
-    """Imports a minimal Debian with python3 as BASE: no registry, this machine's apt sources and certificates."""
+    """Imports a minimal Debian with python3 as BASE: no registry, this machine's apt sources and
+    certificates.
+    """
     if engine.has_image(BASE):
         return
     suite = platform.freedesktop_os_release()["VERSION_CODENAME"]
     sources = [Path("/etc/apt/sources.list"), Path("/etc/apt/sources.list.d/debian.sources")]
     certificates = Path("/usr/local/share/ca-certificates")
     hooks = [f"copy-in {certificates} {certificates.parent}"] if certificates.is_dir() else []
-    hooks += ['chroot "$1" update-ca-certificates', 'rm -rf "$1"/usr/share/doc/* "$1"/usr/share/man/*']
+    hooks += [
+        'chroot "$1" update-ca-certificates',
+        'rm -rf "$1"/usr/share/doc/* "$1"/usr/share/man/*',
+    ]
     tar = engine.state / "base.tar"
     options = [f"--customize-hook={hook}" for hook in hooks]
     options += ["--variant=minbase", "--include=ca-certificates,python3"]
-    call(["mmdebstrap", *options, suite, tar, *(source for source in sources if source.exists())], timeout_s=600)
+    call(
+        ["mmdebstrap", *options, suite, tar, *(source for source in sources if source.exists())],
+        timeout_s=600,
+    )
     engine.docker("import", tar, BASE)
     tar.unlink()
 
@@ -164,12 +201,18 @@ def make_base(engine: Engine) -> None:
 def train_requirements() -> list[str]:
     """What the trainer imports, as pyproject.toml has it, torch left out."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    config = [line for line in project["dependencies"] if line.lower().startswith(("pydantic", "pyyaml"))]
-    return config + [line for line in project["optional-dependencies"]["train"] if not line.startswith("torch>")]
+    config = [
+        line for line in project["dependencies"] if line.lower().startswith(("pydantic", "pyyaml"))
+    ]
+    return config + [
+        line for line in project["optional-dependencies"]["train"] if not line.startswith("torch>")
+    ]
 
 
 def download_wheels(engine: Engine) -> Path:
-    """A folder of wheels for the base's Python: torch's CPU build, the trainer's packages and all they need."""
+    """A folder of wheels for the base's Python: torch's CPU build, the trainer's packages and all
+    they need.
+    """
     constraints = ROOT / "docker" / "constraints.txt"
     wanted = [TORCH, *train_requirements()]
     digest = hashlib.sha256("\n".join([*wanted, constraints.read_text()]).encode()).hexdigest()[:12]
@@ -179,14 +222,36 @@ def download_wheels(engine: Engine) -> Path:
     say = 'import sys; print("%d.%d" % sys.version_info[:2])'
     version = engine.docker("run", "--rm", "--network=none", BASE, "python3", "-c", say).strip()
     unfinished = Path(tempfile.mkdtemp(prefix="wheels-", dir=engine.state))
-    pip = [sys.executable, "-m", "pip", "download", "--quiet", f"--python-version={version}", "--only-binary=:all:"]
+    pip = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        f"--python-version={version}",
+        "--only-binary=:all:",
+    ]
     call([*pip, f"--constraint={constraints}", f"--dest={unfinished}", *wanted], timeout_s=900)
     return unfinished.rename(folder)
 
 
-def build_image(engine: Engine, tag: str = IMAGE, source: Path = ROOT / "docker", **env: str | Path) -> None:
-    """Builds the CPU image by `docker/build`, without an index, so that the wheels decide what is in it."""
+def build_image(
+    engine: Engine, tag: str = IMAGE, source: Path = ROOT / "docker", **env: str | Path
+) -> None:
+    """Builds the CPU image by `docker/build`, without an index, so that the wheels decide what is
+    in it.
+    """
     make_base(engine)
     wheels = download_wheels(engine)
-    settings = {"CPU": "1", "TAG": tag, "BASE_IMAGE": BASE, "WHEELS": wheels, "PIP_NO_INDEX": "1"} | env
-    call([source / "build", "--progress=plain"], 1200, engine.env | {k: str(v) for k, v in settings.items()})
+    settings = {
+        "CPU": "1",
+        "TAG": tag,
+        "BASE_IMAGE": BASE,
+        "WHEELS": wheels,
+        "PIP_NO_INDEX": "1",
+    } | env
+    call(
+        [source / "build", "--progress=plain"],
+        1200,
+        engine.env | {k: str(v) for k, v in settings.items()},
+    )

@@ -13,7 +13,8 @@ from .engine import ROOT, next_line
 
 ENTRYPOINT = [sys.executable, "-I", str(ROOT / "docker" / "entrypoint.py")]
 
-# Says ready, counts TERM, and ends with 7 when it has had one and the file named by its argument is there.
+# Says ready, counts TERM, and ends with 7 when it has had one and the file named by its argument is
+# there.
 CHILD = """
 import pathlib, signal, sys, time
 terms = []
@@ -30,7 +31,9 @@ sys.exit(7)
 
 @contextmanager
 def started(*argv: str, **options) -> Iterator[subprocess.Popen]:
-    with subprocess.Popen([*ENTRYPOINT, *argv], stdout=subprocess.PIPE, text=True, **options) as process:
+    with subprocess.Popen(
+        [*ENTRYPOINT, *argv], stdout=subprocess.PIPE, text=True, **options
+    ) as process:
         try:
             yield process
         finally:
@@ -51,7 +54,9 @@ def started(*argv: str, **options) -> Iterator[subprocess.Popen]:
 )
 def test_exit_code(argv: list[str], code: int) -> None:
     # /dev/null is what a container without -i has: no owner, and no reason to stop.
-    done = subprocess.run([*ENTRYPOINT, *argv], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [*ENTRYPOINT, *argv], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60
+    )
     assert done.returncode == code
     assert "Traceback" not in done.stderr
 

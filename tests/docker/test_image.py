@@ -1,4 +1,6 @@
-"""The trainer's image in a real engine: what is in it, how it runs unprivileged, how it stops and how it rebuilds."""
+"""The trainer's image in a real engine: what is in it, how it runs unprivileged, how it stops and
+how it rebuilds.
+"""
 
 import json
 import re
@@ -10,11 +12,29 @@ from pathlib import Path
 
 import pytest
 
-from .engine import CLIENT, ROOT, SECRET, TORCH, Engine, build_image, call, next_line, train_requirements, wait_for
+from .engine import (
+    CLIENT,
+    ROOT,
+    SECRET,
+    TORCH,
+    Engine,
+    build_image,
+    call,
+    next_line,
+    train_requirements,
+    wait_for,
+)
 
 # How the launcher starts a run: any user, nothing to write to but /tmp, no network, no privileges.
 HARDENED = [
-    *("--init", "--user=12345:23456", "--read-only", "--tmpfs=/tmp:exec", "--network=none", "--hostname=localhost"),
+    *(
+        "--init",
+        "--user=12345:23456",
+        "--read-only",
+        "--tmpfs=/tmp:exec",
+        "--network=none",
+        "--hostname=localhost",
+    ),
     *("--cap-drop=ALL", "--security-opt=no-new-privileges", "--shm-size=2g"),
 ]
 
@@ -55,9 +75,23 @@ time.sleep(600)
 
 @contextmanager
 def container(engine: Engine, image: str, name: str) -> Iterator[subprocess.Popen]:
-    """The docker client of a running container whose stdin is the client's, as the launcher starts it."""
-    argv = [CLIENT, "run", "--interactive", f"--name={name}", *HARDENED, image, "python", "-c", PATIENT]
-    with subprocess.Popen(argv, env=engine.env, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as client:
+    """The docker client of a running container whose stdin is the client's, as the launcher starts
+    it.
+    """
+    argv = [
+        CLIENT,
+        "run",
+        "--interactive",
+        f"--name={name}",
+        *HARDENED,
+        image,
+        "python",
+        "-c",
+        PATIENT,
+    ]
+    with subprocess.Popen(
+        argv, env=engine.env, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as client:
         try:
             assert next_line(client.stdout) == "ready\n"
             yield client
@@ -82,16 +116,27 @@ def layers(engine: Engine, tag: str) -> list[str]:
 
 @pytest.mark.docker
 def test_image_has_what_the_trainer_imports(engine: Engine, image: str) -> None:
-    code = "import numpy, PIL, pydantic, sklearn, torch, wandb, yaml; print(torch.__version__, torch.version.cuda)"
+    code = (
+        "import numpy, PIL, pydantic, sklearn, torch, wandb, yaml; print(torch.__version__,"
+        " torch.version.cuda)"
+    )
     said = engine.docker("run", "--rm", *HARDENED, image, "python", "-W", "error", "-c", code)
     assert said == f"{TORCH.partition('==')[2]} None\n"
 
 
 @pytest.mark.docker
 def test_launcher_and_project_source_are_not_in_the_image(engine: Engine, image: str) -> None:
-    code = "import importlib.util as u; print([u.find_spec(name) for name in ('launch', 'trainer', 'submitit')])"
-    assert engine.docker("run", "--rm", *HARDENED, image, "python", "-c", code) == "[None, None, None]\n"
-    assert engine.docker("run", "--rm", *HARDENED, image, "ls", "/opt/batchyard") == "entrypoint.py\n"
+    code = (
+        "import importlib.util as u; print([u.find_spec(name) for name in ('launch', 'trainer',"
+        " 'submitit')])"
+    )
+    assert (
+        engine.docker("run", "--rm", *HARDENED, image, "python", "-c", code)
+        == "[None, None, None]\n"
+    )
+    assert (
+        engine.docker("run", "--rm", *HARDENED, image, "ls", "/opt/batchyard") == "entrypoint.py\n"
+    )
 
 
 @pytest.mark.docker
@@ -100,7 +145,9 @@ def test_image_runs_as_any_user_on_a_read_only_root(engine: Engine, image: str) 
 
 
 @pytest.mark.docker
-def test_torchrun_finds_its_ranks_without_a_network(engine: Engine, image: str, tmp_path: Path) -> None:
+def test_torchrun_finds_its_ranks_without_a_network(
+    engine: Engine, image: str, tmp_path: Path
+) -> None:
     # pytest's folders are the owner's alone, and the container runs as somebody else.
     tmp_path.chmod(0o755)
     for parent in tmp_path.parents[:2]:
@@ -108,7 +155,16 @@ def test_torchrun_finds_its_ranks_without_a_network(engine: Engine, image: str, 
     (tmp_path / "ranks.py").write_text(RANKS)
     mount = f"--volume={tmp_path}:/snapshot:ro"
     torchrun = ["torchrun", "--standalone", "--nproc-per-node=2", "/snapshot/ranks.py"]
-    said = engine.docker("run", "--rm", *HARDENED, mount, "--env=PYTHONWARNINGS=error", image, *torchrun, timeout_s=180)
+    said = engine.docker(
+        "run",
+        "--rm",
+        *HARDENED,
+        mount,
+        "--env=PYTHONWARNINGS=error",
+        image,
+        *torchrun,
+        timeout_s=180,
+    )
     assert sorted(said.splitlines()) == ["rank 0 of 2: 3.0", "rank 1 of 2: 3.0"]
 
 
@@ -156,34 +212,54 @@ def test_change_of_the_entrypoint_rebuilds_the_last_layer_alone(
 
 
 @pytest.mark.docker
-def test_secrets_of_the_build_stay_out_of_the_image(engine: Engine, image: str, secrets: dict[str, Path]) -> None:
+def test_secrets_of_the_build_stay_out_of_the_image(
+    engine: Engine, image: str, secrets: dict[str, Path]
+) -> None:
     history = engine.docker("image", "history", "--no-trunc", "--format={{json .}}", image)
     config = engine.docker("image", "inspect", image)
     for words in (SECRET, *map(str, secrets.values())):
         assert words not in history + config
     # grep exits with 1 where nothing matches; what it cannot read would be 2.
     places = ["/etc", "/opt/batchyard", "/root", "/run", "/tmp", "/usr/local", "/var"]
-    search = ["sh", "-c", f"grep --recursive --files-with-matches {SECRET} {' '.join(places)}; test $? = 1"]
+    search = [
+        "sh",
+        "-c",
+        f"grep --recursive --files-with-matches {SECRET} {' '.join(places)}; test $? = 1",
+    ]
     assert engine.docker("run", "--rm", "--user=0", "--network=none", image, *search) == ""
 
 
 @pytest.mark.docker
 def test_environment_and_labels(engine: Engine, image: str) -> None:
     config = json.loads(engine.docker("image", "inspect", "--format={{json .Config}}", image))
-    assert {"NVIDIA_VISIBLE_DEVICES=all", "NVIDIA_DRIVER_CAPABILITIES=compute,utility"} <= set(config["Env"])
+    assert {"NVIDIA_VISIBLE_DEVICES=all", "NVIDIA_DRIVER_CAPABILITIES=compute,utility"} <= set(
+        config["Env"]
+    )
     assert config["User"] == "1000:1000"
     assert config["Labels"]["org.opencontainers.image.title"] == "batchyard"
 
 
 @pytest.mark.docker
-def test_builds_without_an_imported_folder_of_wheels(engine: Engine, image: str, tmp_path: Path) -> None:
-    """An empty wheels image (scratch) mounts too; the install then fails for want of torch alone."""
-    with pytest.raises(RuntimeError, match=re.escape(f"No matching distribution found for {TORCH}")):
+def test_builds_without_an_imported_folder_of_wheels(
+    engine: Engine, image: str, tmp_path: Path
+) -> None:
+    """An empty wheels image (scratch) mounts too; the install then fails for want of
+    torch alone.
+    """
+    with pytest.raises(
+        RuntimeError, match=re.escape(f"No matching distribution found for {TORCH}")
+    ):
         build_image(engine, tag="batchyard:empty", WHEELS="", PIP_CONFIG_FILE=tmp_path / "none")
 
 
 def test_no_address_in_the_docker_folder() -> None:
-    for name in ("Dockerfile", "Dockerfile.dockerignore", "build", "constraints.txt", "entrypoint.py"):
+    for name in (
+        "Dockerfile",
+        "Dockerfile.dockerignore",
+        "build",
+        "constraints.txt",
+        "entrypoint.py",
+    ):
         text = (ROOT / "docker" / name).read_text()
         assert "://" not in text, name
         assert not re.search(r"\b[a-z0-9-]+\.(com|org|io|net|dev|ai)\b(?!\.)", text), name

@@ -1,4 +1,6 @@
-"""digits on a real cluster: one node and two, stopped by a signal, requeued, cancelled, by hand; always the same weights."""
+"""digits on a real cluster: one node and two, stopped by a signal, requeued, cancelled, by hand;
+always the same weights.
+"""
 
 from __future__ import annotations
 
@@ -25,10 +27,16 @@ TWO_NODES = ("--set", "resources.nodes=2")
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory, environment: tuple[tuple[str, str], ...]) -> dict[str, RunDir]:
+def whole(
+    tmp_path_factory: pytest.TempPathFactory, environment: tuple[tuple[str, str], ...]
+) -> dict[str, RunDir]:
     """Undisturbed runs: on this machine, on one node, and on two nodes."""
     found = {}
-    places = {"local": (), "one node": ("--backend", "slurm"), "two nodes": ("--backend", "slurm", *TWO_NODES)}
+    places = {
+        "local": (),
+        "one node": ("--backend", "slurm"),
+        "two nodes": ("--backend", "slurm", *TWO_NODES),
+    }
     for place, options in places.items():
         shell = Shell(tmp_path_factory.mktemp("whole"), env=environment)
         shell.run("submit", "digits", *SHORT, *options)
@@ -38,7 +46,11 @@ def whole(tmp_path_factory: pytest.TempPathFactory, environment: tuple[tuple[str
 
 
 def wait_for_end(run: RunDir) -> None:
-    wait_for(f"the end of {run.run_id}\n", lambda: run.outcome.exists() and outcome(run).status == "completed", timeout_s=180)
+    wait_for(
+        f"the end of {run.run_id}\n",
+        lambda: run.outcome.exists() and outcome(run).status == "completed",
+        timeout_s=180,
+    )
 
 
 def job_id(run: RunDir) -> str:
@@ -50,7 +62,9 @@ def same_as(run: RunDir, whole: RunDir) -> None:
     assert run.metrics.read_bytes() == whole.metrics.read_bytes()
 
 
-def test_one_node_gives_the_weights_of_this_machine(whole: dict[str, RunDir], cluster: Slurm) -> None:
+def test_one_node_gives_the_weights_of_this_machine(
+    whole: dict[str, RunDir], cluster: Slurm
+) -> None:
     run = whole["one node"]
     same_as(run, whole["local"])
     job = cluster.job(job_id(run))
@@ -73,7 +87,10 @@ def test_nodes_agree_on_another_port_where_theirs_is_taken(
     shell.run("submit", "digits", *SHORT, "--backend", "slurm", *TWO_NODES)
     run = shell.only_run()
     theirs = free_port(f"slurm-{job_id(run)}.0")
-    taking = f"import socket; s = socket.create_server(('', {theirs})); print('taken', flush=True); s.accept(); s.accept()"
+    taking = (
+        f"import socket; s = socket.create_server(('', {theirs})); print('taken', flush=True);"
+        " s.accept(); s.accept()"
+    )
     others = [cluster.on_network_of(node, sys.executable, "-c", taking) for node in cluster.nodes]
     try:
         assert all(other.stdout and other.stdout.readline() == "taken\n" for other in others)
@@ -104,7 +121,9 @@ def test_a_job_is_cancelled_with_all_its_runs(shell: Shell, cluster: Slurm, held
 def test_usr2_stops_after_a_checkpoint_requeues_and_continues(
     shell: Shell, cluster: Slurm, whole: dict[str, RunDir], place: str, options: tuple[str, ...]
 ) -> None:
-    assert "queued as Slurm job" in shell.run("submit", "digits", *SHORT, "--backend", "slurm", *options)
+    assert "queued as Slurm job" in shell.run(
+        "submit", "digits", *SHORT, "--backend", "slurm", *options
+    )
     run = shell.only_run()
     wait_for("step 10", step_reached(run, 10))
     cluster.run("scancel", "--signal=USR2", job_id(run))
@@ -112,8 +131,12 @@ def test_usr2_stops_after_a_checkpoint_requeues_and_continues(
     first, second = run.all_attempts()
     assert (first.id, second.id) == (f"slurm-{job_id(run)}.0", f"slurm-{job_id(run)}.1")
     stopped = read_json(first.outcome)
-    assert (stopped["status"], stopped["verdict"]) == ("stopped", "preempted") and stopped["global_step"] < 184
-    assert f"continued from step-{stopped['global_step']}.{first.id}" in second.rank_log(0).read_text()
+    assert (stopped["status"], stopped["verdict"]) == ("stopped", "preempted") and stopped[
+        "global_step"
+    ] < 184
+    assert (
+        f"continued from step-{stopped['global_step']}.{first.id}" in second.rank_log(0).read_text()
+    )
     assert second.script.read_text() == first.script.read_text()
     assert cluster.wait(job_id(run), "COMPLETED")["Restarts"] == "1"
     same_as(run, whole[place])
@@ -132,7 +155,10 @@ def test_where_nothing_may_be_requeued_another_job_follows(
     cluster.run("scancel", "--signal=USR2", first)
     wait_for_end(run)
     second = job_id(run)
-    assert [a.id for a in run.all_attempts()] == [f"slurm-{first}.0", f"slurm-{second}.0"] and first != second
+    assert [a.id for a in run.all_attempts()] == [
+        f"slurm-{first}.0",
+        f"slurm-{second}.0",
+    ] and first != second
     assert read_json(run.slurm_job)["follows"] == [first]
     assert cluster.wait(second, "COMPLETED")["Restarts"] == cluster.job(first)["Restarts"] == "0"
     assert run.all_attempts()[1].script.read_text() == run.all_attempts()[0].script.read_text()
@@ -142,17 +168,38 @@ def test_where_nothing_may_be_requeued_another_job_follows(
 def test_a_rank_that_is_killed_on_the_second_node_is_named_and_the_job_goes_on(
     shell: Shell, cluster: Slurm, whole: dict[str, RunDir]
 ) -> None:
-    shell.run("submit", "digits", *SHORT, "--backend", "slurm", *TWO_NODES, "--set", "execution.checkpoint_every_steps=10")
+    shell.run(
+        "submit",
+        "digits",
+        *SHORT,
+        "--backend",
+        "slurm",
+        *TWO_NODES,
+        "--set",
+        "execution.checkpoint_every_steps=10",
+    )
     run = shell.only_run()
     wait_for("step 30", step_reached(run, 30))
-    (pid,) = [pid for pid, argv, variables in of_run(run) if variables.get("RANK") == "3" and "torch.distributed.run" not in argv]
+    (pid,) = [
+        pid
+        for pid, argv, variables in of_run(run)
+        if variables.get("RANK") == "3" and "torch.distributed.run" not in argv
+    ]
     os.kill(pid, signal.SIGKILL)
-    wait_for("the first attempt's verdict", lambda: run.all_attempts()[0].outcome.exists(), timeout_s=120)
-    assert any("rank 3" in line and "SIGKILL" in line for line in shell.run("why", "digits").splitlines())
+    wait_for(
+        "the first attempt's verdict", lambda: run.all_attempts()[0].outcome.exists(), timeout_s=120
+    )
+    assert any(
+        "rank 3" in line and "SIGKILL" in line for line in shell.run("why", "digits").splitlines()
+    )
     wait_for_end(run)
     first, second = run.all_attempts()
     judged = Outcome.read(first.outcome)
-    assert judged and (judged.status, judged.verdict, judged.rank) == ("failed", "killed", 3), judged
+    assert judged and (judged.status, judged.verdict, judged.rank) == (
+        "failed",
+        "killed",
+        3,
+    ), judged
     assert judged.global_step and judged.global_step >= 30
     assert "continued from step-" in second.rank_log(0).read_text()
     assert read_json(first.record)["deadline"] > time.time()
@@ -164,7 +211,10 @@ def test_cancel_stops_after_a_checkpoint_is_not_requeued_and_continues_here_or_t
 ) -> None:
     shell.run("submit", "digits", *SHORT, "--backend", "slurm")
     run = shell.only_run()
-    assert "is queued" in (again := shell.run("submit", "digits", *SHORT, "--backend", "slurm")) or "is running" in again
+    assert (
+        "is queued" in (again := shell.run("submit", "digits", *SHORT, "--backend", "slurm"))
+        or "is running" in again
+    )
     wait_for("step 5", step_reached(run, 5))
     assert "stops after a checkpoint" in shell.run("cancel", "digits")
     job = cluster.wait(job_id(run), {"FAILED", "CANCELLED", "COMPLETED"})
@@ -186,7 +236,11 @@ def test_a_plain_scancel_stops_after_a_checkpoint_and_is_no_reason_to_requeue(
     job = cluster.wait(job_id(run), {"CANCELLED"})
     assert job["Restarts"] == "0"
     wait_for("its verdict", lambda: run.outcome.exists())
-    assert (outcome(run).status, outcome(run).verdict, outcome(run).cause) == ("stopped", "cancelled", "cancelled by scancel")
+    assert (outcome(run).status, outcome(run).verdict, outcome(run).cause) == (
+        "stopped",
+        "cancelled",
+        "cancelled by scancel",
+    )
     assert "cancelled" in shell.run("status", "digits")
     wait_for("a queue without it", lambda: not cluster.squeue(job_id(run)))
     shell.run("submit", "digits", *SHORT, "--backend", "slurm", *TWO_NODES)
@@ -194,8 +248,12 @@ def test_a_plain_scancel_stops_after_a_checkpoint_and_is_no_reason_to_requeue(
     same_as(run, whole["two nodes"])
 
 
-def test_a_requeue_brings_no_cancelled_run_back_and_a_submit_does(shell: Shell, cluster: Slurm) -> None:
-    """`scontrol requeue` starts ended jobs, too; Slurm 24.11 does so by itself after a preemption."""
+def test_a_requeue_brings_no_cancelled_run_back_and_a_submit_does(
+    shell: Shell, cluster: Slurm
+) -> None:
+    """`scontrol requeue` starts ended jobs, too; Slurm 24.11 does so by itself after a
+    preemption.
+    """
     shell.run("submit", "digits", *SHORT, "--backend", "slurm")
     run = shell.only_run()
     wait_for("step 5", step_reached(run, 5))
@@ -204,14 +262,22 @@ def test_a_requeue_brings_no_cancelled_run_back_and_a_submit_does(shell: Shell, 
     cluster.wait(first, {"FAILED", "CANCELLED", "COMPLETED"})
     cluster.run("scontrol", "requeue", first)
     cluster.wait(first, {"FAILED", "CANCELLED", "COMPLETED"}, restarts=1)
-    assert [a.id for a in run.all_attempts()] == [f"slurm-{first}.0"] and "cancelled" in shell.run("status", "digits")
+    assert [a.id for a in run.all_attempts()] == [f"slurm-{first}.0"] and "cancelled" in shell.run(
+        "status", "digits"
+    )
     (log,) = run.slurm.glob(f"{first}_*log.out")
-    assert f"{run.run_id} is cancelled; `batchyard submit {run.run_id}` continues it; slurm-{first}.1 starts" in log.read_text()
+    assert (
+        f"{run.run_id} is cancelled; `batchyard submit {run.run_id}` continues it; slurm-{first}.1"
+        " starts" in log.read_text()
+    )
 
     shell.run("submit", "digits", *SHORT, "--backend", "slurm")
-    cluster.run("scontrol", "requeue", first)  # the job of the submit before has no part in this one
+    # the job of the submit before has no part in this one
+    cluster.run("scontrol", "requeue", first)
     wait_for_end(run)
-    assert [read_json(a.record)["generation"] for a in run.all_attempts()] == [1, 2] and outcome(run).generation == 2
+    assert [read_json(a.record)["generation"] for a in run.all_attempts()] == [1, 2] and outcome(
+        run
+    ).generation == 2
 
 
 def test_a_key_reaches_the_trainer_and_stands_nowhere(shell: Shell, cluster: Slurm) -> None:
@@ -220,11 +286,17 @@ def test_a_key_reaches_the_trainer_and_stands_nowhere(shell: Shell, cluster: Slu
     printed = own.run("submit", "digits", *SHORT, "--backend", "slurm")
     run = shell.only_run()
     wait_for("step 5", step_reached(run, 5))
-    ranks = [variables for _, argv, variables in of_run(run) if "RANK" in variables and "torch.distributed.run" not in argv]
+    ranks = [
+        variables
+        for _, argv, variables in of_run(run)
+        if "RANK" in variables and "torch.distributed.run" not in argv
+    ]
     assert len(ranks) == 2 and all(variables["WANDB_API_KEY"] == key for variables in ranks)
     assert not [argv for _, argv, _ in of_run(run) if key in " ".join(argv)]
     wait_for_end(run)
-    assert key not in printed + shell.run("logs", "digits") + cluster.run("scontrol", "show", "job", job_id(run))
+    assert key not in printed + shell.run("logs", "digits") + cluster.run(
+        "scontrol", "show", "job", job_id(run)
+    )
     assert not [p for p in shell.runs.rglob("*") if p.is_file() and key.encode() in p.read_bytes()]
 
 
@@ -235,7 +307,10 @@ def test_a_cancelled_waiting_job_never_starts(shell: Shell, cluster: Slurm) -> N
         run = shell.only_run()
         assert "queued" in shell.run("status", "digits")
         why = shell.run("why", "digits")
-        assert f"waits in the queue as Slurm job {job_id(run)} since" in why and "its partition is closed (PartitionDown)" in why
+        assert (
+            f"waits in the queue as Slurm job {job_id(run)} since" in why
+            and "its partition is closed (PartitionDown)" in why
+        )
         shell.run("cancel", "digits")
         wait_for("the queue without it", lambda: not cluster.squeue(job_id(run)))
         assert "cancelled" in shell.run("status", "digits")
@@ -244,7 +319,9 @@ def test_a_cancelled_waiting_job_never_starts(shell: Shell, cluster: Slurm) -> N
         cluster.run("scontrol", "update", "partition=main", "state=up")
 
 
-def test_the_kept_script_is_what_show_printed_and_runs_by_hand(shell: Shell, cluster: Slurm, whole: dict[str, RunDir]) -> None:
+def test_the_kept_script_is_what_show_printed_and_runs_by_hand(
+    shell: Shell, cluster: Slurm, whole: dict[str, RunDir]
+) -> None:
     shown = shell.run("show", "digits", *SHORT, "--backend", "slurm")
     kept = whole["one node"].all_attempts()[0].script.read_text()
     here, there = str(shell.runs), str(whole["one node"].path.parent)
@@ -280,7 +357,9 @@ def test_a_hostile_name_changes_nothing(
     assert cluster.wait(job_id(run), "COMPLETED")["Restarts"] == "0"
 
 
-def test_a_refused_job_is_told_in_slurms_words(shell: Shell, cluster: Slurm, tmp_path: Path) -> None:
+def test_a_refused_job_is_told_in_slurms_words(
+    shell: Shell, cluster: Slurm, tmp_path: Path
+) -> None:
     site = tmp_path / "site.yaml"
     site.write_text("backend: slurm\nslurm: {partition: nowhere}\n")
     printed = shell.run("submit", "digits", "--site", str(site), code=1)
@@ -297,13 +376,18 @@ def test_a_failing_setup_line_stops_the_job(shell: Shell, cluster: Slurm, tmp_pa
     assert not run.metrics.exists()
 
 
-def test_a_queue_that_does_not_answer_never_looks_empty(shell: Shell, cluster: Slurm, tmp_path: Path) -> None:
+def test_a_queue_that_does_not_answer_never_looks_empty(
+    shell: Shell, cluster: Slurm, tmp_path: Path
+) -> None:
     cluster.run("scontrol", "update", "partition=main", "state=down")
     try:
         shell.run("submit", "digits", *SHORT, "--backend", "slurm")
         broken = tmp_path / "bin" / "squeue"
         broken.parent.mkdir()
-        broken.write_text("#!/bin/sh\necho 'slurm_load_jobs error: Unable to contact slurm controller' >&2\nexit 1\n")
+        broken.write_text(
+            "#!/bin/sh\necho 'slurm_load_jobs error: Unable to contact slurm controller'"
+            " >&2\nexit 1\n"
+        )
         broken.chmod(0o755)
         path = f"{broken.parent}:{dict(shell.env)['PATH']}"
         deaf = Shell(shell.runs, env=(*shell.env, ("PATH", path)))

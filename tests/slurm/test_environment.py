@@ -1,4 +1,6 @@
-"""What stands in the environment of a submit decides nothing: a job is what its script says, and itself."""
+"""What stands in the environment of a submit decides nothing: a job is what its script says, and
+itself.
+"""
 
 from __future__ import annotations
 
@@ -95,7 +97,9 @@ def test_a_partition_of_the_environment_is_the_jobs(
 def test_a_job_that_a_task_of_an_array_submits_requeues_itself(
     shell: Shell, cluster: Slurm, tmp_path: Path
 ) -> None:
-    """It took itself for that task: USR2 to it killed and requeued the outer job, and its own was lost."""
+    """It took itself for that task: USR2 to it killed and requeued the outer job, and its own was
+    lost.
+    """
     settings = (*SHORT, "--set", "train.epochs=60", "--set", "resources.nproc_per_node=1")
     submit = [
         *BATCHYARD,

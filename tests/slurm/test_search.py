@@ -1,4 +1,6 @@
-"""A search on a real cluster: an array whose tasks choose their trials as they begin; requeued, cancelled, submitted once."""
+"""A search on a real cluster: an array whose tasks choose their trials as they begin; requeued,
+cancelled, submitted once.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,11 @@ sweep:
 
 def job(folder: Path, *, trials: int, epochs: int = 4, halving: str = "null") -> str:
     path = folder / "s.yaml"
-    path.write_text(JOB.replace("EPOCHS", str(epochs)).replace("TRIALS", str(trials)).replace("HALVING", halving))
+    path.write_text(
+        JOB.replace("EPOCHS", str(epochs))
+        .replace("TRIALS", str(trials))
+        .replace("HALVING", halving)
+    )
     return str(path)
 
 
@@ -51,36 +57,56 @@ def run(shell: Shell, number: int) -> RunDir:
 
 
 def states(shell: Shell) -> list[str]:
-    study = open_study(SweepDir(shell.runs / "s.sweep").journal, begun(shell)[0]["study"], "accuracy", None)
+    study = open_study(
+        SweepDir(shell.runs / "s.sweep").journal, begun(shell)[0]["study"], "accuracy", None
+    )
     return [t.state.name for t in study.get_trials()]
 
 
-def test_trials_are_queued_once_chosen_late_and_cancelled_together(shell: Shell, cluster: Slurm, tmp_path: Path) -> None:
+def test_trials_are_queued_once_chosen_late_and_cancelled_together(
+    shell: Shell, cluster: Slurm, tmp_path: Path
+) -> None:
     cluster.run("scontrol", "update", "partition=main", "state=down")  # nothing starts
     printed = shell.run("submit", job(tmp_path, trials=3), "--backend", "slurm")
-    assert "s.sweep: 3 trials: 3 to begin" in printed and "queued 3 trials as Slurm job array" in printed and not begun(shell)
-    again = shell.run("submit", job(tmp_path, trials=4), "--backend", "slurm")  # one more of the same search
+    assert (
+        "s.sweep: 3 trials: 3 to begin" in printed
+        and "queued 3 trials as Slurm job array" in printed
+        and not begun(shell)
+    )
+    # one more of the same search
+    again = shell.run("submit", job(tmp_path, trials=4), "--backend", "slurm")
     assert "queued 1 trial as Slurm job array" in again
     assert len(cluster.run("squeue", "-h", "-r", "-o", "%i").splitlines()) == 4
     assert "s.sweep: no further point begins" in shell.run("cancel", "s.sweep")
     assert not cluster.run("squeue", "-h", "-r", "-o", "%i") and not begun(shell)
     cluster.run("scontrol", "update", "partition=main", "state=up")
     shell.run("submit", job(tmp_path, trials=2), "--backend", "slurm")
-    wait_for("the end of both", lambda: len(begun(shell)) == 2 and states(shell) == ["COMPLETE"] * 2)
+    wait_for(
+        "the end of both", lambda: len(begun(shell)) == 2 and states(shell) == ["COMPLETE"] * 2
+    )
     for trial in begun(shell):
-        assert trial["axes"]["train.optimizer.lr"] == read_json(run(shell, trial["trial"]).config)["train"]["optimizer"]["lr"]
+        assert (
+            trial["axes"]["train.optimizer.lr"]
+            == read_json(run(shell, trial["trial"]).config)["train"]["optimizer"]["lr"]
+        )
     assert "s.sweep: 2 trials: 2 done" in shell.run("submit", "s.sweep", "--backend", "slurm")
 
 
 @pytest.mark.long
-def test_a_trial_that_is_requeued_goes_on_as_the_same(shell: Shell, cluster: Slurm, tmp_path: Path) -> None:
+def test_a_trial_that_is_requeued_goes_on_as_the_same(
+    shell: Shell, cluster: Slurm, tmp_path: Path
+) -> None:
     shell.run("submit", job(tmp_path, trials=3, epochs=40), "--backend", "slurm")
     wait_for("two trials", lambda: len(begun(shell)) == 2)
     first = run(shell, 0)
     wait_for("step 10 of the first", step_reached(first, 10))
     slurm_job = str(read_json(first.slurm_job)["job_id"])
     cluster.run("scancel", "--signal=USR2", slurm_job)
-    wait_for("the end of all", lambda: len(begun(shell)) == 3 and states(shell) == ["COMPLETE"] * 3, timeout_s=240)
+    wait_for(
+        "the end of all",
+        lambda: len(begun(shell)) == 3 and states(shell) == ["COMPLETE"] * 3,
+        timeout_s=240,
+    )
     assert [a.id for a in first.all_attempts()] == [f"slurm-{slurm_job}.0", f"slurm-{slurm_job}.1"]
     assert "continued from step-" in first.all_attempts()[1].rank_log(0).read_text()
     script = first.all_attempts()[0].script.read_text()
@@ -89,7 +115,9 @@ def test_a_trial_that_is_requeued_goes_on_as_the_same(shell: Shell, cluster: Slu
 
 
 @pytest.mark.long
-def test_sixteen_trials_stop_as_optuna_says_and_one_is_taken_up_again(shell: Shell, cluster: Slurm, tmp_path: Path) -> None:
+def test_sixteen_trials_stop_as_optuna_says_and_one_is_taken_up_again(
+    shell: Shell, cluster: Slurm, tmp_path: Path
+) -> None:
     name = job(tmp_path, trials=16, halving="{min_epochs: 1, reduction_factor: 2}")
     shell.run("submit", name, "--backend", "slurm")
     wait_for("five trials", lambda: len(begun(shell)) >= 5, timeout_s=240)
@@ -97,7 +125,9 @@ def test_sixteen_trials_stop_as_optuna_says_and_one_is_taken_up_again(shell: She
     wait_for("an empty queue", lambda: not cluster.run("squeue", "-h"))
     assert len(begun(shell)) < 16
     shell.run("submit", name, "--backend", "slurm")
-    wait_for("all", lambda: len(begun(shell)) == 16 and not cluster.run("squeue", "-h"), timeout_s=600)
+    wait_for(
+        "all", lambda: len(begun(shell)) == 16 and not cluster.run("squeue", "-h"), timeout_s=600
+    )
     assert set(states(shell)) == {"COMPLETE", "PRUNED"}
     pruned, expected = decisions(shell, begun(shell)[0]["study"])
     assert pruned == expected and 4 <= len(pruned) < 16
@@ -112,6 +142,7 @@ def test_sixteen_trials_stop_as_optuna_says_and_one_is_taken_up_again(shell: She
 def test_a_trial_of_two_nodes(shell: Shell, cluster: Slurm, tmp_path: Path) -> None:
     shell.run("submit", job(tmp_path, trials=1), "--backend", "slurm", "--set", "resources.nodes=2")
     wait_for("its end", lambda: begun(shell) and states(shell) == ["COMPLETE"], timeout_s=180)
-    wait_for("an empty queue", lambda: not cluster.run("squeue", "-h"))  # the second node ends a moment after the first
+    # the second node ends a moment after the first
+    wait_for("an empty queue", lambda: not cluster.run("squeue", "-h"))
     (attempt,) = run(shell, 0).all_attempts()
     assert read_json(attempt.record)["world_size"] == 2 and attempt.node_record(1).exists()

@@ -1,4 +1,6 @@
-"""A sweep on a real cluster: job arrays with a limit, cut where the cluster's are small; requeued, cancelled, submitted once."""
+"""A sweep on a real cluster: job arrays with a limit, cut where the cluster's are small; requeued,
+cancelled, submitted once.
+"""
 
 from __future__ import annotations
 
@@ -37,26 +39,42 @@ def with_tool(shell: Shell, folder: Path, name: str, text: str) -> Shell:
     """The shell with another `name` first on PATH; {real} in its text is the real one."""
     folder.mkdir(exist_ok=True)
     path = dict(shell.env)["PATH"]
-    real = subprocess.run(["which", name], env={"PATH": path}, capture_output=True, text=True, check=True).stdout.strip()
+    real = subprocess.run(
+        ["which", name], env={"PATH": path}, capture_output=True, text=True, check=True
+    ).stdout.strip()
     (folder / name).write_text(f"#!/bin/bash\n{text.replace('{real}', real)}\n")
     (folder / name).chmod(0o755)
     return Shell(shell.runs, env=(*shell.env, ("PATH", f"{folder}:{path}")))
 
 
-def test_points_are_queued_once_as_an_array_and_cancelled_together(shell: Shell, cluster: Slurm, held: None) -> None:
+def test_points_are_queued_once_as_an_array_and_cancelled_together(
+    shell: Shell, cluster: Slurm, held: None
+) -> None:
     printed = shell.run("submit", "digits", *seeds(0, 1))
     first, second = runs_of(shell)
     array = job(first).split("_")[0]
-    assert (job(first), job(second)) == (f"{array}_0", f"{array}_1") and f"queued 2 points as Slurm job array {array}," in printed
+    assert (job(first), job(second)) == (
+        f"{array}_0",
+        f"{array}_1",
+    ) and f"queued 2 points as Slurm job array {array}," in printed
     assert cluster.squeue(f"{array}_0")["name"] == "digits.sweep"
-    assert [p.name for p in second.path.iterdir()] == ["config.json"]  # all else when it begins: test_array.py
+    # all else when it begins: test_array.py
+    assert [p.name for p in second.path.iterdir()] == ["config.json"]
     assert "digits.sweep: 2 points: 2 queued" in shell.run("status", "digits")
     assert f"waits in the queue as Slurm job {array}_1 since" in shell.run("why", second.run_id)
     again = shell.run("submit", "digits", *seeds(0, 1))
-    assert "digits.sweep: 2 points: 2 running" in again and "queued 2" not in again and len(queue(cluster)) == 2
-    assert read_json(shell.runs / "digits.sweep/sweep.json")["job"] == "digits"  # also where there was nothing to queue
+    assert (
+        "digits.sweep: 2 points: 2 running" in again
+        and "queued 2" not in again
+        and len(queue(cluster)) == 2
+    )
+    # also where there was nothing to queue
+    assert read_json(shell.runs / "digits.sweep/sweep.json")["job"] == "digits"
     printed = shell.run("submit", "digits", *seeds(0, 2), "--prune")
-    assert f"{second.run_id} (Slurm job {job(second)} PENDING (PartitionDown)) stops after a checkpoint" in printed
+    assert (
+        f"{second.run_id} (Slurm job {job(second)} PENDING (PartitionDown)) stops after a"
+        " checkpoint" in printed
+    )
     assert job(second) not in queue(cluster)
     assert "queued 1 point as Slurm job array" in printed and len(queue(cluster)) == 2
     shell.run("cancel", "digits.sweep")
@@ -64,7 +82,9 @@ def test_points_are_queued_once_as_an_array_and_cancelled_together(shell: Shell,
     assert not queue(cluster)
 
 
-def test_a_point_whose_task_was_removed_goes_on_by_its_own_name(shell: Shell, cluster: Slurm, held: None) -> None:
+def test_a_point_whose_task_was_removed_goes_on_by_its_own_name(
+    shell: Shell, cluster: Slurm, held: None
+) -> None:
     shell.run("submit", "digits", *seeds(0, 1))
     _, second = runs_of(shell)
     removed = job(second)
@@ -72,7 +92,9 @@ def test_a_point_whose_task_was_removed_goes_on_by_its_own_name(shell: Shell, cl
     cluster.run("scancel", removed)
     wait_for("the end of its task", lambda: removed not in queue(cluster))
     told = shell.run("why", second.run_id)
-    assert re.match(f"{second.run_id} is dead: Slurm job {removed} is (gone|CANCELLED), and no attempt", told), told
+    assert re.match(
+        f"{second.run_id} is dead: Slurm job {removed} is (gone|CANCELLED), and no attempt", told
+    ), told
     assert f"it left no log in {shell.runs / 'digits.sweep/slurm'}" in told
     assert "queued as Slurm job" in shell.run("submit", second.run_id, "--backend", "slurm")
     assert job(second) != removed and job(second) in queue(cluster)
@@ -81,9 +103,15 @@ def test_a_point_whose_task_was_removed_goes_on_by_its_own_name(shell: Shell, cl
     assert not queue(cluster)
 
 
-def test_small_arrays_share_the_limit_and_only_the_holes_are_submitted_again(shell: Shell, cluster: Slurm, tmp_path: Path) -> None:
-    small = with_tool(shell, tmp_path / "bin", "scontrol", 'if [ "$1 $2" = "show config" ]; then echo "MaxArraySize = 2"; '
-                      'else exec {real} "$@"; fi')  # fmt: skip
+def test_small_arrays_share_the_limit_and_only_the_holes_are_submitted_again(
+    shell: Shell, cluster: Slurm, tmp_path: Path
+) -> None:
+    small = with_tool(
+        shell,
+        tmp_path / "bin",
+        "scontrol",
+        'if [ "$1 $2" = "show config" ]; then echo "MaxArraySize = 2"; else exec {real} "$@"; fi',
+    )
     at_once = ("--set", "sweep.array_parallelism=2")
     printed = small.run("submit", "digits", *seeds(0, 1, 2, 3, 4), *at_once)
     runs = runs_of(shell)
@@ -93,7 +121,14 @@ def test_small_arrays_share_the_limit_and_only_the_holes_are_submitted_again(she
 
     def all_done() -> bool:
         nonlocal most
-        most = max(most, len(cluster.run("squeue", "-h", "-r", "-t", "running,completing", "-o", "%i").splitlines()))
+        most = max(
+            most,
+            len(
+                cluster.run(
+                    "squeue", "-h", "-r", "-t", "running,completing", "-o", "%i"
+                ).splitlines()
+            ),
+        )
         return all(run.outcome.exists() and outcome(run).status == "completed" for run in runs)
 
     wait_for("five points", all_done, timeout_s=240)
@@ -107,7 +142,10 @@ def test_small_arrays_share_the_limit_and_only_the_holes_are_submitted_again(she
     before = {job(run) for run in runs}
     subprocess.run(["rm", "-r", str(runs[2].path)], check=True)
     printed = shell.run("submit", "digits", *seeds(0, 1, 2, 3, 5))
-    assert "5 points: 3 done, 2 missing" in printed and f"not wanted   seed=4  {runs[4].run_id} is left as it is" in printed
+    assert (
+        "5 points: 3 done, 2 missing" in printed
+        and f"not wanted   seed=4  {runs[4].run_id} is left as it is" in printed
+    )
     assert "queued 2 points as Slurm job array" in printed
     asked = [run for run in runs_of(shell) if job(run) not in before]
     assert [read_json(run.config)["train"].get("seed", 0) for run in asked] == [2, 5]
@@ -130,13 +168,24 @@ def requeue_one_of_two(shell: Shell, cluster: Slurm) -> None:
         assert outcome(run).status == "completed"
     assert second.all_attempts()[1].id == f"slurm-{job(second)}.1"
     assert "continued from step-" in second.all_attempts()[1].rank_log(0).read_text()
-    assert second.all_attempts()[1].script.read_text() == second.all_attempts()[0].script.read_text()
+    assert (
+        second.all_attempts()[1].script.read_text() == second.all_attempts()[0].script.read_text()
+    )
 
 
-@pytest.mark.parametrize(("sbatch", "code"), [
-    ('{real} "$@" >/dev/null; echo "sbatch: error: Batch job submission failed: Socket timed out" >&2; exit 1', 0),
-    ('{real} "$@" >/dev/null; kill -9 $PPID', -9),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("sbatch", "code"),
+    [
+        (
+            (
+                '{real} "$@" >/dev/null; echo "sbatch: error: Batch job submission failed: Socket'
+                ' timed out" >&2; exit 1'
+            ),
+            0,
+        ),
+        ('{real} "$@" >/dev/null; kill -9 $PPID', -9),
+    ],
+)
 def test_an_sbatch_that_accepts_and_then_fails_makes_one_job(
     shell: Shell, cluster: Slurm, held: None, tmp_path: Path, sbatch: str, code: int
 ) -> None:
@@ -168,21 +217,31 @@ def test_a_point_that_a_killed_submit_of_its_sweep_queued_is_not_queued_alone(
     broken = with_tool(shell, tmp_path / "bin", "sbatch", '{real} "$@" >/dev/null; kill -9 $PPID')
     broken.run("submit", "digits", *seeds(0, 1), code=-9)
     second = runs_of(shell)[1]
-    assert f"{second.run_id} is queued: Slurm job {queue(cluster)[1]} " in shell.run("submit", second.run_id, "--backend", "slurm")
+    assert f"{second.run_id} is queued: Slurm job {queue(cluster)[1]} " in shell.run(
+        "submit", second.run_id, "--backend", "slurm"
+    )
     assert len(queue(cluster)) == 2
     cluster.run("scancel", "-u", "root")
 
 
-def test_an_sbatch_that_refuses_leaves_nothing_to_look_for(shell: Shell, held: None, tmp_path: Path) -> None:
-    broken = with_tool(shell, tmp_path / "bin", "sbatch", 'echo "sbatch: error: invalid account" >&2; exit 1')
-    assert "sbatch refused the job:\nsbatch: error: invalid account" in broken.run("submit", "digits", *seeds(0, 1), code=1)
+def test_an_sbatch_that_refuses_leaves_nothing_to_look_for(
+    shell: Shell, held: None, tmp_path: Path
+) -> None:
+    broken = with_tool(
+        shell, tmp_path / "bin", "sbatch", 'echo "sbatch: error: invalid account" >&2; exit 1'
+    )
+    assert "sbatch refused the job:\nsbatch: error: invalid account" in broken.run(
+        "submit", "digits", *seeds(0, 1), code=1
+    )
     assert not list(shell.runs.glob("*/slurm/intent.json"))
     assert "queued 2 points" in shell.run("submit", "digits", *seeds(0, 1))
 
 
 @pytest.mark.parametrize("crowd", [12, pytest.param(50, marks=pytest.mark.long)])
 def test_submits_at_once_make_one_job(shell: Shell, cluster: Slurm, held: None, crowd: int) -> None:
-    for one in [shell.start("submit", "digits", *SHORT, "--backend", "slurm") for _ in range(crowd)]:
+    for one in [
+        shell.start("submit", "digits", *SHORT, "--backend", "slurm") for _ in range(crowd)
+    ]:
         printed, _ = one.communicate(timeout=480)
         assert one.returncode == 0, printed
     assert len(queue(cluster)) == 1 and job(shell.only_run()) == queue(cluster)[0]

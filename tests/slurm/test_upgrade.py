@@ -1,4 +1,6 @@
-"""Jobs that an earlier version queued: they run, are continued and cancelled by this one, and nothing is queued twice."""
+"""Jobs that an earlier version queued: they run, are continued and cancelled by this one, and
+nothing is queued twice.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,14 @@ from tests.cli import SHORT, Shell, outcome, step_reached, wait_for
 from tests.slurm.conftest import Slurm
 from trainer.config.layout import RunDir, read_json
 
-ONE_RANK = ("--set", "resources.nproc_per_node=1", "--set", "resources.cpus_per_task=1", "--backend", "slurm")
+ONE_RANK = (
+    "--set",
+    "resources.nproc_per_node=1",
+    "--set",
+    "resources.cpus_per_task=1",
+    "--backend",
+    "slurm",
+)
 SEEDS = ("--set", "sweep.grid.train.seed=[0,1]")
 
 

@@ -1,1 +1,3 @@
-"""The torch-free door between the packages: what a run computes (`run`), where it lies (`layout`), how it ended (`outcome`)."""
+"""The torch-free door between the packages: what a run computes (`run`), where it lies (`layout`),
+how it ended (`outcome`).
+"""

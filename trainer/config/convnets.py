@@ -1,4 +1,6 @@
-"""The convolutional networks of `train.model`, one model a family; trainer/models has the networks themselves."""
+"""The convolutional networks of `train.model`, one model a family; trainer/models has the networks
+themselves.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +18,13 @@ class ResNetModel(Model):
     """A ResNet of basic blocks (trainer/models/resnet.py)."""
 
     name: Literal["resnet"]
-    width: int = Field(64, ge=1, description="channels of the first stage; each further stage doubles them")
+    width: int = Field(
+        64, ge=1, description="channels of the first stage; each further stage doubles them"
+    )
     blocks: list[Positive] = Field([2, 2, 2, 2], min_length=1, description="basic blocks per stage")
-    stem: Literal["3x3", "7x7"] = Field("3x3", description="3x3: for small pictures; 7x7: stride 2 and max-pooling after it")
+    stem: Literal["3x3", "7x7"] = Field(
+        "3x3", description="3x3: for small pictures; 7x7: stride 2 and max-pooling after it"
+    )
     dropout: float = Field(0.0, ge=0, lt=1, description="before the last layer")
 
     def normalised_pixels(self, given: Pictures) -> int:
@@ -26,12 +32,18 @@ class ResNetModel(Model):
         return halved(given.height, times) * halved(given.width, times)
 
     def parameters(self, given: Pictures) -> int:
-        total = conv(given.channels, self.width, 3 if self.stem == "3x3" else 7, bias=False) + batch_norm(self.width)
+        total = conv(
+            given.channels, self.width, 3 if self.stem == "3x3" else 7, bias=False
+        ) + batch_norm(self.width)
         channels = self.width
         for stage, count in enumerate(self.blocks):
             out = self.width * 2**stage
             for block in range(count):
-                total += conv(channels, out, 3, bias=False) + conv(out, out, 3, bias=False) + 2 * batch_norm(out)
+                total += (
+                    conv(channels, out, 3, bias=False)
+                    + conv(out, out, 3, bias=False)
+                    + 2 * batch_norm(out)
+                )
                 if channels != out or (stage and not block):
                     total += conv(channels, out, 1, bias=False) + batch_norm(out)
                 channels = out
@@ -42,7 +54,9 @@ class LeNetModel(Model):
     """Two 5x5 convolutions with pooling and three linear layers (trainer/models/lenet.py)."""
 
     name: Literal["lenet"]
-    channels: list[Positive] = Field([6, 16], min_length=2, max_length=2, description="of the convolutions")
+    channels: list[Positive] = Field(
+        [6, 16], min_length=2, max_length=2, description="of the convolutions"
+    )
     activation: Literal["relu", "sigmoid"] = "relu"
     batch_norm: bool = Field(False, description="batch normalisation before each activation")
 
@@ -61,7 +75,9 @@ class LeNetModel(Model):
 
 
 class CNNModel(Model):
-    """Convolutions without padding, each with ReLU and 2x2 max-pooling, then linear layers (trainer/models/cnn.py)."""
+    """Convolutions without padding, each with ReLU and 2x2 max-pooling, then linear layers
+    (trainer/models/cnn.py).
+    """
 
     name: Literal["cnn"]
     channels: list[Positive] = Field(min_length=1, description="of each convolution")
@@ -82,7 +98,9 @@ class CNNModel(Model):
 
     def parameters(self, given: Pictures) -> int:
         before = [given.channels, *self.channels[:-1]]
-        convolutions = sum(conv(a, b, self.kernel_size) for a, b in zip(before, self.channels, strict=True))
+        convolutions = sum(
+            conv(a, b, self.kernel_size) for a, b in zip(before, self.channels, strict=True)
+        )
         flat = self.channels[-1] * max(1, self.side(given.height)) * max(1, self.side(given.width))
         return convolutions + linear([flat, *self.hidden, given.classes or MANY_CLASSES])
 
@@ -97,21 +115,38 @@ class AlexNetModel(Model):
         return 67
 
     def parameters(self, given: Pictures) -> int:
-        convolutions = conv(given.channels, 96, 11) + conv(96, 256, 5) + conv(256, 384, 3) + conv(384, 384, 3) + conv(384, 256, 3)
-        height, width = (max(1, pooled(pooled(pooled((size - 7) // 4)))) for size in (given.height, given.width))
-        return convolutions + linear([256 * height * width, 4096, 4096, given.classes or MANY_CLASSES])
+        convolutions = (
+            conv(given.channels, 96, 11)
+            + conv(96, 256, 5)
+            + conv(256, 384, 3)
+            + conv(384, 384, 3)
+            + conv(384, 256, 3)
+        )
+        height, width = (
+            max(1, pooled(pooled(pooled((size - 7) // 4)))) for size in (given.height, given.width)
+        )
+        return convolutions + linear(
+            [256 * height * width, 4096, 4096, given.classes or MANY_CLASSES]
+        )
 
 
 class VGG11Model(Model):
     """VGG with eleven layers (trainer/models/vgg.py)."""
 
     name: Literal["vgg11"]
-    width: int = Field(64, ge=1, description="channels of the first block; the others have 2, 4, 8 and 8 times as many")
+    width: int = Field(
+        64,
+        ge=1,
+        description="channels of the first block; the others have 2, 4, 8 and 8 times as many",
+    )
     dropout: float = Field(0.5, ge=0, lt=1, description="after each hidden linear layer")
 
     def convolutions(self) -> list[list[int]]:
         """Channels of each convolution, a list a block."""
-        return [[self.width * factor] * count for factor, count in ((1, 1), (2, 1), (4, 2), (8, 2), (8, 2))]
+        return [
+            [self.width * factor] * count
+            for factor, count in ((1, 1), (2, 1), (4, 2), (8, 2), (8, 2))
+        ]
 
     def smallest(self) -> int:
         return 32
@@ -136,7 +171,10 @@ class NiNModel(Model):
     def parameters(self, given: Pictures) -> int:
         classes, total, before = given.classes or MANY_CLASSES, 0, given.channels
         for channels, kernel_size in ((96, 11), (256, 5), (384, 3), (classes, 3)):
-            total, before = total + conv(before, channels, kernel_size) + 2 * conv(channels, channels, 1), channels
+            total, before = (
+                total + conv(before, channels, kernel_size) + 2 * conv(channels, channels, 1),
+                channels,
+            )
         return total
 
 
@@ -144,10 +182,15 @@ class NiNModel(Model):
 Inception = tuple[int, tuple[int, int], tuple[int, int], int]
 INCEPTIONS: tuple[tuple[Inception, ...], ...] = (  # a stage each, max-pooling between them
     ((64, (96, 128), (16, 32), 32), (128, (128, 192), (32, 96), 64)),
-    ((192, (96, 208), (16, 48), 64), (160, (112, 224), (24, 64), 64), (128, (128, 256), (24, 64), 64),
-     (112, (144, 288), (32, 64), 64), (256, (160, 320), (32, 128), 128)),
+    (
+        (192, (96, 208), (16, 48), 64),
+        (160, (112, 224), (24, 64), 64),
+        (128, (128, 256), (24, 64), 64),
+        (112, (144, 288), (32, 64), 64),
+        (256, (160, 320), (32, 128), 128),
+    ),
     ((256, (160, 320), (32, 128), 128), (384, (192, 384), (48, 128), 128)),
-)  # fmt: skip
+)
 
 
 class GoogLeNetModel(Model):
@@ -159,7 +202,12 @@ class GoogLeNetModel(Model):
         total, before = conv(given.channels, 64, 7) + conv(64, 64, 1) + conv(64, 192, 3), 192
         for one, three, five, after_pool in (block for stage in INCEPTIONS for block in stage):
             total += conv(before, one, 1) + conv(before, after_pool, 1)
-            total += conv(before, three[0], 1) + conv(three[0], three[1], 3) + conv(before, five[0], 1) + conv(five[0], five[1], 5)
+            total += (
+                conv(before, three[0], 1)
+                + conv(three[0], three[1], 3)
+                + conv(before, five[0], 1)
+                + conv(five[0], five[1], 5)
+            )
             before = one + three[1] + five[1] + after_pool
         return total + linear([before, given.classes or MANY_CLASSES])
 
@@ -169,7 +217,9 @@ class DenseNetModel(Model):
 
     name: Literal["densenet"]
     growth: int = Field(32, ge=1, description="channels that each convolution adds")
-    convolutions: list[Positive] = Field([4, 4, 4, 4], min_length=1, description="of each dense block")
+    convolutions: list[Positive] = Field(
+        [4, 4, 4, 4], min_length=1, description="of each dense block"
+    )
 
     def smallest(self) -> int:
         return (2 << len(self.convolutions)) - 3

@@ -1,7 +1,8 @@
 """A search's journal, optuna's file of changes: half a record at its end stays in nobody's way.
 
 optuna appends to what a killed process or a full disk left of a record, and can then read neither.
-Here what is no whole record is put aside before anything is appended. Imported where a search is on.
+Here what is no whole record is put aside before anything is appended. Imported where a search is
+on.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""What the configurations of all models share: their base, and how many numbers a layer trains. Imports trainer.config alone."""
+"""What the configurations of all models share: their base, and how many numbers a layer trains.
+
+Imports trainer.config alone.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +18,15 @@ class Model(Strict):
     """One model. Its `name` chooses the family."""
 
     def smallest(self) -> int:
-        """Height and width, in pixels, that a picture must have at least, as far as that is known without torch."""
+        """Height and width, in pixels, that a picture must have at least, as far as that is known
+        without torch.
+        """
         return 1
 
     def normalised_pixels(self, given: Pictures) -> int | None:
-        """Pixels of the smallest map that a BatchNorm of the model normalises, for one picture; None where it has no such layer, or
-        only torch knows."""
+        """Pixels of the smallest map that a BatchNorm of the model normalises, for one picture;
+        None where it has no such layer, or only torch knows.
+        """
         return None
 
     def parameters(self, given: Pictures) -> int | None:

@@ -1,4 +1,7 @@
-"""Every file name in a run directory, each with its one writer. Standard library only: compute nodes import it too."""
+"""Every file name in a run directory, each with its one writer.
+
+Standard library only: compute nodes import it too.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,10 @@ PACKAGES = ".packages"
 
 @dataclass(frozen=True)
 class Attempt:
-    """`runs/<run_id>/attempts/<id>/`: one start of a run. Ids: local-1, docker-2, slurm-<job>[_<task>].<restart>."""
+    """`runs/<run_id>/attempts/<id>/`: one start of a run.
+
+    Ids: local-1, docker-2, slurm-<job>[_<task>].<restart>.
+    """
 
     path: Path
 
@@ -29,31 +35,48 @@ class Attempt:
 
     @property
     def hardware(self) -> Path:
-        """What the ranks compute on: {device, name}, cpu or cuda and the maker's name of rank 0's. Writer: the trainer's rank 0."""
+        """What the ranks compute on: {device, name}, cpu or cuda and the maker's name of rank 0's.
+
+        Writer: the trainer's rank 0.
+        """
         return self.path / "hardware.json"
 
     @property
     def script(self) -> Path:
-        """The command or batch script that starts this attempt by hand. Writers: the backend; launch.node for an array's."""
+        """The command or batch script that starts this attempt by hand.
+
+        Writers: the backend; launch.node for an array's.
+        """
         return self.path / "script.sh"
 
     def node_log(self, node: int) -> Path:
-        """What torchrun and the container printed on one node, before and around the ranks. Writer: launch.node there."""
+        """What torchrun and the container printed on one node, before and around the ranks.
+
+        Writer: launch.node there.
+        """
         return self.path / f"node-{node}.log"
 
     @property
     def outcome(self) -> Path:
-        """How this attempt ended. Writers: the trainer's rank 0; launch.node, which adds its words, or judges."""
+        """How this attempt ended.
+
+        Writers: the trainer's rank 0; launch.node, which adds its words, or judges.
+        """
         return self.path / "outcome.json"
 
     @property
     def discarded(self) -> Path:
-        """Metrics rows after the checkpoint that this attempt continued from. Writer: the trainer's rank 0."""
+        """Metrics rows after the checkpoint that this attempt continued from.
+
+        Writer: the trainer's rank 0.
+        """
         return self.path / "metrics-discarded.jsonl"
 
     @property
     def not_finite(self) -> Path:
-        """Weights from before the step whose gradient was not finite, for replay: {weights, global_step}. Writer: rank 0."""
+        """Weights from before the step whose gradient was not finite, for replay: {weights,
+        global_step}. Writer: rank 0.
+        """
         return self.path / "not-finite.pt"
 
     def rank_log(self, rank: int) -> Path:
@@ -61,7 +84,10 @@ class Attempt:
         return self.path / f"rank-{rank}.log"
 
     def node_record(self, node: int) -> Path:
-        """How the command ended on one node: exit status, signal, processes killed for memory. Writer: launch.node there."""
+        """How the command ended on one node: exit status, signal, processes killed for memory.
+
+        Writer: launch.node there.
+        """
         return self.path / f"node-{node}.json"
 
     def rank_evidence(self, rank: int) -> Path:
@@ -69,7 +95,10 @@ class Attempt:
         return self.path / "ranks" / f"{rank}.json"
 
     def rank_heartbeat(self, rank: int) -> Path:
-        """The rank's last step and where it is, every few seconds. Writer: that rank (trainer.watchdog)."""
+        """The rank's last step and where it is, every few seconds.
+
+        Writer: that rank (trainer.watchdog).
+        """
         return self.path / "ranks" / f"{rank}.heartbeat"
 
     def rank_stack(self, rank: int) -> Path:
@@ -78,7 +107,10 @@ class Attempt:
 
     @property
     def hang(self) -> Path:
-        """Exists from the moment that a rank has found a hang: the others then write theirs. Writers: the ranks."""
+        """Exists from the moment that a rank has found a hang: the others then write theirs.
+
+        Writers: the ranks.
+        """
         return self.path / "ranks" / "hang"
 
 
@@ -94,21 +126,27 @@ class RunDir:
 
     @property
     def job(self) -> Path:
-        """The job as resolved: bases merged, overrides applied. Writers: submit; launch.array for an array's point as it begins, as
-        of plan, code and the records of code and data."""
+        """The job as resolved: bases merged, overrides applied.
+
+        Writers: submit; launch.array for an array's point as it begins, as of plan, code and the
+        records of code and data.
+        """
         return self.path / "job.yaml"
 
     @property
     def config(self) -> Path:
-        """`trainer.config.run.RunConfig`: the whole truth about what the run computes. Writer: submit."""
+        """`trainer.config.run.RunConfig`: the whole truth about what the run computes.
+
+        Writer: submit.
+        """
         return self.path / "config.json"
 
     @property
     def plan(self) -> Path:
         """`launch.plan.Plan` of the newest submit, and its `generation`: the number of that submit.
 
-        It is the sign that the directory is whole: a job array's point without it waits for its first start (launch.array).
-        Writers: submit; launch.array.
+        It is the sign that the directory is whole: a job array's point without it waits for its
+        first start (launch.array). Writers: submit; launch.array.
         """
         return self.path / "plan.json"
 
@@ -121,14 +159,15 @@ class RunDir:
     def packages(self) -> Path:
         """The one folder of the frozen code that is on the path.
 
-        It holds links to `trainer` and `launch`, and nothing that could hide a module of Python's own.
-        Code that older versions have frozen is without it. Writer: submit (launch.snapshot).
+        It holds links to `trainer` and `launch`, and nothing that could hide a module of Python's
+        own. Code that older versions have frozen is without it. Writer: submit (launch.snapshot).
         """
         return self.code / PACKAGES
 
     @property
     def code_record(self) -> Path:
-        """Where the code came from: commit, dirty, sha256, versions; contents, each file's sha256; what was left_out, and why.
+        """Where the code came from: commit, dirty, sha256, versions; contents, each file's sha256;
+        what was left_out, and why.
 
         Writer: submit (launch.snapshot).
         """
@@ -136,7 +175,8 @@ class RunDir:
 
     @property
     def data_record(self) -> Path:
-        """The prepared data set: path, sha256, what it holds, and which of its raw files differ from the published checksums.
+        """The prepared data set: path, sha256, what it holds, and which of its raw files differ
+        from the published checksums.
 
         Writer: submit (trainer.prepare).
         """
@@ -144,7 +184,10 @@ class RunDir:
 
     @property
     def cancel(self) -> Path:
-        """Stands while a cancel stands. Writers: cancel, and rank 0 at wandb's stop button; the next submit removes it."""
+        """Stands while a cancel stands.
+
+        Writers: cancel, and rank 0 at wandb's stop button; the next submit removes it.
+        """
         return self.path / "cancel.json"
 
     @property
@@ -164,7 +207,8 @@ class RunDir:
 
     @property
     def slurm_job(self) -> Path:
-        """{job_id, logs, follows}: the newest Slurm job, `12` or `12_3`, the folder of its logs, and the jobs that it follows.
+        """{job_id, logs, follows}: the newest Slurm job, `12` or `12_3`, the folder of its logs,
+        and the jobs that it follows.
 
         Writers: launch.slurm, launch.array, and launch.node where a job follows another.
         """
@@ -187,15 +231,24 @@ class RunDir:
 
     @property
     def checkpoints(self) -> Path:
-        """`step-<n>.<attempt>/` and the symlinks `latest` and `best`. Writer: the trainer's rank 0."""
+        """`step-<n>.<attempt>/` and the symlinks `latest` and `best`.
+
+        Writer: the trainer's rank 0.
+        """
         return self.path / "checkpoints"
 
     def exported(self, which: str, ending: str) -> Path:
-        """The weights of the `latest` or `best` checkpoint, or a program with them. Writer: trainer.export."""
+        """The weights of the `latest` or `best` checkpoint, or a program with them.
+
+        Writer: trainer.export.
+        """
         return self.path / f"{which}.{ending}"
 
     def killed(self, point: str, step: int) -> Path:
-        """Stands once a test or a drill has killed the trainer at that point of that step. Writer: trainer.distributed."""
+        """Stands once a test or a drill has killed the trainer at that point of that step.
+
+        Writer: trainer.distributed.
+        """
         return self.path / f".killed-{point}-{step}"
 
     @property
@@ -205,47 +258,67 @@ class RunDir:
 
     @property
     def figures(self) -> Path:
-        """What a person looks at, as data for the report. Writer: the trainer's rank 0 (trainer.figures)."""
+        """What a person looks at, as data for the report.
+
+        Writer: the trainer's rank 0 (trainer.figures).
+        """
         return self.path / "figures"
 
     def evaluation(self, split: str) -> Path:
-        """The newest evaluation of a split: {split, global_step, classes, samples, correct, confusion}. Writer: trainer.figures.
+        """The newest evaluation of a split: {split, global_step, classes, samples, correct,
+        confusion}. Writer: trainer.figures.
 
-        samples, correct: of each class. confusion: rows are the truth; null where there are more than 100 classes. Of masks they
-        count pixels, and there is `iou`, of each class, null where the split has none of it.
+        samples, correct: of each class. confusion: rows are the truth; null where there are more
+        than 100 classes. Of masks they count pixels, and there is `iou`, of each class, null where
+        the split has none of it.
         """
         return self.figures / f"evaluation-{split}.json"
 
     @property
     def samples(self) -> Path:
-        """Train pictures as the model is given them: {pictures: [{png, truth}]}; png: base64. Writer: trainer.figures."""
+        """Train pictures as the model is given them: {pictures: [{png, truth}]}; png: base64.
+
+        Writer: trainer.figures.
+        """
         return self.figures / "samples.json"
 
     @property
     def augmentations(self) -> Path:
-        """Ten draws of each augmentation of one train picture: {rows: [{name, pngs}]}. Writer: trainer.figures."""
+        """Ten draws of each augmentation of one train picture: {rows: [{name, pngs}]}. Writer:
+        trainer.figures.
+        """
         return self.figures / "augmentations.json"
 
     @property
     def predictions(self) -> Path:
-        """The first test pictures, and some from all over, as the newest evaluation took them: {split, global_step, pictures:
-        [{png, truth, predicted, probability, sample}]}. Writer: trainer.figures."""
+        """The first test pictures, and some from all over, as the newest evaluation took them:
+        {split, global_step, pictures: [{png, truth, predicted, probability, sample}]}. Writer:
+        trainer.figures.
+        """
         return self.figures / "predictions.json"
 
     @property
     def misclassified(self) -> Path:
-        """The most confident mistakes of the newest test evaluation, written as the predictions. Writer: trainer.figures."""
+        """The most confident mistakes of the newest test evaluation, written as the predictions.
+
+        Writer: trainer.figures.
+        """
         return self.figures / "misclassified.json"
 
     @property
     def masks(self) -> Path:
-        """Some test pictures of the newest evaluation: {split, global_step, classes: [{name, colour}], scenes: [{picture,
-        truth, predicted, accuracy, sample}]}; picture and both masks: base64 of PNG files. Writer: trainer.figures."""
+        """Some test pictures of the newest evaluation: {split, global_step, classes: [{name,
+        colour}], scenes: [{picture, truth, predicted, accuracy, sample}]}; picture and both masks:
+        base64 of PNG files. Writer: trainer.figures.
+        """
         return self.figures / "masks.json"
 
     @property
     def predicted(self) -> Path:
-        """Labelled pictures and masks of what the model was asked about. Writer: trainer.predict."""
+        """Labelled pictures and masks of what the model was asked about.
+
+        Writer: trainer.predict.
+        """
         return self.path / "predicted"
 
     @property
@@ -268,12 +341,20 @@ class RunDir:
                 found = [self.attempts / e.name for e in entries if e.is_dir()]
         except (FileNotFoundError, NotADirectoryError):
             return []
-        return [Attempt(p) for p in (sorted(found, key=lambda p: (_started(p), p.name)) if len(found) > 1 else found)]
+        return [
+            Attempt(p)
+            for p in (
+                sorted(found, key=lambda p: (_started(p), p.name)) if len(found) > 1 else found
+            )
+        ]
 
 
 @dataclass(frozen=True)
 class SweepDir:
-    """`runs/<job>.sweep/`: what the points of a sweep share. Each point is a run of its own, beside this directory."""
+    """`runs/<job>.sweep/`: what the points of a sweep share.
+
+    Each point is a run of its own, beside this directory.
+    """
 
     path: Path
 
@@ -288,30 +369,38 @@ class SweepDir:
 
     @property
     def record(self) -> Path:
-        """{job, submits: [{started, ended, backend, settings, points: [{axes, run_id, error}], and the process}]}. A search's
-        points have its study and their number in it, too: {study, trial}. Writers: submit and launch.trial (launch.sweepdir).
+        """{job, submits: [{started, ended, backend, settings, points: [{axes, run_id, error}], and
+        the process}]}. A search's points have its study and their number in it, too: {study,
+        trial}. Writers: submit and launch.trial (launch.sweepdir).
         """
         return self.path / "sweep.json"
 
     @property
     def cancel(self) -> Path:
-        """When a person last cancelled the sweep: a submit that began before begins no further point. Writer: cancel."""
+        """When a person last cancelled the sweep: a submit that began before begins no further
+        point. Writer: cancel.
+        """
         return self.path / "cancel.json"
 
     @property
     def slurm(self) -> Path:
-        """The job arrays' scripts, the runs that each one's tasks are, and what Slurm wrote of them. Writer: launch.slurm."""
+        """The job arrays' scripts, the runs that each one's tasks are, and what Slurm wrote of
+        them. Writer: launch.slurm.
+        """
         return self.path / "slurm"
 
     @property
     def journal(self) -> Path:
-        """The studies of a search: optuna's journal, one line a change. Writers: optuna, in submit, in launch.trial and in each
-        trial's rank 0."""
+        """The studies of a search: optuna's journal, one line a change.
+
+        Writers: optuna, in submit, in launch.trial and in each trial's rank 0.
+        """
         return self.path / "study.journal"
 
     @property
     def request(self) -> Path:
-        """What a search's tasks on Slurm must know of their submit: {job, site, folders, strict, after, code, script}.
+        """What a search's tasks on Slurm must know of their submit: {job, site, folders, strict,
+        after, code, script}.
 
         Writer: submit (launch.trial).
         """
@@ -319,11 +408,17 @@ class SweepDir:
 
     @property
     def template(self) -> RunDir:
-        """A run as a trial on Slurm will be: its data is made ready before there is one. Writer: submit."""
+        """A run as a trial on Slurm will be: its data is made ready before there is one.
+
+        Writer: submit.
+        """
         return RunDir(self.path / "template")
 
     def chosen(self, job: str) -> Path:
-        """The run that a task of a search's job array has chosen; null: none was left. Writer: launch.trial on its first node."""
+        """The run that a task of a search's job array has chosen; null: none was left.
+
+        Writer: launch.trial on its first node.
+        """
         return self.slurm / f"chosen-{job}.json"
 
     @property
@@ -337,7 +432,10 @@ class SweepDir:
         return self.path / "submit-lock.json"
 
     def code(self, sha256: str) -> Path:
-        """The code that a submit's points are frozen from, however long it takes. Writer: submit (launch.snapshot)."""
+        """The code that a submit's points are frozen from, however long it takes.
+
+        Writer: submit (launch.snapshot).
+        """
         return self.path / "code" / sha256[:12]
 
     @property
@@ -358,7 +456,9 @@ def _started(attempt: Path) -> float:
 
 
 def read_json(path: Path | str) -> Any:
-    """The file's content, or None where it does not exist or is not whole JSON (a reader never fails on a writer)."""
+    """The file's content, or None where it does not exist or is not whole JSON (a reader never
+    fails on a writer).
+    """
     try:
         with open(path, "rb") as file:
             return json.loads(file.read())
@@ -393,7 +493,8 @@ def finite_or_none(value: Any) -> Any:
 def write_text(path: Path, text: str, *, sync: bool = True) -> None:
     """Replaces `path` atomically: a reader sees the old file or the new one, never a part.
 
-    sync: it outlives a power cut from now on. One fsync takes milliseconds: who writes thousands of files syncs once, at the end.
+    sync: it outlives a power cut from now on. One fsync takes milliseconds: who writes thousands of
+    files syncs once, at the end.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -416,7 +517,8 @@ def write_text(path: Path, text: str, *, sync: bool = True) -> None:
 def read_jsonl(path: Path, last_bytes: int | None = None) -> list[dict[str, Any]]:
     """The whole rows of a .jsonl file; a last line that is still being written is left out.
 
-    last_bytes: only those within so many bytes from the end, so that a table of thousands of runs stays quick.
+    last_bytes: only those within so many bytes from the end, so that a table of thousands of runs
+    stays quick.
     """
     try:
         with path.open("rb") as file:

@@ -83,9 +83,12 @@ def me() -> dict[str, Any]:
     """This process, as a lock records it."""
     pid = os.getpid()
     return {
-        "host": socket.gethostname(), "boot": boot_id(), "pid": pid, "start": start_ticks(pid),
+        "host": socket.gethostname(),
+        "boot": boot_id(),
+        "pid": pid,
+        "start": start_ticks(pid),
         "pidns": _pid_namespace(),
-    }  # fmt: skip
+    }
 
 
 def _pid_namespace() -> str:
@@ -154,7 +157,8 @@ def read_record(path: Path) -> Record | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        if error.errno == errno.ESTALE:  # removed on the server between the look-up and the reading
+        # removed on the server between the look-up and the reading
+        if error.errno == errno.ESTALE:
             return None
         raise
 
@@ -209,7 +213,8 @@ class Lock:
         content = (json.dumps({**here, "nonce": nonce, **details}, indent=2) + "\n").encode()
 
         began = uptime_s()
-        self.path.parent.mkdir(parents=True, exist_ok=True)  # the first submit of a sweep makes it
+        # the first submit of a sweep makes it
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         try:
             mine.write_bytes(content)  # not synced: no lock outlives a power cut
             if not self._claim(self.path, mine, content):
@@ -295,8 +300,8 @@ class Lock:
             )
         if found.content != content:
             raise LockLost(
-                f"{self.path} is now held by {_named(found.holder)}: this process did not renew its "
-                f"lock for {self.lease_s:.0f} s, and lost it"
+                f"{self.path} is now held by {_named(found.holder)}: this process did not renew its"
+                f" lock for {self.lease_s:.0f} s, and lost it"
             )
 
     def _beside(self, name: str) -> Path:

@@ -1,4 +1,7 @@
-"""Micro-batches that BatchNorm cannot normalise: one sample, and maps of one pixel. Imports trainer.config alone."""
+"""Micro-batches that BatchNorm cannot normalise: one sample, and maps of one pixel.
+
+Imports trainer.config alone.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,8 @@ from trainer.config.library import LibraryModel
 
 
 def of_job(train: Mapping[str, Any]) -> str | None:
-    """What is wrong with a job's micro-batches, as far as its settings alone tell: for data whose number is known, on one rank.
+    """What is wrong with a job's micro-batches, as far as its settings alone tell: for data whose
+    number is known, on one rank.
 
     train: the fields of a TrainConfig by name, those that are right by themselves.
     """
@@ -23,13 +27,22 @@ def of_job(train: Mapping[str, Any]) -> str | None:
 
 
 def problem(train: Mapping[str, Any], prepared: int, ranks: int) -> str | None:
-    """Why BatchNorm would refuse a micro-batch of the run, and what to try; None where it would not, or only torch knows.
+    """Why BatchNorm would refuse a micro-batch of the run, and what to try; None where it would
+    not, or only torch knows.
 
-    prepared: train samples of the data as they were prepared. In a micro-batch of one sample a map of one pixel has one value a
-    channel, which is its own mean: torch raises. Evaluations are not meant, which take the running mean.
+    prepared: train samples of the data as they were prepared. In a micro-batch of one sample a map
+    of one pixel has one value a channel, which is its own mean: torch raises. Evaluations are not
+    meant, which take the running mean.
     """
-    data, model, batch, epochs = (train.get(name) for name in ("data", "model", "global_batch_size", "epochs"))
-    if not isinstance(data, ImageData) or not isinstance(model, Model) or batch is None or epochs is None:
+    data, model, batch, epochs = (
+        train.get(name) for name in ("data", "model", "global_batch_size", "epochs")
+    )
+    if (
+        not isinstance(data, ImageData)
+        or not isinstance(model, Model)
+        or batch is None
+        or epochs is None
+    ):
         return None
     if only_torch_knows(train) or model.normalised_pixels(data.pictures()) != 1:
         return None
@@ -40,7 +53,9 @@ def problem(train: Mapping[str, Any], prepared: int, ranks: int) -> str | None:
 
 
 def only_torch_knows(train: Mapping[str, Any]) -> bool:
-    """Whether the settings do not tell over which maps BatchNorm is: in a library's model, and where layers of it are frozen."""
+    """Whether the settings do not tell over which maps BatchNorm is: in a library's model, and
+    where layers of it are frozen.
+    """
     frozen = bool(train.get("freeze")) and bool(train.get("freeze_batch_norm"))
     return isinstance(train.get("model"), LibraryModel) or frozen
 
@@ -52,8 +67,9 @@ def sentence(train: Mapping[str, Any], samples: int, ranks: int) -> str:
     near = next((size for size in others if not is_one_sample(train, samples, size, ranks)), None)
     hint = f"try {near}" if near is not None else "make train.micro_batch_size larger"
     return (
-        f"{samples:,} train samples in batches of {batch} give a micro-batch of one sample, and {model.name} on "
-        f"{given.height}x{given.width} pictures has BatchNorm over 1x1 maps, which takes no single value a channel; {hint}"
+        f"{samples:,} train samples in batches of {batch} give a micro-batch of one sample, and"
+        f" {model.name} on {given.height}x{given.width} pictures has BatchNorm over 1x1 maps, which"
+        f" takes no single value a channel; {hint}"
     )
 
 

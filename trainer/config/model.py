@@ -15,7 +15,7 @@ from trainer.config.convnets import (
     NiNModel,
     ResNetModel,
     VGG11Model,
-)  # fmt: skip
+)
 from trainer.config.data import Pictures
 from trainer.config.layers import MANY_CLASSES, Model, halved, linear
 from trainer.config.library import TimmModel, TorchvisionModel, family
@@ -26,21 +26,33 @@ class MLPModel(Model):
     """Linear layers with ReLU between them (trainer/models/mlp.py)."""
 
     name: Literal["mlp"]
-    hidden: list[Annotated[int, Field(ge=1)]] = Field(description="width of each hidden layer; [] is softmax regression")
+    hidden: list[Annotated[int, Field(ge=1)]] = Field(
+        description="width of each hidden layer; [] is softmax regression"
+    )
     dropout: float = Field(0.0, ge=0, lt=1, description="after each hidden layer")
     dropouts: list[Annotated[float, Field(ge=0, lt=1)]] | None = Field(
         None, description="likewise, a number for each hidden layer, instead of dropout"
     )
 
     def parameters(self, given: Pictures) -> int:
-        return linear([given.channels * given.height * given.width, *self.hidden, given.classes or MANY_CLASSES])
+        return linear(
+            [
+                given.channels * given.height * given.width,
+                *self.hidden,
+                given.classes or MANY_CLASSES,
+            ]
+        )
 
 
 class FCNModel(Model):
-    """ResNet-18, a 1x1 convolution to the classes, a transposed convolution to the picture's size (trainer/models/fcn.py)."""
+    """ResNet-18, a 1x1 convolution to the classes, a transposed convolution to the picture's size
+    (trainer/models/fcn.py).
+    """
 
     name: Literal["fcn"]
-    width: int = Field(64, ge=1, description="channels of the first stage; each further stage doubles them")
+    width: int = Field(
+        64, ge=1, description="channels of the first stage; each further stage doubles them"
+    )
 
     def normalised_pixels(self, given: Pictures) -> int:
         return halved(given.height, 5) * halved(given.width, 5)
@@ -51,7 +63,12 @@ class FCNModel(Model):
         total, before = 49 * given.channels * width + 2 * width, width
         for stage in range(4):
             out = width * 2**stage
-            total += 9 * before * out + 27 * out * out + 8 * out + (before * out + 2 * out if stage else 0)
+            total += (
+                9 * before * out
+                + 27 * out * out
+                + 8 * out
+                + (before * out + 2 * out if stage else 0)
+            )
             before = out
         return total + (before + 1) * classes + 4096 * classes * classes + classes
 
@@ -82,11 +99,22 @@ class KaimingInit(Strict):
 
 
 OwnModel = (
-    Annotated[ResNetModel, Tag("resnet")] | Annotated[MLPModel, Tag("mlp")] | Annotated[LeNetModel, Tag("lenet")]
-    | Annotated[CNNModel, Tag("cnn")] | Annotated[AlexNetModel, Tag("alexnet")] | Annotated[VGG11Model, Tag("vgg11")]
-    | Annotated[NiNModel, Tag("nin")] | Annotated[GoogLeNetModel, Tag("googlenet")] | Annotated[DenseNetModel, Tag("densenet")]
+    Annotated[ResNetModel, Tag("resnet")]
+    | Annotated[MLPModel, Tag("mlp")]
+    | Annotated[LeNetModel, Tag("lenet")]
+    | Annotated[CNNModel, Tag("cnn")]
+    | Annotated[AlexNetModel, Tag("alexnet")]
+    | Annotated[VGG11Model, Tag("vgg11")]
+    | Annotated[NiNModel, Tag("nin")]
+    | Annotated[GoogLeNetModel, Tag("googlenet")]
+    | Annotated[DenseNetModel, Tag("densenet")]
     | Annotated[FCNModel, Tag("fcn")]
-)  # fmt: skip
-Library = Annotated[TorchvisionModel, Tag(TorchvisionModel.FAMILY)] | Annotated[TimmModel, Tag(TimmModel.FAMILY)]
+)
+Library = (
+    Annotated[TorchvisionModel, Tag(TorchvisionModel.FAMILY)]
+    | Annotated[TimmModel, Tag(TimmModel.FAMILY)]
+)
 ModelConfig = Annotated[OwnModel | Library, Discriminator(family)]
-InitConfig = Annotated[DefaultInit | NormalInit | XavierInit | KaimingInit, Field(discriminator="name")]
+InitConfig = Annotated[
+    DefaultInit | NormalInit | XavierInit | KaimingInit, Field(discriminator="name")
+]

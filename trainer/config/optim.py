@@ -14,8 +14,14 @@ class Optimizer(Strict):
     """What every optimizer takes."""
 
     lr: float = Field(gt=0)
-    head_lr_factor: float = Field(1.0, gt=0, description="the rate of the last layer, of fcn of the last two, is lr times this")
-    decay_bias_and_norm: bool = Field(True, description="false: weight decay leaves biases and normalisation layers alone")
+    head_lr_factor: float = Field(
+        1.0,
+        gt=0,
+        description="the rate of the last layer, of fcn of the last two, is lr times this",
+    )
+    decay_bias_and_norm: bool = Field(
+        True, description="false: weight decay leaves biases and normalisation layers alone"
+    )
 
 
 class SGDOptimizer(Optimizer):
@@ -37,7 +43,9 @@ class AdamOptimizer(Optimizer):
     """torch.optim.Adam: weight decay is added to the gradient."""
 
     name: Literal["adam"]
-    betas: list[Annotated[float, Field(ge=0, lt=1)]] = Field([0.9, 0.999], min_length=2, max_length=2)
+    betas: list[Annotated[float, Field(ge=0, lt=1)]] = Field(
+        [0.9, 0.999], min_length=2, max_length=2
+    )
     eps: float = Field(1e-8, gt=0)
     weight_decay: float = Field(0.0, ge=0)
 
@@ -58,10 +66,14 @@ class AdaGradOptimizer(Optimizer):
 
 
 class RMSPropOptimizer(Optimizer):
-    """torch.optim.RMSprop, without momentum (Hinton, Neural Networks for Machine Learning, lecture 6)."""
+    """torch.optim.RMSprop, without momentum (Hinton, Neural Networks for Machine Learning, lecture
+    6).
+    """
 
     name: Literal["rmsprop"]
-    alpha: float = Field(0.99, ge=0, lt=1, description="how much of the squared gradients' average is kept")
+    alpha: float = Field(
+        0.99, ge=0, lt=1, description="how much of the squared gradients' average is kept"
+    )
     eps: float = Field(1e-8, gt=0)
     weight_decay: float = Field(0.0, ge=0)
 
@@ -78,7 +90,9 @@ class AdaDeltaOptimizer(Optimizer):
 class Schedule(Strict):
     """What every schedule but one_cycle takes."""
 
-    warmup_epochs: float = Field(0.0, ge=0, description="linear warm-up to lr over so many epochs, parts of one too")
+    warmup_epochs: float = Field(
+        0.0, ge=0, description="linear warm-up to lr over so many epochs, parts of one too"
+    )
 
 
 class ConstantSchedule(Schedule):
@@ -88,7 +102,9 @@ class ConstantSchedule(Schedule):
 
 
 class CosineSchedule(Schedule):
-    """Linear warm-up, then half a cosine to zero at the last step (Loshchilov & Hutter, arXiv:1608.03983)."""
+    """Linear warm-up, then half a cosine to zero at the last step (Loshchilov & Hutter,
+    arXiv:1608.03983).
+    """
 
     name: Literal["cosine"]
 
@@ -105,7 +121,9 @@ class MultiStepSchedule(Schedule):
     """The rate times gamma at each of these epochs (torch.optim.lr_scheduler.MultiStepLR)."""
 
     name: Literal["multistep"]
-    milestones_epochs: list[Annotated[int, Field(ge=1)]] = Field(min_length=1, description="ascending")
+    milestones_epochs: list[Annotated[int, Field(ge=1)]] = Field(
+        min_length=1, description="ascending"
+    )
     gamma: float = Field(0.1, gt=0, lt=1)
 
     @model_validator(mode="after")
@@ -116,16 +134,24 @@ class MultiStepSchedule(Schedule):
 
 
 class OneCycleSchedule(Strict):
-    """Linear from 0 to lr over the first part, linear back to 0 at the last step (Smith, arXiv:1708.07120)."""
+    """Linear from 0 to lr over the first part, linear back to 0 at the last step (Smith,
+    arXiv:1708.07120).
+    """
 
     name: Literal["one_cycle"]
     warmup_fraction: float = Field(0.3, gt=0, lt=1, description="of all steps")
 
 
 OptimizerConfig = Annotated[
-    SGDOptimizer | AdamOptimizer | AdamWOptimizer | AdaGradOptimizer | RMSPropOptimizer | AdaDeltaOptimizer,
+    SGDOptimizer
+    | AdamOptimizer
+    | AdamWOptimizer
+    | AdaGradOptimizer
+    | RMSPropOptimizer
+    | AdaDeltaOptimizer,
     Field(discriminator="name"),
 ]
 ScheduleConfig = Annotated[
-    ConstantSchedule | CosineSchedule | StepSchedule | MultiStepSchedule | OneCycleSchedule, Field(discriminator="name")
+    ConstantSchedule | CosineSchedule | StepSchedule | MultiStepSchedule | OneCycleSchedule,
+    Field(discriminator="name"),
 ]

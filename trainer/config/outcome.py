@@ -26,10 +26,16 @@ Verdict = Literal[
     "cancelled",  # a person said so
 ]
 
-# How often an attempt may be followed by another one without a person, by how it ended. None: always, but that launch.restarts ends
-# what makes no step. Not here: never, since the
-# same would happen again (an error, not-finite numbers, data, memory), or a person, or the search, said so.
-RETRIES: dict[str, int | None] = {"preempted": None, "timeout": None, "infrastructure": 3, "killed": 1, "hang": 1}
+# How often an attempt may be followed by another one without a person, by how it ended. None:
+# always, but that launch.restarts ends what makes no step. Not here: never, since the same would
+# happen again (an error, not-finite numbers, data, memory), or a person, or the search, said so.
+RETRIES: dict[str, int | None] = {
+    "preempted": None,
+    "timeout": None,
+    "infrastructure": 3,
+    "killed": 1,
+    "hang": 1,
+}
 
 EXIT_DONE, EXIT_FAILED, EXIT_WRONG, EXIT_STOPPED = 0, 1, 2, 75
 _EXIT: dict[str, int] = {"completed": EXIT_DONE, "stopped": EXIT_STOPPED, "failed": EXIT_FAILED}
@@ -37,10 +43,13 @@ _EXIT: dict[str, int] = {"completed": EXIT_DONE, "stopped": EXIT_STOPPED, "faile
 
 @dataclass(frozen=True)
 class Outcome:
-    """`outcome.json`. Accuracies lie between 0 and 1; `weights_sha256` is described in trainer/checkpoint.py.
+    """`outcome.json`.
 
-    The last three are launch.node's. generation: the submit that the attempt belongs to (launch.restarts). new_steps: those beyond
-    the checkpoint that it began with, as far as a checkpoint has them. Each null where an older version, or nobody, wrote it.
+    Accuracies lie between 0 and 1; `weights_sha256` is described in trainer/checkpoint.py.
+
+    The last three are launch.node's. generation: the submit that the attempt belongs to
+    (launch.restarts). new_steps: those beyond the checkpoint that it began with, as far as a
+    checkpoint has them. Each null where an older version, or nobody, wrote it.
     """
 
     status: Status
@@ -60,20 +69,27 @@ class Outcome:
 
     @property
     def exit_code(self) -> int:
-        """batchyard's exit code for this end: 0 done (a pruned trial too: nobody waits for more of it), 1 failed, 75 stopped after
-        a checkpoint and to be continued."""
+        """batchyard's exit code for this end: 0 done (a pruned trial too: nobody waits for more of
+        it), 1 failed, 75 stopped after a checkpoint and to be continued.
+        """
         return EXIT_DONE if self.verdict == "pruned" else _EXIT[self.status]
 
     @property
     def budget(self) -> str:
-        """The verdict whose budget a retry takes from. A stop that left no checkpoint would otherwise be repeated for ever."""
+        """The verdict whose budget a retry takes from.
+
+        A stop that left no checkpoint would otherwise be repeated for ever.
+        """
         return "infrastructure" if "checkpoint_problem" in self.extra else self.verdict
 
     def write(self, path: Path) -> None:
         write_json(path, asdict(self))
 
     def without_checkpoint(self, problem: str) -> Outcome:
-        """This end, where the last checkpoint could not be written, and why. Without its weights no run is completed."""
+        """This end, where the last checkpoint could not be written, and why.
+
+        Without its weights no run is completed.
+        """
         extra = {**self.extra, "checkpoint_problem": problem}
         hint = "make room, then submit again: it continues from the newest whole checkpoint"
         if self.status == "completed":
@@ -81,12 +97,20 @@ class Outcome:
             lost = replace(self, status="failed", verdict="infrastructure", weights_sha256=None)
             return replace(lost, cause=cause, hint=hint, extra=extra)
         if self.status == "stopped":
-            return replace(self, cause=f"{self.cause}; its checkpoint was not written: {problem}", hint=hint, extra=extra)
+            return replace(
+                self,
+                cause=f"{self.cause}; its checkpoint was not written: {problem}",
+                hint=hint,
+                extra=extra,
+            )
         return replace(self, extra=extra)
 
     @classmethod
     def read(cls, path: Path) -> Outcome | None:
-        """The outcome at `path`, or None where there is none. Keys of a newer version are left alone in the file."""
+        """The outcome at `path`, or None where there is none.
+
+        Keys of a newer version are left alone in the file.
+        """
         found = read_json(path)
         if not isinstance(found, dict) or "status" not in found:
             return None
@@ -95,7 +119,9 @@ class Outcome:
 
 
 def retries(verdict: str, history: Sequence[str]) -> bool:
-    """Whether the cluster shall start the run again by itself. history: the verdicts of the attempts before, of the same submit."""
+    """Whether the cluster shall start the run again by itself. history: the verdicts of the
+    attempts before, of the same submit.
+    """
     if verdict not in RETRIES:
         return False
     budget = RETRIES[verdict]

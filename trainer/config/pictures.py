@@ -6,7 +6,9 @@ from typing import NamedTuple
 
 
 class Pictures(NamedTuple):
-    """What the model is given: channels, height and width in pixels, classes (None: known once the data is prepared)."""
+    """What the model is given: channels, height and width in pixels, classes (None: known once the
+    data is prepared).
+    """
 
     channels: int
     height: int

@@ -1,4 +1,5 @@
-"""A search's study: what its trials know of it, and how trainer and launcher open it, optuna's journal in the sweep's directory.
+"""A search's study: what its trials know of it, and how trainer and launcher open it, optuna's
+journal in the sweep's directory.
 
 optuna is imported where a search is on, and only there.
 """
@@ -18,9 +19,10 @@ if TYPE_CHECKING:
 
 
 class Halving(Strict):
-    """Successive halving, asynchronous (Li et al., arXiv:1810.05934; optuna's SuccessiveHalvingPruner): after min_epochs,
-    min_epochs * reduction_factor, ... epochs a trial goes on where it is among the best 1 / reduction_factor of those that came
-    there so far."""
+    """Successive halving, asynchronous (Li et al., arXiv:1810.05934; optuna's
+    SuccessiveHalvingPruner): after min_epochs, min_epochs * reduction_factor, ... epochs a trial
+    goes on where it is among the best 1 / reduction_factor of those that came there so far.
+    """
 
     min_epochs: int = Field(1, ge=1, description="epochs before a trial is first compared")
     reduction_factor: int = Field(4, ge=2, description="one trial in so many goes on")
@@ -35,9 +37,14 @@ class Trial(Strict):
 
 
 def open_study(
-    journal: Path, name: str, metric: str, halving: Halving | None, sampler: BaseSampler | None = None
+    journal: Path,
+    name: str,
+    metric: str,
+    halving: Halving | None,
+    sampler: BaseSampler | None = None,
 ) -> Study:
-    """The study of that name in the journal, made where it is missing. metric: `train.best_metric`. sampler: for who asks.
+    """The study of that name in the journal, made where it is missing. metric: `train.best_metric`.
+    sampler: for who asks.
 
     Raises OSError and ValueError where the disk, or the journal, is not in order.
     """
@@ -48,10 +55,16 @@ def open_study(
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     pruner: optuna.pruners.BasePruner = optuna.pruners.NopPruner()
     if halving:
-        pruner = optuna.pruners.SuccessiveHalvingPruner(halving.min_epochs, halving.reduction_factor)
+        pruner = optuna.pruners.SuccessiveHalvingPruner(
+            halving.min_epochs, halving.reduction_factor
+        )
     storage = optuna.storages.JournalStorage(Journal(journal))
     direction: Literal["minimize", "maximize"] = "minimize" if metric == "loss" else "maximize"
     return optuna.create_study(
-        storage=storage, study_name=name, direction=direction, pruner=pruner, sampler=sampler or optuna.samplers.RandomSampler(),
+        storage=storage,
+        study_name=name,
+        direction=direction,
+        pruner=pruner,
+        sampler=sampler or optuna.samplers.RandomSampler(),
         load_if_exists=True,
-    )  # fmt: skip
+    )

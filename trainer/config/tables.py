@@ -11,12 +11,18 @@ from trainer.config.strict import Strict
 
 
 class TableData(Strict):
-    """What every table can do. A row is given to the model as a picture of one pixel, its features as the channels."""
+    """What every table can do.
+
+    A row is given to the model as a picture of one pixel, its features as the channels.
+    """
 
     task: ClassVar[Literal["regression"]] = "regression"
 
     validation: Annotated[float, Field(gt=0, lt=1)] | None = Field(
-        None, description="part of the train rows that is held out to choose by; the same ones for every seed"
+        None,
+        description=(
+            "part of the train rows that is held out to choose by; the same ones for every seed"
+        ),
     )
 
     def pictures(self) -> Pictures:
@@ -37,13 +43,19 @@ class TableData(Strict):
 
 
 class LinearData(TableData):
-    """Made rows: y = w . x + b + noise, x from N(0, 1), noise from N(0, noise); the same ones for every seed of the run."""
+    """Made rows: y = w . x + b + noise, x from N(0, 1), noise from N(0, noise); the same ones for
+    every seed of the run.
+    """
 
     name: Literal["linear"]
     features: int = Field(ge=1)
-    w: float | list[float] = Field(description="one number a feature, or one number for all of them")
+    w: float | list[float] = Field(
+        description="one number a feature, or one number for all of them"
+    )
     b: float = 0.0
-    noise: float = Field(0.01, ge=0, description="standard deviation of what is added to each target")
+    noise: float = Field(
+        0.01, ge=0, description="standard deviation of what is added to each target"
+    )
     train_samples: int = Field(ge=2)
     test_samples: int = Field(ge=1)
     data_seed: int = Field(0, ge=0, description="another one draws other rows")
@@ -51,7 +63,10 @@ class LinearData(TableData):
     @model_validator(mode="after")
     def _one_each(self) -> Self:
         if isinstance(self.w, list) and len(self.w) != self.features:
-            raise ValueError(f"w has {len(self.w)} number(s), features is {self.features}: one a feature, or one number for all")
+            raise ValueError(
+                f"w has {len(self.w)} number(s), features is {self.features}: one a feature, or one"
+                " number for all"
+            )
         return self
 
     def pictures(self) -> Pictures:
@@ -59,10 +74,11 @@ class LinearData(TableData):
 
 
 class AirfoilData(TableData):
-    """NASA's airfoil self-noise table (Brooks, Pope, Marcolini 1989; UCI): 1,503 rows of 5 features and a sound level.
+    """NASA's airfoil self-noise table (Brooks, Pope, Marcolini 1989; UCI): 1,503 rows of 5 features
+    and a sound level.
 
-    All columns standardised over all rows. The first 1,500 rows are the train rows, as in Dive into Deep Learning; the test is
-    of the three that are left, too few to tell anything.
+    All columns standardised over all rows. The first 1,500 rows are the train rows, as in Dive into
+    Deep Learning; the test is of the three that are left, too few to tell anything.
     """
 
     name: Literal["airfoil"]

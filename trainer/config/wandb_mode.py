@@ -7,7 +7,8 @@ from typing import Literal
 
 Mode = Literal["online", "offline", "disabled"]
 
-# wandb 0.31 knows online, shared, run, offline, dryrun and disabled, in small letters alone. The others are what people write.
+# wandb 0.31 knows online, shared, run, offline, dryrun and disabled, in small letters alone. The
+# others are what people write.
 WORDS: dict[str, Mode] = {
     **dict.fromkeys(("online", "shared", "run", "on", "true", "1", "yes"), "online"),
     **dict.fromkeys(("offline", "dryrun", "dry-run", "dry_run"), "offline"),
@@ -18,15 +19,24 @@ TRUE, FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 
 
 def asked(environment: Mapping[str, str]) -> Mode | None:
-    """What WANDB_MODE and WANDB_DISABLED ask for, in any spelling; None where neither is set, or is empty.
+    """What WANDB_MODE and WANDB_DISABLED ask for, in any spelling; None where neither is set, or is
+    empty.
 
     Raises ValueError with a sentence for a word that nobody can know the meaning of.
     """
-    mode, disabled = (environment.get(name, "").strip().lower() for name in ("WANDB_MODE", "WANDB_DISABLED"))
+    mode, disabled = (
+        environment.get(name, "").strip().lower() for name in ("WANDB_MODE", "WANDB_DISABLED")
+    )
     if disabled and disabled not in (*TRUE, *FALSE):
-        raise ValueError(f"WANDB_DISABLED={environment['WANDB_DISABLED']} is neither true nor false: set it to one, or unset it")
+        raise ValueError(
+            f"WANDB_DISABLED={environment['WANDB_DISABLED']} is neither true nor false: set it to"
+            " one, or unset it"
+        )
     if mode and mode not in WORDS:
-        raise ValueError(f"WANDB_MODE={environment['WANDB_MODE']} is none of online, offline, disabled: set it to one, or unset it")
+        raise ValueError(
+            f"WANDB_MODE={environment['WANDB_MODE']} is none of online, offline, disabled: set it"
+            " to one, or unset it"
+        )
     if disabled in TRUE:
         return "disabled"
     return WORDS[mode] if mode else None

@@ -1,12 +1,22 @@
-"""The data sets by name: `source(config, data_dir, allowed)` of each finds it and makes uint8 pictures (or float32 rows)
-of it, once (prepare); the trainer only maps what prepare made."""
+"""The data sets by name: `source(config, data_dir, allowed)` of each finds it and makes uint8
+pictures (or float32 rows) of it, once (prepare); the trainer only maps what prepare made.
+"""
 
 from __future__ import annotations
 
 import importlib
 from types import ModuleType
 
-DATASETS = ("airfoil", "cifar10", "digits", "fashion_mnist", "imagefolder", "linear", "synthetic", "voc")
+DATASETS = (
+    "airfoil",
+    "cifar10",
+    "digits",
+    "fashion_mnist",
+    "imagefolder",
+    "linear",
+    "synthetic",
+    "voc",
+)
 
 
 def dataset(name: str) -> ModuleType:

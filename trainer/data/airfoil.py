@@ -1,4 +1,6 @@
-"""NASA's airfoil self-noise table: DATA/airfoil/airfoil_self_noise.dat (Brooks, Pope, Marcolini 1989, by UCI; 1,503 rows)."""
+"""NASA's airfoil self-noise table: DATA/airfoil/airfoil_self_noise.dat (Brooks, Pope, Marcolini
+1989, by UCI; 1,503 rows).
+"""
 
 from __future__ import annotations
 
@@ -12,9 +14,11 @@ from trainer.config.data import AirfoilData
 from trainer.data import delimited, raw
 from trainer.data.raw import Allowed, DataError, Piece, Source
 
-VERSION = 2  # raised when `convert` gives other bytes; 2: a column that never changes is zero, where it was NaN
+# raised when `convert` gives other bytes; 2: a column that never changes is zero, where it was NaN
+VERSION = 2
 NAME = "airfoil_self_noise.dat"
-PUBLISHED = {NAME: ("sha1", "76e5be1548fd8222e5074cf0faae75edff8cf93f")}  # as Dive into Deep Learning holds it
+# as Dive into Deep Learning holds it
+PUBLISHED = {NAME: ("sha1", "76e5be1548fd8222e5074cf0faae75edff8cf93f")}
 URL = f"http://d2l-data.s3-accelerate.amazonaws.com/{NAME}"
 TRAIN_SAMPLES = 1500
 COLUMNS = 6
@@ -30,19 +34,27 @@ def source(config: AirfoilData, data_dir: Path, allowed: Allowed) -> Source:
 
     folder = data_dir / "airfoil"
     try:
-        content, unverified = raw.read(folder, PUBLISHED, what="airfoil", allow_unverified=allowed.unverified, fetch=fetch)
+        content, unverified = raw.read(
+            folder, PUBLISHED, what="airfoil", allow_unverified=allowed.unverified, fetch=fetch
+        )
     except DataError as error:
-        raise DataError(f"{error}; the job `optimizers_airfoil_made` makes a table of its shape") from None
+        raise DataError(
+            f"{error}; the job `optimizers_airfoil_made` makes a table of its shape"
+        ) from None
     table, notes = read(content[NAME])
     return Source(["sound level"], content, convert(table), unverified=unverified, notes=notes)
 
 
 def read(content: bytes) -> tuple[np.ndarray, list[str]]:
-    """(float32 [1503, 6], notes): the rows, every column less its mean over all rows, over its deviation. Raises DataError."""
+    """(float32 [1503, 6], notes): the rows, every column less its mean over all rows, over its
+    deviation. Raises DataError.
+    """
     try:
         table = delimited.read(content, COLUMNS)
         if len(table.values) <= TRAIN_SAMPLES:
-            raise DataError(f"is a table of {len(table.values)} x {COLUMNS} numbers; expected 1503 x {COLUMNS}")
+            raise DataError(
+                f"is a table of {len(table.values)} x {COLUMNS} numbers; expected 1503 x {COLUMNS}"
+            )
         rows, notes = delimited.standardised(table)
     except DataError as error:
         raise DataError(f"airfoil: {NAME} {error}") from None

@@ -1,4 +1,6 @@
-"""CIFAR-10 in torchvision's layout: DATA/cifar-10-batches-py/ (Krizhevsky 2009: Learning multiple layers of features)."""
+"""CIFAR-10 in torchvision's layout: DATA/cifar-10-batches-py/ (Krizhevsky 2009: Learning multiple
+layers of features).
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,9 @@ def source(config: CIFAR10Data, data_dir: Path, allowed: Allowed) -> Source:
         CIFAR10(str(data_dir), download=True)
 
     folder = data_dir / "cifar-10-batches-py"
-    content, unverified = raw.read(folder, PUBLISHED, what="CIFAR-10", allow_unverified=allowed.unverified, fetch=fetch)
+    content, unverified = raw.read(
+        folder, PUBLISHED, what="CIFAR-10", allow_unverified=allowed.unverified, fetch=fetch
+    )
     return Source(CLASSES, content, convert(content), unverified=unverified)
 
 
@@ -44,8 +48,12 @@ def convert(content: dict[str, bytes]) -> Iterator[Piece]:
     """Pictures uint8 [N, 3, 32, 32] in the files' own order."""
 
     def read(names: list[str]) -> tuple[np.ndarray, np.ndarray]:
-        batches = [_ArraysOnly(io.BytesIO(content[name]), encoding="latin1").load() for name in names]
-        images = np.concatenate([np.asarray(b["data"], np.uint8) for b in batches]).reshape(-1, 3, 32, 32)
+        batches = [
+            _ArraysOnly(io.BytesIO(content[name]), encoding="latin1").load() for name in names
+        ]
+        images = np.concatenate([np.asarray(b["data"], np.uint8) for b in batches]).reshape(
+            -1, 3, 32, 32
+        )
         return images, np.concatenate([np.asarray(b["labels"], np.int64) for b in batches])
 
     yield Piece("train", *read([f"data_batch_{i}" for i in range(1, 6)]))
@@ -53,9 +61,12 @@ def convert(content: dict[str, bytes]) -> Iterator[Piece]:
 
 
 _ARRAYS = {
-    ("numpy.core.multiarray", "_reconstruct"), ("numpy._core.multiarray", "_reconstruct"), ("numpy", "ndarray"), ("numpy", "dtype"),
+    ("numpy.core.multiarray", "_reconstruct"),
+    ("numpy._core.multiarray", "_reconstruct"),
+    ("numpy", "ndarray"),
+    ("numpy", "dtype"),
     ("_codecs", "encode"),
-}  # fmt: skip
+}
 
 
 class _ArraysOnly(pickle.Unpickler):
@@ -63,5 +74,7 @@ class _ArraysOnly(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _ARRAYS:
-            raise raw.DataError(f"a CIFAR-10 batch file wants to load {module}.{name}: it is no data, remove it")
+            raise raw.DataError(
+                f"a CIFAR-10 batch file wants to load {module}.{name}: it is no data, remove it"
+            )
         return super().find_class(module.replace("numpy.core", "numpy._core"), name)

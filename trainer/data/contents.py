@@ -1,7 +1,7 @@
 """Files by the sha256 of what they contain. What a stat shows to be unchanged is not read again.
 
-Size and time alone do not tell: `rsync -t` and a restored backup leave another image under the same size and time. Such a change
-moves the ctime, which nothing can set back.
+Size and time alone do not tell: `rsync -t` and a restored backup leave another image under the same
+size and time. Such a change moves the ctime, which nothing can set back.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from trainer.data.raw import DataError
 
 AT_ONCE = 256  # files that a thread looks at before it takes others
 THREADS = 16  # most of the time goes into waiting for the disk, or for a file server
-# Two changes within a tick of a file system's clock have the same ctime: a file that has just changed is not remembered.
+# Two changes within a tick of a file system's clock have the same ctime: a file that has just
+# changed is not remembered.
 JUST_CHANGED_NS = 2_000_000_000
 PROGRESS_S = 3.0
 IDENTITY = struct.Struct("<QQQqq")  # device, inode, size, mtime_ns, ctime_ns
@@ -34,7 +35,8 @@ class Unreadable(Exception):
 
 
 class Known(NamedTuple):
-    """What is known of a file. digest: the sha256 of its content, empty where `problem` says why it cannot be read.
+    """What is known of a file. digest: the sha256 of its content, empty where `problem` says why it
+    cannot be read.
 
     identity: as long as it is the same, so is the digest; empty where that is not certain.
     """
@@ -51,14 +53,20 @@ class Contents:
     Nothing is looked at before `learn`, which stats every file once.
     """
 
-    def __init__(self, root: Path, names: Mapping[str, Sequence[str]], images: Mapping[str, Sequence[str]] | None = None) -> None:
+    def __init__(
+        self,
+        root: Path,
+        names: Mapping[str, Sequence[str]],
+        images: Mapping[str, Sequence[str]] | None = None,
+    ) -> None:
         """images: those of `names` that are images; None: all."""
         self.root, self.names = root, names
         self.images = names if images is None else images
         self.known: dict[str, Known] = {}
 
     def learn(self, memory: Path) -> None:
-        """Finds the sha256 of each file: in `memory`, a folder, where its identity is there, else by reading it.
+        """Finds the sha256 of each file: in `memory`, a folder, where its identity is there, else
+        by reading it.
 
         memory gains what was read; where it cannot be written, the next call reads again.
         """
@@ -68,20 +76,27 @@ class Contents:
         parts = [names[start : start + AT_ONCE] for start in range(0, len(names), AT_ONCE)]
         began = reported = time.monotonic()
         with ThreadPoolExecutor(THREADS) as pool:
-            looked = pool.map(lambda part: [_look(self.root, name, remembered) for name in part], parts)
+            looked = pool.map(
+                lambda part: [_look(self.root, name, remembered) for name in part], parts
+            )
             for part, found in zip(parts, looked, strict=True):
                 self.known.update(zip(part, found, strict=True))
                 if time.monotonic() > reported + PROGRESS_S:
                     reported = time.monotonic()
                     left = (reported - began) / len(self.known) * (len(names) - len(self.known))
-                    line = f"{self.root.name}: {len(self.known):,} of {len(names):,} files looked at, {left:.0f} s left"
+                    line = (
+                        f"{self.root.name}: {len(self.known):,} of {len(names):,} files looked at,"
+                        f" {left:.0f} s left"
+                    )
                     print(line, file=sys.stderr, flush=True)
         entries = {known.identity: known.digest for known in self.known.values() if known.identity}
         if entries != remembered:
             _remember(path, entries)
 
     def _listing(self) -> bytes:
-        """What tells this set of folders from others, so that one does not push another out of the memory."""
+        """What tells this set of folders from others, so that one does not push another out of the
+        memory.
+        """
         folders = {name.rpartition("/")[0] for listed in self.names.values() for name in listed}
         return b"\0".join(map(os.fsencode, [str(self.root.absolute()), *sorted(folders)]))
 
@@ -91,17 +106,30 @@ class Contents:
         for split, listed in self.names.items():
             for name in listed:
                 known = self.known[name]
-                total.update(f"{split} {known.digest.hex() or 'unreadable'} ".encode() + os.fsencode(name) + b"\0")
+                total.update(
+                    f"{split} {known.digest.hex() or 'unreadable'} ".encode()
+                    + os.fsencode(name)
+                    + b"\0"
+                )
         return total.digest()
 
     def in_training_too(self, split: str) -> list[tuple[str, str]]:
-        """Images of a split whose very contents are trained on: the name of each, and that of a train image."""
+        """Images of a split whose very contents are trained on: the name of each, and that of a
+        train image.
+        """
         trained = {self.known[name].digest: name for name in reversed(self.images["train"])}
-        found = [(name, trained.get(self.known[name].digest)) for name in self.images[split] if self.known[name].digest]
+        found = [
+            (name, trained.get(self.known[name].digest))
+            for name in self.images[split]
+            if self.known[name].digest
+        ]
         return [(name, same) for name, same in found if same is not None]
 
     def read(self, name: str) -> bytes:
-        """A file's content. Raises Unreadable, and raw.DataError where it is not what `learn` found."""
+        """A file's content.
+
+        Raises Unreadable, and raw.DataError where it is not what `learn` found.
+        """
         known, path = self.known[name], self.root / name
         if known.problem:
             raise Unreadable(known.problem)
@@ -110,7 +138,10 @@ class Contents:
         except OSError as error:
             raise Unreadable(error.strerror or str(error)) from None
         if hashlib.sha256(content).digest() != known.digest:
-            raise DataError(f"{path} was changed while it was prepared: submit again once nothing writes to {self.root}")
+            raise DataError(
+                f"{path} was changed while it was prepared: submit again once nothing writes to"
+                f" {self.root}"
+            )
         return content
 
 
@@ -149,7 +180,9 @@ def _remembered(path: Path) -> dict[bytes, bytes]:
         return {}
     step = IDENTITY.size + DIGEST_BYTES
     starts = range(0, len(entries), step)
-    return {entries[at : at + IDENTITY.size]: entries[at + IDENTITY.size : at + step] for at in starts}
+    return {
+        entries[at : at + IDENTITY.size]: entries[at + IDENTITY.size : at + step] for at in starts
+    }
 
 
 def _remember(path: Path, entries: Mapping[bytes, bytes]) -> None:

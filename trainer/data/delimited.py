@@ -1,7 +1,9 @@
-"""Text tables of numbers, as instruments, spreadsheets and other programs write them: what is clear is read, the rest is refused.
+"""Text tables of numbers, as instruments, spreadsheets and other programs write them: what is clear
+is read, the rest is refused.
 
-Read are fields parted by spaces, tabs, commas or semicolons; a header; quoted fields; decimal commas; comments behind `#`; a byte
-order mark; the line ends of any system. Nothing is guessed: a value that is no finite number is refused by its line and column.
+Read are fields parted by spaces, tabs, commas or semicolons; a header; quoted fields; decimal
+commas; comments behind `#`; a byte order mark; the line ends of any system. Nothing is guessed: a
+value that is no finite number is refused by its line and column.
 """
 
 from __future__ import annotations
@@ -17,7 +19,8 @@ from trainer.data.raw import DataError
 
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 WITH_COMMA = re.compile(r"[+-]?(\d+,\d*|,\d+)([eE][+-]?\d+)?", re.ASCII)
-THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}", re.ASCII)  # 1,234: a thousand and more, or one and a little
+# 1,234: a thousand and more, or one and a little
+THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}", re.ASCII)
 NOT_FINITE = ("nan", "inf", "infinity")
 DELIMITERS = (";", "\t", ",", None)  # None: any white space
 TRIED = 100  # lines by which the delimiter is chosen
@@ -56,7 +59,9 @@ class Field(NamedTuple):
 
 
 class Table(NamedTuple):
-    """values: float64 [rows, columns], all finite. names: of the columns, where the table has a header; else none."""
+    """values: float64 [rows, columns], all finite. names: of the columns, where the table has a
+    header; else none.
+    """
 
     values: np.ndarray
     names: list[str]
@@ -85,8 +90,13 @@ def read(content: bytes, columns: int) -> Table:
     if _has_decimal_commas(fields):
         fields = [field._replace(text=field.text.replace(",", ".")) for field in fields]
     values = [_value(field.text) for field in fields]
-    if wrong := [field for field, value in zip(fields, values, strict=True) if not math.isfinite(value)]:
-        raise DataError(f"has {len(wrong)} field(s) that are no finite number: {_first(wrong)}; remove or complete these lines")
+    if wrong := [
+        field for field, value in zip(fields, values, strict=True) if not math.isfinite(value)
+    ]:
+        raise DataError(
+            f"has {len(wrong)} field(s) that are no finite number: {_first(wrong)}; remove or"
+            " complete these lines"
+        )
     table = np.array(values, np.float64).reshape(len(rows), columns)
     return Table(table, names if len(names) == columns else [])
 
@@ -94,21 +104,27 @@ def read(content: bytes, columns: int) -> Table:
 def standardised(table: Table) -> tuple[np.ndarray, list[str]]:
     """(float32 [rows, columns], notes): every column less its mean, over its deviation.
 
-    A column that never changes has no deviation: it is zero, and a note names it. Raises DataError where a column's numbers are too
-    large to be squared.
+    A column that never changes has no deviation: it is zero, and a note names it. Raises DataError
+    where a column's numbers are too large to be squared.
     """
     values = table.values
-    # The least and the largest: the deviation of a hundred times 0.1 is not zero, for their mean is not 0.1.
+    # The least and the largest: the deviation of a hundred times 0.1 is not zero, for their mean is
+    # not 0.1.
     constant = values.min(0) == values.max(0)
     with np.errstate(over="ignore", invalid="ignore"):
         mean, deviation = values.mean(0), values.std(0)
         deviation[constant] = 1.0
         result = (values - mean) / deviation
     result[:, constant] = 0.0
-    if too_large := [_column(table, column) for column in np.flatnonzero(~np.isfinite(deviation + result.sum(0)))]:
-        raise DataError(f"has numbers that are too large to be standardised in {', '.join(too_large)}")
+    if too_large := [
+        _column(table, column) for column in np.flatnonzero(~np.isfinite(deviation + result.sum(0)))
+    ]:
+        raise DataError(
+            f"has numbers that are too large to be standardised in {', '.join(too_large)}"
+        )
     notes = [
-        f"{_column(table, column)} never changes (it is {values[0, column]:g} in every row): it is left at zero"
+        f"{_column(table, column)} never changes (it is {values[0, column]:g} in every row): it is"
+        " left at zero"
         for column in np.flatnonzero(constant)
     ]
     return result.astype(np.float32), notes
@@ -122,31 +138,43 @@ def _text(content: bytes) -> str:
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError:
-        text = content.decode("latin-1")  # of an older system: a header may have its letters, numbers are the same in both
+        # of an older system: a header may have its letters, numbers are the same in both
+        text = content.decode("latin-1")
     if "\0" in text:
         raise DataError(f"is no text: byte {content.index(0)} is zero")
     return text
 
 
 def _lines(text: str) -> list[Line]:
-    """What is in the lines, which end as on Unix, Windows or an old Mac; comments and empty lines are left out."""
+    """What is in the lines, which end as on Unix, Windows or an old Mac; comments and empty lines
+    are left out.
+    """
     lines = re.split(r"\r\n|\n|\r", text)
-    without_comments = (Line(number, line.partition("#")[0].strip(" \r\n")) for number, line in enumerate(lines, 1))
+    without_comments = (
+        Line(number, line.partition("#")[0].strip(" \r\n")) for number, line in enumerate(lines, 1)
+    )
     return [line for line in without_comments if line.text.strip()]
 
 
 def _delimiter(lines: list[Line], columns: int) -> str | None:
-    """What parts the fields: that by which most lines are so many numbers, else so many fields. Raises DataError."""
+    """What parts the fields: that by which most lines are so many numbers, else so many fields.
+
+    Raises DataError.
+    """
     best, best_fit = None, (0, 0)
     for delimiter in DELIMITERS:
-        rows = [row for row in (_split(line, delimiter, columns) for line in lines) if len(row) == columns]
+        rows = [
+            row
+            for row in (_split(line, delimiter, columns) for line in lines)
+            if len(row) == columns
+        ]
         fit = sum(all(_is_number(field.text) for field in row) for row in rows), len(rows)
         if fit > best_fit:
             best, best_fit = delimiter, fit
     if best_fit == (0, 0):
         raise DataError(
-            f"is no table of numbers with {columns} columns, parted by spaces, tabs, commas or semicolons: "
-            f"line {lines[0].number} is {_shown(lines[0].text)}"
+            f"is no table of numbers with {columns} columns, parted by spaces, tabs, commas or"
+            f" semicolons: line {lines[0].number} is {_shown(lines[0].text)}"
         )
     return best
 
@@ -166,7 +194,9 @@ def _split(line: Line, delimiter: str | None, columns: int) -> list[Field]:
 
 
 def _is_number(text: str) -> bool:
-    """Whether this is written as a number, by a point or a comma; one that is not finite is one, too: it heads no column."""
+    """Whether this is written as a number, by a point or a comma; one that is not finite is one,
+    too: it heads no column.
+    """
     named = text.lstrip("+-").lower() in NOT_FINITE
     return named or bool(NUMBER.fullmatch(text) or WITH_COMMA.fullmatch(text))
 
@@ -181,7 +211,10 @@ def _check_lengths(rows: list[list[Field]], columns: int) -> None:
     wrong = [f"line {row[0].line} has {len(row)}" for row in rows if len(row) != columns]
     if wrong:
         more = f" and {len(wrong) - MAX_SHOWN} more" if len(wrong) > MAX_SHOWN else ""
-        raise DataError(f"has lines of another length than {columns} columns: {', '.join(wrong[:MAX_SHOWN])}{more}")
+        raise DataError(
+            f"has lines of another length than {columns} columns:"
+            f" {', '.join(wrong[:MAX_SHOWN])}{more}"
+        )
 
 
 def _has_decimal_commas(fields: list[Field]) -> bool:
@@ -191,11 +224,14 @@ def _has_decimal_commas(fields: list[Field]) -> bool:
         return False
     points = [field for field in fields if "." in field.text and NUMBER.fullmatch(field.text)]
     if points:
-        raise DataError(f"has decimal commas and decimal points ({commas[0]}; {points[0]}): write all numbers with points")
+        raise DataError(
+            f"has decimal commas and decimal points ({commas[0]}; {points[0]}): write all numbers"
+            " with points"
+        )
     if all(THOUSANDS.fullmatch(field.text) for field in commas):
         raise DataError(
-            f"has commas that may be decimal or part thousands ({_first(commas)}): write all numbers with points, "
-            "and thousands in one piece"
+            f"has commas that may be decimal or part thousands ({_first(commas)}): write all"
+            " numbers with points, and thousands in one piece"
         )
     return True
 

@@ -1,4 +1,6 @@
-"""How earlier versions knew a data set: a run that has started keeps the prepared set that it was started with."""
+"""How earlier versions knew a data set: a run that has started keeps the prepared set that it was
+started with.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".w
 
 
 class FirstListing(Listing):
-    """What version 1 of the converters took for images: by torchvision's endings, hidden ones too."""
+    """What version 1 of the converters took for images: by torchvision's endings,
+    hidden ones too.
+    """
 
     def is_data(self, name: str) -> bool:
         return True
@@ -27,7 +31,8 @@ class FirstListing(Listing):
 
 
 def first_name(config: DataConfig, data_dir: Path) -> str | None:
-    """The name of the folder that version 1 prepared the set in, as its files are now: it knew them by size and mtime.
+    """The name of the folder that version 1 prepared the set in, as its files are now: it knew them
+    by size and mtime.
 
     None: version 1 would refuse them, or knew the set as it is known today.
     """
@@ -48,7 +53,10 @@ def first_name(config: DataConfig, data_dir: Path) -> str | None:
 
 def _of_image_folders(config: ImageFolderData, root: Path) -> dict[str, bytes]:
     on_the_fly = {*ImageData.model_fields, "folder", "random_resized_crop"}
-    settings = {**config.model_dump(exclude=on_the_fly), "encoded": config.random_resized_crop is not None}
+    settings = {
+        **config.model_dump(exclude=on_the_fly),
+        "encoded": config.random_resized_crop is not None,
+    }
     files = hashlib.sha256()
     for split, listed in imagefolder.find(root, config, FirstListing()).splits.items():
         for file in listed:
@@ -64,9 +72,14 @@ def _of_image_folders(config: ImageFolderData, root: Path) -> dict[str, bytes]:
 def _of_voc(config: VOCData, root: Path) -> dict[str, bytes]:
     files = hashlib.sha256()
     for split, listed in voc.LISTS.items():
-        names: Sequence[str] = (root / voc_lists.FOLDER / f"{listed}.txt").read_text(encoding="utf-8").split()
+        names: Sequence[str] = (
+            (root / voc_lists.FOLDER / f"{listed}.txt").read_text(encoding="utf-8").split()
+        )
         for name in names:
-            paths = (root / "JPEGImages" / f"{name}.jpg", root / "SegmentationClass" / f"{name}.png")
+            paths = (
+                root / "JPEGImages" / f"{name}.jpg",
+                root / "SegmentationClass" / f"{name}.png",
+            )
             found = [path.stat() for path in paths]
             files.update(f"{split} {name} {[(f.st_size, f.st_mtime_ns) for f in found]}\0".encode())
     return {"settings": f"{config.classes} {config.crop}".encode(), "files": files.digest()}

@@ -1,4 +1,6 @@
-"""Fashion-MNIST in torchvision's layout: DATA/FashionMNIST/raw/ (Xiao, Rasul, Vollgraf, arXiv:1708.07747; MIT licence)."""
+"""Fashion-MNIST in torchvision's layout: DATA/FashionMNIST/raw/ (Xiao, Rasul, Vollgraf,
+arXiv:1708.07747; MIT licence).
+"""
 
 from __future__ import annotations
 
@@ -12,14 +14,38 @@ from trainer.data import raw
 from trainer.data.raw import Allowed, Piece, Source
 
 VERSION = 1
-CLASSES = ["t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"]
-# sha256 of the four files after gunzip, where the publisher prints the md5 of the archives alone: the same that others hold who
-# unpack the publisher's archives, as github.com/EntroMorphic/sstt does in its Makefile.
+CLASSES = [
+    "t-shirt",
+    "trouser",
+    "pullover",
+    "dress",
+    "coat",
+    "sandal",
+    "shirt",
+    "sneaker",
+    "bag",
+    "ankle boot",
+]
+# sha256 of the four files after gunzip, where the publisher prints the md5 of the archives alone:
+# the same that others hold who unpack the publisher's archives, as github.com/EntroMorphic/sstt
+# does in its Makefile.
 PUBLISHED = {
-    "train-images-idx3-ubyte": ("sha256", "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888"),
-    "train-labels-idx1-ubyte": ("sha256", "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9"),
-    "t10k-images-idx3-ubyte": ("sha256", "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b"),
-    "t10k-labels-idx1-ubyte": ("sha256", "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34"),
+    "train-images-idx3-ubyte": (
+        "sha256",
+        "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+    ),
+    "train-labels-idx1-ubyte": (
+        "sha256",
+        "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+    ),
+    "t10k-images-idx3-ubyte": (
+        "sha256",
+        "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+    ),
+    "t10k-labels-idx1-ubyte": (
+        "sha256",
+        "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+    ),
 }
 
 
@@ -33,7 +59,9 @@ def source(config: FashionMNISTData, data_dir: Path, allowed: Allowed) -> Source
         FashionMNIST(str(data_dir), download=True)
 
     folder = data_dir / "FashionMNIST" / "raw"
-    content, unverified = raw.read(folder, PUBLISHED, what="Fashion-MNIST", allow_unverified=allowed.unverified, fetch=fetch)
+    content, unverified = raw.read(
+        folder, PUBLISHED, what="Fashion-MNIST", allow_unverified=allowed.unverified, fetch=fetch
+    )
     return Source(CLASSES, content, convert(content), unverified=unverified)
 
 
@@ -41,8 +69,12 @@ def convert(content: dict[str, bytes]) -> Iterator[Piece]:
     """Pictures uint8 [N, 1, 28, 28] in the files' own order."""
 
     def read(prefix: str) -> tuple[np.ndarray, np.ndarray]:
-        images = np.frombuffer(content[f"{prefix}-images-idx3-ubyte"], np.uint8, offset=16).reshape(-1, 1, 28, 28)
-        return images, np.frombuffer(content[f"{prefix}-labels-idx1-ubyte"], np.uint8, offset=8).astype(np.int64)
+        images = np.frombuffer(content[f"{prefix}-images-idx3-ubyte"], np.uint8, offset=16).reshape(
+            -1, 1, 28, 28
+        )
+        return images, np.frombuffer(
+            content[f"{prefix}-labels-idx1-ubyte"], np.uint8, offset=8
+        ).astype(np.int64)
 
     yield Piece("train", *read("train"))
     yield Piece("test", *read("t10k"))

@@ -1,4 +1,6 @@
-"""Made rows of a linear model with noise: what a regression finds can be held against what made them."""
+"""Made rows of a linear model with noise: what a regression finds can be held against what made
+them.
+"""
 
 from __future__ import annotations
 
@@ -20,11 +22,21 @@ def source(config: LinearData, data_dir: Path, allowed: Allowed) -> Source:
 
 
 def convert(config: LinearData) -> Iterator[Piece]:
-    """Rows float32 [N, features, 1, 1], targets float32 [N, 1]; worked out in float64. Raises DataError."""
+    """Rows float32 [N, features, 1, 1], targets float32 [N, 1]; worked out in float64.
+
+    Raises DataError.
+    """
     rng = np.random.RandomState(config.data_seed)  # its stream is frozen by numpy's policy
     for split, samples in (("train", config.train_samples), ("test", config.test_samples)):
         x = rng.standard_normal((samples, config.features))
-        y = (x * np.asarray(config.w)).sum(1) + config.b + config.noise * rng.standard_normal(samples)
+        y = (
+            (x * np.asarray(config.w)).sum(1)
+            + config.b
+            + config.noise * rng.standard_normal(samples)
+        )
         if not np.abs(y).max() <= np.finfo(np.float32).max:
-            raise DataError("linear: w, b and noise make targets that float32 does not hold: choose smaller ones")
+            raise DataError(
+                "linear: w, b and noise make targets that float32 does not hold: choose smaller"
+                " ones"
+            )
         yield Piece(split, x.astype(np.float32)[:, :, None, None], y.astype(np.float32)[:, None])

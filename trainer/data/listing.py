@@ -1,4 +1,6 @@
-"""Which names below a folder are data: images by their endings, and never what systems and programs leave there."""
+"""Which names below a folder are data: images by their endings, and never what systems and programs
+leave there.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +10,17 @@ from collections import Counter
 from trainer.data import pictures
 
 # Beside all names with a dot before, as .ipynb_checkpoints, .Trash-1000 and macOS's ._* are.
-NEVER_DATA = frozenset({
-    "@eaDir", "@Recycle", "#recycle",  # Synology, QNAP
-    "lost+found", "__MACOSX", "$RECYCLE.BIN", "System Volume Information",
-})  # fmt: skip
+NEVER_DATA = frozenset(
+    {
+        "@eaDir",
+        "@Recycle",
+        "#recycle",  # Synology, QNAP
+        "lost+found",
+        "__MACOSX",
+        "$RECYCLE.BIN",
+        "System Volume Information",
+    }
+)
 MOST_NAMED = 5
 
 
@@ -45,7 +54,9 @@ class Listing:
         return name.lower().endswith(pictures.EXTENSIONS)
 
     def pictures(self, names: list[str]) -> list[str]:
-        """The files of a folder of images that are images, sorted; the others are counted by their endings."""
+        """The files of a folder of images that are images, sorted; the others are counted by their
+        endings.
+        """
         kept = []
         for name in self.data(names):
             if self.is_picture(name):

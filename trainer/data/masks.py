@@ -1,4 +1,6 @@
-"""Masks of pictures, one class a pixel: from palette indices or from the colours of Pascal VOC. Without torch."""
+"""Masks of pictures, one class a pixel: from palette indices or from the colours of Pascal VOC.
+Without torch.
+"""
 
 from __future__ import annotations
 
@@ -16,30 +18,42 @@ VOID = 255  # a pixel that has no class: no loss, no place in any figure
 
 
 def colour_map() -> np.ndarray:
-    """uint8 [256, 3]: Pascal VOC's colours of the indices (the development kit's VOClabelcolormap): bits 0, 3, 6, ... of an index
-    are the highest of red, bits 1, 4, 7, ... of green, bits 2, 5, ... of blue."""
+    """uint8 [256, 3]: Pascal VOC's colours of the indices (the development kit's VOClabelcolormap):
+    bits 0, 3, 6, ... of an index are the highest of red, bits 1, 4, 7, ... of green, bits 2, 5, ...
+    of blue.
+    """
     index = np.arange(256)
     colours = np.zeros((256, 3), np.uint8)
     for place in range(8):
         for channel in range(3):
-            colours[:, channel] |= (((index >> (3 * place + channel)) & 1) << (7 - place)).astype(np.uint8)
+            colours[:, channel] |= (((index >> (3 * place + channel)) & 1) << (7 - place)).astype(
+                np.uint8
+            )
     return colours
 
 
 @functools.cache
 def of_colour() -> np.ndarray:
-    """int16 [2**24]: the index of each colour by 65536 red + 256 green + blue; -1 of those that VOC has not."""
+    """int16 [2**24]: the index of each colour by 65536 red + 256 green + blue; -1 of those that VOC
+    has not.
+    """
     found = np.full(1 << 24, -1, np.int16)
     found[colour_map().astype(np.int64) @ np.array([65536, 256, 1])] = np.arange(256)
     return found
 
 
 def read(data: bytes, classes: int, most_pixels: int = MOST_PIXELS) -> np.ndarray:
-    """A mask's file -> uint8 [H, W], the number of each pixel's class, or VOID. Raises BadPicture."""
+    """A mask's file -> uint8 [H, W], the number of each pixel's class, or VOID. Raises
+    BadPicture.
+    """
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
-        if image.format != "PNG":  # a JPEG changes the numbers, others Pillow may turn into colours
-            raise BadPicture(f"the mask is a file of the format {image.format}: its classes are certain in a PNG alone")
+        # a JPEG changes the numbers, others Pillow may turn into colours
+        if image.format != "PNG":
+            raise BadPicture(
+                f"the mask is a file of the format {image.format}: its classes are certain in a PNG"
+                " alone"
+            )
         refuse_bomb(image, most_pixels)
         image.load()
     except BadPicture:
@@ -56,12 +70,17 @@ def read(data: bytes, classes: int, most_pixels: int = MOST_PIXELS) -> np.ndarra
         if (indices < 0).any():
             row, column = np.argwhere(indices < 0)[0].tolist()
             colour = np.asarray(image)[row, column].tolist()
-            raise BadPicture(f"colour {colour} at row {row}, column {column} is none of Pascal VOC's")
+            raise BadPicture(
+                f"colour {colour} at row {row}, column {column} is none of Pascal VOC's"
+            )
         mask = indices.astype(np.uint8)
     else:
         raise BadPicture(f"a mask of mode {image.mode}; expected palette indices or RGB")
     if (strange := mask[(mask >= classes) & (mask != VOID)]).size:
-        raise BadPicture(f"class {int(strange.max())} in a mask; known are 0 to {classes - 1}, and {VOID} for none")
+        raise BadPicture(
+            f"class {int(strange.max())} in a mask; known are 0 to {classes - 1}, and {VOID} for"
+            " none"
+        )
     return mask
 
 
@@ -70,7 +89,10 @@ def _opaque(image: Image.Image) -> Image.Image:
     if image.mode not in ("RGBA", "LA"):
         return image
     if image.getchannel("A").getextrema() != (255, 255):
-        raise BadPicture("a mask with transparent pixels, whose class is not known: store it without an alpha channel")
+        raise BadPicture(
+            "a mask with transparent pixels, whose class is not known: store it without an alpha"
+            " channel"
+        )
     return image.convert(image.mode.removesuffix("A"))
 
 
@@ -82,8 +104,9 @@ def encoded(mask: np.ndarray) -> bytes:
 
 
 class Crop(NamedTuple):
-    """How a picture of any size becomes uint8 [channels, height, width]: its middle is cut out. most_pixels: of a file that is
-    decoded."""
+    """How a picture of any size becomes uint8 [channels, height, width]: its middle is cut out.
+    most_pixels: of a file that is decoded.
+    """
 
     channels: int
     height: int
@@ -102,8 +125,12 @@ class Crop(NamedTuple):
         """(top, left) of the crop in the middle of a picture."""
         return (height - self.height) // 2, (width - self.width) // 2
 
-    def cut(self, image: Image.Image, mask: np.ndarray, top: int, left: int) -> tuple[np.ndarray, np.ndarray]:
-        """The same piece of a picture and its mask: uint8 [channels, height, width] and [height, width]."""
+    def cut(
+        self, image: Image.Image, mask: np.ndarray, top: int, left: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The same piece of a picture and its mask: uint8 [channels, height, width] and [height,
+        width].
+        """
         bottom, right = top + self.height, left + self.width
         return pixels(image.crop((left, top, right, bottom))), mask[top:bottom, left:right]
 
@@ -113,7 +140,9 @@ class Crop(NamedTuple):
 
 
 class EncodedMasks:
-    """The masks of encoded pictures as PNG files' bytes, read like a mapped array uint8 [N, height, width] of their middles."""
+    """The masks of encoded pictures as PNG files' bytes, read like a mapped array uint8 [N, height,
+    width] of their middles.
+    """
 
     dtype = np.dtype(np.uint8)
 

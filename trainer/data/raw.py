@@ -1,4 +1,6 @@
-"""A data set as it was found: raw files fetched, their checksums held, and what to do where they are not there."""
+"""A data set as it was found: raw files fetched, their checksums held, and what to do where they
+are not there.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +17,16 @@ if TYPE_CHECKING:
     from trainer.data.contents import Contents
 
 ALL_THE_SAME = "all the same by `execution: {allow_unverified_data: true}`"
-ELSEWHERE = "by --data-dir, paths.data in the site file, or BATCHYARD_DATA; the job `digits` runs without any download"
+ELSEWHERE = (
+    "by --data-dir, paths.data in the site file, or BATCHYARD_DATA; the job `digits` runs without"
+    " any download"
+)
 
 
 class DataError(Exception):
-    """The data is not there, or is not what it should be; the message says what, where to put it, and what to try."""
+    """The data is not there, or is not what it should be; the message says what, where to put it,
+    and what to try.
+    """
 
 
 class Allowed(NamedTuple):
@@ -37,7 +44,8 @@ class Skipped(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """What decoding has shown of images, and their pixels no longer do. several: files with more frames than the first.
+    """What decoding has shown of images, and their pixels no longer do. several: files with more
+    frames than the first.
 
     wide: images of 16 bits, whose values lie between `least` and `largest`.
     """
@@ -54,8 +62,10 @@ class Seen(NamedTuple):
 
 
 class Pixels(NamedTuple):
-    """What masks hold, int64 [256] each: pixels of each class in those that are kept, and in all that were listed; scenes: in how
-    many of those kept the class is. void: masks in which no pixel has a class."""
+    """What masks hold, int64 [256] each: pixels of each class in those that are kept, and in all
+    that were listed; scenes: in how many of those kept the class is. void: masks in which no pixel
+    has a class.
+    """
 
     kept: np.ndarray
     listed: np.ndarray
@@ -68,11 +78,13 @@ class Pixels(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """Some pictures of a split, in its order. images: uint8 [n, C, H, W], labels: int64 [n]. Of a table: its rows, float32
-    [n, features, 1, 1], and targets, float32 [n, targets].
+    """Some pictures of a split, in its order. images: uint8 [n, C, H, W], labels: int64 [n].
 
-    encoded: (name, file's bytes) of each, where these are kept instead of `images`, which are then their evaluation's form.
-    Of a segmentation labels are masks, uint8 [n, H, W]; encoded_masks: their files' bytes, kept beside `encoded`.
+    Of a table: its rows, float32 [n, features, 1, 1], and targets, float32 [n, targets].
+
+    encoded: (name, file's bytes) of each, where these are kept instead of `images`, which are then
+    their evaluation's form. Of a segmentation labels are masks, uint8 [n, H, W]; encoded_masks:
+    their files' bytes, kept beside `encoded`.
     """
 
     split: str
@@ -86,11 +98,13 @@ class Piece(NamedTuple):
 
 
 class Source(NamedTuple):
-    """A data set that was found. content: what decides the prepared bytes, by name. pieces: made as they are asked for.
+    """A data set that was found. content: what decides the prepared bytes, by name. pieces: made as
+    they are asked for.
 
-    details: stands in the manifest beside what is in every one. unverified: files that differ from the published checksums.
-    files: those that decide the prepared bytes by their contents, too; they have been learnt before the first piece is asked for.
-    notes: what a user should know of what was found, a line each.
+    details: stands in the manifest beside what is in every one. unverified: files that differ from
+    the published checksums. files: those that decide the prepared bytes by their contents, too;
+    they have been learnt before the first piece is asked for. notes: what a user should know of
+    what was found, a line each.
     """
 
     classes: list[str]
@@ -103,16 +117,24 @@ class Source(NamedTuple):
 
 
 class Files(NamedTuple):
-    """Raw files by name, and the names of those that differ from the published checksums, taken as allowed."""
+    """Raw files by name, and the names of those that differ from the published checksums, taken as
+    allowed.
+    """
 
     content: dict[str, bytes]
     unverified: list[str]
 
 
 def read(
-    folder: Path, published: Mapping[str, tuple[str, str]], *, what: str, allow_unverified: bool, fetch: Callable[[], None]
+    folder: Path,
+    published: Mapping[str, tuple[str, str]],
+    *,
+    what: str,
+    allow_unverified: bool,
+    fetch: Callable[[], None],
 ) -> Files:
-    """The files of a folder. published: name -> (algorithm, hex digest). fetch: brings them; called where one is missing.
+    """The files of a folder. published: name -> (algorithm, hex digest). fetch: brings them; called
+    where one is missing.
 
     Raises DataError.
     """
@@ -132,13 +154,21 @@ def read(
                 f"Put the files there, or name their folder {ELSEWHERE}"
             )
     content = {name: (folder / name).read_bytes() for name in published}
-    wrong = [n for n, (algorithm, digest) in published.items() if hashlib.new(algorithm, content[n]).hexdigest() != digest]
+    wrong = [
+        n
+        for n, (algorithm, digest) in published.items()
+        if hashlib.new(algorithm, content[n]).hexdigest() != digest
+    ]
     if wrong:
         refusal = (
             f"{what}: {', '.join(wrong)} in {folder} differ from the published checksums. "
             f"Remove them to fetch them again, or train on them {ALL_THE_SAME}"
         )
-        accept(allow_unverified, refusal, f"{what}: {len(wrong)} file(s) differ from the published checksums")
+        accept(
+            allow_unverified,
+            refusal,
+            f"{what}: {len(wrong)} file(s) differ from the published checksums",
+        )
     return Files(content, wrong)
 
 

@@ -8,7 +8,9 @@ from trainer.data.batches import Batches
 
 
 class Rows(Batches):
-    """One rank's micro-batches of every step: rows float32 [n, features, 1, 1], targets float32 [n, targets]."""
+    """One rank's micro-batches of every step: rows float32 [n, features, 1, 1], targets float32 [n,
+    targets].
+    """
 
     def pictures(self, steps: range) -> tuple[Tensor, Tensor]:
         """All rows of some steps and their targets, on the device."""

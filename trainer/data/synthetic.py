@@ -1,4 +1,7 @@
-"""Made pictures that a model can learn: a random pattern a class, seen through noise. For tests and speed, never for results."""
+"""Made pictures that a model can learn: a random pattern a class, seen through noise.
+
+For tests and speed, never for results.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,11 @@ VERSION = 1
 def source(config: SyntheticData, data_dir: Path, allowed: Allowed) -> Source:
     """Nothing is read: the settings decide everything."""
     shape = (config.samples, config.classes, config.channels, config.size)
-    return Source([str(i) for i in range(config.classes)], {"settings": ",".join(map(str, shape)).encode()}, convert(config))
+    return Source(
+        [str(i) for i in range(config.classes)],
+        {"settings": ",".join(map(str, shape)).encode()},
+        convert(config),
+    )
 
 
 def convert(config: SyntheticData) -> Iterator[Piece]:

@@ -1,4 +1,6 @@
-"""Pascal VOC's lists as they are met: which image and which mask a line names, where that is clear."""
+"""Pascal VOC's lists as they are met: which image and which mask a line names, where
+that is clear.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ LABEL = re.compile(r"[-+]?\d+(\.\d+)?")  # behind a name, as in `2008_000001 -1`
 
 
 class Scene(NamedTuple):
-    """A picture and its mask, by their names below the set's folder. name: as the list has it, without an ending."""
+    """A picture and its mask, by their names below the set's folder. name: as the list has it,
+    without an ending.
+    """
 
     name: str
     picture: str
@@ -29,7 +33,9 @@ class Scene(NamedTuple):
 
 
 class Lists:
-    """The lists of a set below `root`. wrong: lines that name nothing, or more than one thing; notes: what a user should know."""
+    """The lists of a set below `root`. wrong: lines that name nothing, or more than one thing;
+    notes: what a user should know.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -38,7 +44,10 @@ class Lists:
         self.notes: list[str] = []
 
     def scenes(self, listed: str) -> list[Scene]:
-        """The scenes of a list, in its order. Raises DataError where the list cannot be read or is empty."""
+        """The scenes of a list, in its order.
+
+        Raises DataError where the list cannot be read or is empty.
+        """
         path = self.root / FOLDER / f"{listed}.txt"
         names, labels = [], 0
         for line in _text(path).splitlines():
@@ -48,14 +57,22 @@ class Lists:
         if not names:
             raise DataError(f"voc: {path} names no picture")
         if labels:
-            self.notes.append(f"{listed}.txt has labels behind {labels:,} name(s), which are not used")
+            self.notes.append(
+                f"{listed}.txt has labels behind {labels:,} name(s), which are not used"
+            )
         twice = Counter({name: count for name, count in Counter(names).items() if count > 1})
         if twice:
-            self.notes.append(f"{listed}.txt names {len(twice):,} image(s) more than once, and so they are used: {counted(twice)}")
+            self.notes.append(
+                f"{listed}.txt names {len(twice):,} image(s) more than once, and so they are used:"
+                f" {counted(twice)}"
+            )
         return [scene for name in names if (scene := self._scene(name)) is not None]
 
     def _names(self, line: str) -> tuple[list[str], bool]:
-        """(the names in a line, whether labels stand behind one). A name may hold spaces, its folder and its ending."""
+        """(the names in a line, whether labels stand behind one).
+
+        A name may hold spaces, its folder and its ending.
+        """
         whole = self._known(line)
         if whole is not None:
             return [whole], False
@@ -67,7 +84,9 @@ class Lists:
         return names[:1] if same else names, False
 
     def _known(self, written: str) -> str | None:
-        """The name of an image that is there, as it is written without folders and ending; None: there is none."""
+        """The name of an image that is there, as it is written without folders and ending; None:
+        there is none.
+        """
         name = unicodedata.normalize("NFC", written)
         for folder in (IMAGES, MASKS):
             if f"/{folder}/" in f"/{name}":
@@ -78,7 +97,9 @@ class Lists:
         return stem if ending.lower() in EXTENSIONS and stem in self.images else None
 
     def _scene(self, name: str) -> Scene | None:
-        """None, and told in `wrong`, where the image or the mask is missing, or is there more than once."""
+        """None, and told in `wrong`, where the image or the mask is missing, or is there more than
+        once.
+        """
         key = unicodedata.normalize("NFC", name)
         picture = self._one(self.images.get(key, []), f"{IMAGES}/{name}.jpg")
         mask = self._one(self.masks.get(key, []), f"{MASKS}/{name}.png")
@@ -90,14 +111,19 @@ class Lists:
         if len(found) == 1:
             return found[0]
         if found:
-            self.wrong.append(f"{shown(str(self.root / usual))}: there are {', '.join(map(shown, sorted(found)))}: keep one")
+            self.wrong.append(
+                f"{shown(str(self.root / usual))}: there are"
+                f" {', '.join(map(shown, sorted(found)))}: keep one"
+            )
         else:
             self.wrong.append(shown(str(self.root / usual)))
         return None
 
 
 def _by_stem(root: Path, folder: str) -> dict[str, list[str]]:
-    """The files with an image's ending, by their names below the folder without it: listed, which takes no stat of each."""
+    """The files with an image's ending, by their names below the folder without it: listed, which
+    takes no stat of each.
+    """
     found: dict[str, list[str]] = {}
     for name in _files(root, folder):
         stem, ending = os.path.splitext(name)
@@ -113,7 +139,9 @@ def _files(root: Path, folder: str) -> Iterator[str]:
 
 
 def _text(path: Path) -> str:
-    """A list's text; a byte order mark before it, as some editors write, is no part of the first name. Raises DataError."""
+    """A list's text; a byte order mark before it, as some editors write, is no part of the first
+    name. Raises DataError.
+    """
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -122,4 +150,6 @@ def _text(path: Path) -> str:
     try:
         return content.decode("utf-16" if wide else "utf-8-sig")
     except UnicodeDecodeError as error:
-        raise DataError(f"voc: {path} is no UTF-8 text: byte {error.start} is {content[error.start]:#04x}") from None
+        raise DataError(
+            f"voc: {path} is no UTF-8 text: byte {error.start} is {content[error.start]:#04x}"
+        ) from None

@@ -1,4 +1,6 @@
-"""Writes a prepared set's files piece by piece, so that no more than a piece is held in memory; the manifest last."""
+"""Writes a prepared set's files piece by piece, so that no more than a piece is held in memory; the
+manifest last.
+"""
 
 from __future__ import annotations
 
@@ -15,15 +17,23 @@ import numpy as np
 from trainer.data.raw import Piece, Pixels, Seen, Skipped, Source
 
 
-def write(folder: Path, name: str, source: Source, after_each: Callable[[], None]) -> dict[str, Any]:
-    """Writes all pieces into `folder` and returns the manifest. after_each: called every few seconds at least. Of each split:
+def write(
+    folder: Path, name: str, source: Source, after_each: Callable[[], None]
+) -> dict[str, Any]:
+    """Writes all pieces into `folder` and returns the manifest.
 
-    {split}-labels.npy   int64 [N]; of a table float32 [N, targets]; masks uint8 [N, H, W]; or, of encoded pictures:
-    {split}-masks.bin    the masks' files, with {split}-mask-offsets.npy
-    {split}-images.npy   uint8 [N, C, H, W]; of a table float32 [N, features, 1, 1]; or, where pictures keep their own size and
-                         encoding:
-    {split}-encoded.bin  the files' bytes, one after the other, {split}-offsets.npy (int64 [N + 1]: where each begins) and
-    {split}-names.txt    a line each
+    after_each: called every few seconds at least. Of each split:
+
+    {split}-images.npy        uint8 [N, C, H, W]; of a table float32 [N, features, 1, 1]
+    {split}-labels.npy        int64 [N]; of a table float32 [N, targets]; masks uint8 [N, H, W]
+
+    Where pictures keep their own size and encoding, in place of the images:
+
+    {split}-encoded.bin       the files' bytes, one after the other
+    {split}-offsets.npy       int64 [N + 1]: where each begins
+    {split}-names.txt         a line each
+    {split}-masks.bin         the masks' files, one after the other
+    {split}-mask-offsets.npy  int64 [N + 1]: where each begins
 
     Raises what the pieces raise, and OSError where the disk is full.
     """
@@ -48,7 +58,11 @@ def write(folder: Path, name: str, source: Source, after_each: Callable[[], None
     files = {}
     for path in sorted(folder.iterdir()):
         files[path.name] = {"size": path.stat().st_size, "sha256": _sha256(path, after_each)}
-    mean, std = _mean_and_std(train.levels) if train.dtype == np.uint8 else ([0.0] * len(train.levels), [1.0] * len(train.levels))
+    mean, std = (
+        _mean_and_std(train.levels)
+        if train.dtype == np.uint8
+        else ([0.0] * len(train.levels), [1.0] * len(train.levels))
+    )
     manifest = {
         "name": name,
         "classes": source.classes,
@@ -59,7 +73,11 @@ def write(folder: Path, name: str, source: Source, after_each: Callable[[], None
         **source.details,
         "skipped": [s._asdict() for s in skipped],
         "seen": seen._asdict(),
-        **({"pixels": {split: _by_class(found, source) for split, found in pixels.items()}} if pixels else {}),
+        **(
+            {"pixels": {split: _by_class(found, source) for split, found in pixels.items()}}
+            if pixels
+            else {}
+        ),
         "files": files,
         "sha256": hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest(),
     }
@@ -72,7 +90,9 @@ def write(folder: Path, name: str, source: Source, after_each: Callable[[], None
 def _by_class(pixels: Pixels, source: Source) -> dict[str, Any]:
     """As in JSON, a number for each class of the set."""
     classes = len(source.classes)
-    by_class = {name: getattr(pixels, name)[:classes].tolist() for name in ("kept", "listed", "scenes")}
+    by_class = {
+        name: getattr(pixels, name)[:classes].tolist() for name in ("kept", "listed", "scenes")
+    }
     return {**by_class, "void": pixels.void}
 
 
@@ -80,14 +100,25 @@ class _Split:
     """The files of one split: pictures go out as they come, what is small is kept to the end."""
 
     def __init__(self, folder: Path, first: Piece) -> None:
-        self.folder, self.name, self.shape, self.dtype = folder, first.split, first.images.shape[1:], first.images.dtype
+        self.folder, self.name, self.shape, self.dtype = (
+            folder,
+            first.split,
+            first.images.shape[1:],
+            first.images.dtype,
+        )
         self.encoded = first.encoded is not None
         self.samples = 0
         self.labels: list[np.ndarray] = []
         self.sizes, self.names = [0], []
         self.levels = np.zeros((self.shape[0], 256), np.int64)
-        self.pictures = (folder / f"{self.name}-{'encoded.bin' if self.encoded else 'images.npy'}").open("wb")
-        self.masks = (folder / f"{self.name}-masks.bin").open("wb") if first.encoded_masks is not None else None
+        self.pictures = (
+            folder / f"{self.name}-{'encoded.bin' if self.encoded else 'images.npy'}"
+        ).open("wb")
+        self.masks = (
+            (folder / f"{self.name}-masks.bin").open("wb")
+            if first.encoded_masks is not None
+            else None
+        )
         self.mask_sizes = [0]
         if not self.encoded:
             _header(self.pictures, self.dtype, (0, *self.shape))
@@ -107,7 +138,10 @@ class _Split:
             self.labels.append(piece.labels)
         self.samples += len(piece.labels)
         if self.name == "train" and self.dtype == np.uint8:
-            self.levels += [np.bincount(piece.images[:, c].reshape(-1), minlength=256) for c in range(self.shape[0])]
+            self.levels += [
+                np.bincount(piece.images[:, c].reshape(-1), minlength=256)
+                for c in range(self.shape[0])
+            ]
 
     def finish(self) -> None:
         if not self.encoded:  # only now the number is known; numpy leaves room for it
@@ -116,7 +150,10 @@ class _Split:
         _sync(self.pictures)
         if self.masks:
             _sync(self.masks)
-            _save(self.folder / f"{self.name}-mask-offsets.npy", np.cumsum(self.mask_sizes, dtype=np.int64))
+            _save(
+                self.folder / f"{self.name}-mask-offsets.npy",
+                np.cumsum(self.mask_sizes, dtype=np.int64),
+            )
         else:
             _save(self.folder / f"{self.name}-labels.npy", np.concatenate(self.labels))
         if self.encoded:
@@ -139,8 +176,16 @@ def _save(path: Path, array: np.ndarray) -> None:
 
 
 def _header(out: BinaryIO, dtype: Any, shape: tuple[int, ...]) -> None:
-    """np.save's header. Its own write says "N requested and M written" of a full disk; a file's says that the disk is full."""
-    description = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}
+    """np.save's header.
+
+    Its own write says "N requested and M written" of a full disk; a file's says that the disk is
+    full.
+    """
+    description = {
+        "descr": np.lib.format.dtype_to_descr(np.dtype(dtype)),
+        "fortran_order": False,
+        "shape": shape,
+    }
     np.lib.format.write_array_header_1_0(out, description)
 
 
@@ -159,8 +204,13 @@ def _sync(out: Any) -> None:
 
 
 def _mean_and_std(levels: np.ndarray) -> tuple[list[float], list[float]]:
-    """Of pixels over 0..1, one number a channel, from each channel's histogram: exact, and without a float copy of the set."""
+    """Of pixels over 0..1, one number a channel, from each channel's histogram: exact, and without
+    a float copy of the set.
+    """
     values = np.arange(256) / 255
     mean = [float((n * values).sum() / n.sum()) for n in levels]
-    std = [float(np.sqrt((n * (values - m) ** 2).sum() / n.sum())) for n, m in zip(levels, mean, strict=True)]
+    std = [
+        float(np.sqrt((n * (values - m) ** 2).sum() / n.sum()))
+        for n, m in zip(levels, mean, strict=True)
+    ]
     return mean, std

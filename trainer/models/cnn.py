@@ -1,4 +1,6 @@
-"""A plain convolutional network: convolutions without padding, each with ReLU and 2x2 max-pooling, then linear layers."""
+"""A plain convolutional network: convolutions without padding, each with ReLU and 2x2 max-pooling,
+then linear layers.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +9,13 @@ from torch import nn
 from trainer.config.convnets import CNNModel
 
 
-def build(config: CNNModel, num_classes: int, in_channels: int, in_size: tuple[int, int]) -> nn.Module:
-    """[N, C, H, W] -> [N, num_classes]. Channels [6, 16], hidden [120, 84]: 81,302 parameters for 3x32x32 and 10 classes."""
+def build(
+    config: CNNModel, num_classes: int, in_channels: int, in_size: tuple[int, int]
+) -> nn.Module:
+    """[N, C, H, W] -> [N, num_classes].
+
+    Channels [6, 16], hidden [120, 84]: 81,302 parameters for 3x32x32 and 10 classes.
+    """
     layers: list[nn.Module] = []
     before = in_channels
     for channels in config.channels:

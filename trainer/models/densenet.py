@@ -1,5 +1,6 @@
-"""DenseNet: each convolution is given the outputs of all before it in its block (Huang et al., arXiv:1608.06993), without
-bottlenecks, as in Dive into Deep Learning, section 8.7."""
+"""DenseNet: each convolution is given the outputs of all before it in its block (Huang et al.,
+arXiv:1608.06993), without bottlenecks, as in Dive into Deep Learning, section 8.7.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ class DenseBlock(nn.Module):
     def __init__(self, in_channels: int, convolutions: int, growth: int) -> None:
         super().__init__()
         self.layers = nn.ModuleList(
-            norm_relu_conv(in_channels + i * growth, growth, kernel_size=3, padding=1) for i in range(convolutions)
+            norm_relu_conv(in_channels + i * growth, growth, kernel_size=3, padding=1)
+            for i in range(convolutions)
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -24,21 +26,33 @@ class DenseBlock(nn.Module):
         return x
 
 
-def norm_relu_conv(in_channels: int, channels: int, kernel_size: int, padding: int = 0) -> nn.Sequential:
+def norm_relu_conv(
+    in_channels: int, channels: int, kernel_size: int, padding: int = 0
+) -> nn.Sequential:
     """BatchNorm, ReLU, convolution."""
-    return nn.Sequential(nn.BatchNorm2d(in_channels), nn.ReLU(), nn.Conv2d(in_channels, channels, kernel_size, padding=padding))
+    return nn.Sequential(
+        nn.BatchNorm2d(in_channels),
+        nn.ReLU(),
+        nn.Conv2d(in_channels, channels, kernel_size, padding=padding),
+    )
 
 
-def build(config: DenseNetModel, num_classes: int, in_channels: int, in_size: tuple[int, int]) -> nn.Module:
-    """[N, C, H, W] -> [N, num_classes]. Between blocks a 1x1 convolution halves the channels, average pooling the picture.
+def build(
+    config: DenseNetModel, num_classes: int, in_channels: int, in_size: tuple[int, int]
+) -> nn.Module:
+    """[N, C, H, W] -> [N, num_classes].
+
+    Between blocks a 1x1 convolution halves the channels, average pooling the picture.
 
     758,226 parameters for one channel and 10 classes.
     """
     channels = 64
     layers: list[nn.Module] = [
-        nn.Conv2d(in_channels, channels, 7, stride=2, padding=3), nn.BatchNorm2d(channels), nn.ReLU(),
+        nn.Conv2d(in_channels, channels, 7, stride=2, padding=3),
+        nn.BatchNorm2d(channels),
+        nn.ReLU(),
         nn.MaxPool2d(3, stride=2, padding=1),
-    ]  # fmt: skip
+    ]
     for block, convolutions in enumerate(config.convolutions):
         if block:
             layers += [norm_relu_conv(channels, channels // 2, kernel_size=1), nn.AvgPool2d(2)]
@@ -46,5 +60,10 @@ def build(config: DenseNetModel, num_classes: int, in_channels: int, in_size: tu
         layers.append(DenseBlock(channels, convolutions, config.growth))
         channels += convolutions * config.growth
     return nn.Sequential(
-        *layers, nn.BatchNorm2d(channels), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, num_classes)
+        *layers,
+        nn.BatchNorm2d(channels),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(channels, num_classes),
     )

@@ -1,4 +1,6 @@
-"""Models of torchvision and timm, for any number of classes and channels; each library is imported only where a job names it."""
+"""Models of torchvision and timm, for any number of classes and channels; each library is imported
+only where a job names it.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +12,14 @@ from torch import nn
 from trainer.config.library import TimmModel, TorchvisionModel
 
 
-def torchvision(config: TorchvisionModel, num_classes: int, in_channels: int, in_size: tuple[int, int]) -> nn.Module:
-    """[N, C, H, W] -> [N, num_classes], without weights from elsewhere and without the side losses of googlenet and inception_v3.
+def torchvision(
+    config: TorchvisionModel, num_classes: int, in_channels: int, in_size: tuple[int, int]
+) -> nn.Module:
+    """[N, C, H, W] -> [N, num_classes], without weights from elsewhere and without the side losses
+    of googlenet and inception_v3.
 
-    Raises ValueError where the model takes no pictures of this size, as far as it says so when it is made.
+    Raises ValueError where the model takes no pictures of this size, as far as it says so when it
+    is made.
     """
     from torchvision import models  # 1.7 s, and an extra
 
@@ -31,21 +37,35 @@ def torchvision(config: TorchvisionModel, num_classes: int, in_channels: int, in
     return model
 
 
-def timm(config: TimmModel, num_classes: int, in_channels: int, in_size: tuple[int, int]) -> nn.Module:
-    """[N, C, H, W] -> [N, num_classes], without weights from elsewhere. Raises ValueError where timm does not know the name or is
-    not installed."""
+def timm(
+    config: TimmModel, num_classes: int, in_channels: int, in_size: tuple[int, int]
+) -> nn.Module:
+    """[N, C, H, W] -> [N, num_classes], without weights from elsewhere.
+
+    Raises ValueError where timm does not know the name or is not installed.
+    """
     try:
         import timm as library  # an extra
     except ImportError:
-        raise ValueError(f"{config.name} needs timm, which this Python lacks: pip install timm, or the extra 'timm'") from None
+        raise ValueError(
+            f"{config.name} needs timm, which this Python lacks: pip install timm, or the extra"
+            " 'timm'"
+        ) from None
     name = config.name.removeprefix("timm/")
     if not library.is_model(name):
         near = difflib.get_close_matches(name, library.list_models(), 3)
-        hint = f"; did you mean {' or '.join(near)}?" if near else "; timm.list_models() shows its names"
+        hint = (
+            f"; did you mean {' or '.join(near)}?"
+            if near
+            else "; timm.list_models() shows its names"
+        )
         raise ValueError(f"timm {library.__version__} has no model '{name}'{hint}")
-    of_size = library.get_pretrained_cfg(name, allow_unregistered=True).fixed_input_size  # the others take no img_size
+    # the others take no img_size
+    of_size = library.get_pretrained_cfg(name, allow_unregistered=True).fixed_input_size
     more: dict[str, Any] = {"img_size": in_size} if of_size else {}
-    model: nn.Module = library.create_model(name, pretrained=False, num_classes=num_classes, in_chans=in_channels, **more)
+    model: nn.Module = library.create_model(
+        name, pretrained=False, num_classes=num_classes, in_chans=in_channels, **more
+    )
     return model
 
 
@@ -57,11 +77,18 @@ def square(name: str, in_size: tuple[int, int]) -> int:
 
 
 def replace_first_convolution(model: nn.Module, in_channels: int) -> None:
-    """Puts a convolution of `in_channels` where the pictures enter: torchvision's models are made for three."""
+    """Puts a convolution of `in_channels` where the pictures enter: torchvision's models are made
+    for three.
+    """
     name, first = next((n, m) for n, m in model.named_modules() if isinstance(m, nn.Conv2d))
     made = nn.Conv2d(
-        in_channels, first.out_channels, first.kernel_size, first.stride, first.padding, first.dilation,
+        in_channels,
+        first.out_channels,
+        first.kernel_size,
+        first.stride,
+        first.padding,
+        first.dilation,
         bias=first.bias is not None,
-    )  # fmt: skip
+    )
     parent, _, last = name.rpartition(".")
     setattr(model.get_submodule(parent), last, made)

@@ -7,11 +7,15 @@ from torch import nn
 from trainer.config.model import MLPModel
 
 
-def build(config: MLPModel, num_classes: int, in_channels: int, in_size: tuple[int, int]) -> nn.Module:
+def build(
+    config: MLPModel, num_classes: int, in_channels: int, in_size: tuple[int, int]
+) -> nn.Module:
     """[N, C, H, W] -> [N, num_classes]."""
     layers: list[nn.Module] = [nn.Flatten()]
     width = in_channels * in_size[0] * in_size[1]
-    dropouts = config.dropouts if config.dropouts is not None else [config.dropout] * len(config.hidden)
+    dropouts = (
+        config.dropouts if config.dropouts is not None else [config.dropout] * len(config.hidden)
+    )
     for hidden, dropout in zip(config.hidden, dropouts, strict=True):
         layers += [nn.Linear(width, hidden), nn.ReLU()]
         if dropout:
