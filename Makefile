@@ -9,7 +9,7 @@ ARGS ?=
 SUBMIT := $(BIN)/batchyard submit $(JOB) $(if $(BACKEND),--backend $(BACKEND)) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all test-long test-slurm test-slurm-all test-docker test-browser test-gpu lint check show submit status logs cancel report image
+.PHONY: help install demo test test-all test-long test-slurm test-slurm-all test-docker test-browser test-gpu lint format check show submit status logs cancel report image
 
 help:  ## print this list
 	@echo "make TARGET [JOB=digits] [RUN=...] [BACKEND=local|docker|slurm] [ARGS='--set train.epochs=3']"
@@ -58,9 +58,14 @@ test-browser: install  ## the report in a headless Chromium (Debian's package ch
 test-gpu: install  ## the tests that need an NVIDIA GPU
 	$(BIN)/python -m pytest -m gpu $(ARGS)
 
-lint: install  ## ruff and mypy
+lint: install  ## ruff, ruff's format and mypy
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+format: install  ## format everything, and mend what ruff can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
 
 check: install  ## find every mistake in a job file
 	@$(BIN)/batchyard check $(JOB) $(ARGS)

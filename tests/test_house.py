@@ -217,6 +217,7 @@ def test_the_top_level_is_what_the_readme_says() -> None:
         "findings",
     }
     allowed |= {".ci", ".gitignore", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE"}
+    allowed |= {".editorconfig", ".pre-commit-config.yaml", ".git-blame-ignore-revs"}
     assert {line.split("/")[0] for line in listing} <= allowed
 
 
