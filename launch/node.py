@@ -27,7 +27,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from launch import array, engine, restarts, scratch, verdict
+from launch import array, engine, restarts, scratch, slurm_node, verdict
 from launch.slurm_node import ask, end_of, is_cancelled, keep, queue_behind, start_again, unix_s
 from trainer.config.layout import Attempt, RunDir, read_json, write_json, write_text
 from trainer.config.lock import LEASE_S, Lock, LockLost, local_pid, me
@@ -242,10 +242,9 @@ def lead(run: RunDir, node: Node, signals: Signals) -> int:
         following = end_of(run, attempt, plan, node.slurm_job)
         outcome = following.outcome
         ended = {"ended": time.time(), "exit_status": status, "signal": signals.received}
-        keep(partial(write_json, attempt.record, {**begun, **ended}))
+        keep(partial(write_json, attempt.record, {**begun, **ended, **outcome.of_node()}))
         keep(lock.verify)
-        for path in (attempt.outcome, run.outcome):
-            keep(partial(outcome.write, path))
+        slurm_node.publish(run, attempt, outcome)
     except LockLost as error:
         return lost(run, attempt, error)
     finally:

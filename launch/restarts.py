@@ -3,8 +3,8 @@
 Standard library only: nodes read it.
 
 Each submit of a run has a number, its generation, which stands in plan.json. Its attempts record
-it, and their outcomes carry it: a run that failed for good, and is submitted again, runs; one that
-Slurm starts again, although it is over, ends at once.
+it in attempt.json: a run that failed for good, and is submitted again, runs; one that Slurm starts
+again, although it is over, ends at once.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.config.layout import Attempt, RunDir, read_json
-from trainer.config.outcome import EXIT_STOPPED, Outcome, retries
+from trainer.config.outcome import EXIT_STOPPED, OF_NODE, Outcome, retries
 
 FIRST_GENERATION = 1
 # attempts in a row that time limits, or nobody knows what, ended before a first new step
@@ -150,17 +150,25 @@ def ended_attempts(
     jobs = {attempt_id.rpartition(".")[0], *(f"slurm-{job}" for job in follows)}
     found = []
     for attempt in run.all_attempts():
-        outcome = None if attempt.id == attempt_id else Outcome.read(attempt.outcome)
+        outcome = None if attempt.id == attempt_id else _end_of(attempt)
         if outcome is None:
             continue
-        own = (
-            outcome.generation
-            if outcome.generation is not None
-            else recorded_generation(attempt.record)
-        )
+        own = outcome.generation
         if (attempt.id.rpartition(".")[0] in jobs) if generation is None else own == generation:
             found.append((attempt, outcome))
     return found
+
+
+def _end_of(attempt: Attempt) -> Outcome | None:
+    """How the attempt ended, with what launch.node alone knows of it: of attempt.json, else of the
+    outcome, as versions before left it.
+    """
+    outcome = Outcome.read(attempt.outcome)
+    record = read_json(attempt.record)
+    if outcome is None or not isinstance(record, dict):
+        return outcome
+    known = {key: record[key] for key in OF_NODE if record.get(key) is not None}
+    return replace(outcome, **known)
 
 
 def already_over(run: RunDir, attempt_id: str, *, first_node: bool) -> Over | None:

@@ -140,9 +140,21 @@ def start_again(
             f"`batchyard submit {run.run_id}` continues it; nothing here starts it again by itself"
         ),
     )
-    for path in (attempt.outcome, run.outcome):
-        keep(partial(outcome.write, path))
+    publish(run, attempt, outcome)
     return False
+
+
+def publish(run: RunDir, attempt: Attempt, outcome: Outcome) -> None:
+    """Writes the run's outcome, and the attempt's where it says something else than what is there.
+
+    The trainer's file stays as the trainer left it: what launch.node alone knows is in
+    attempt.json.
+    """
+    left = Outcome.read(attempt.outcome)
+    own = outcome.without_node()
+    if left is None or left.without_node() != own:
+        keep(partial(own.write, attempt.outcome))
+    keep(partial(outcome.write, run.outcome))
 
 
 def requeue(job: str, delay_s: int) -> str | None:

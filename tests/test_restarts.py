@@ -162,8 +162,8 @@ def test_a_run_that_is_submitted_again_runs(run: RunDir, verdict: Verdict) -> No
     exit_code, printed = start(run)  # the job of the submit before, which Slurm starts again
     assert (exit_code, ran(run)) == (75, False) and "was submitted again since" in printed
     assert start(run, job="8", restart=0)[0] == 1 and ran(run)
-    left = Outcome.read(run.attempt("slurm-8.0").outcome)
-    assert left and left.generation == 2
+    assert read_json(run.attempt("slurm-8.0").record)["generation"] == 2
+    assert Outcome.read(run.outcome).generation == 2  # type: ignore[union-attr]
 
 
 def test_only_a_completed_run_stops_a_later_submit(run: RunDir) -> None:
@@ -321,6 +321,39 @@ def test_a_limit_below_the_start_is_told_after_three_attempts(run: RunDir) -> No
     stops(run, 5)
     # no checkpoint, but a trainer's word of new steps
     assert [start(run, "8", restart=n)[0] for n in range(4)] == [75] * 4
+
+
+def test_what_the_trainer_left_of_an_attempt_stays_as_it_is(run: RunDir) -> None:
+    """launch.node wrote the file once more, to add what it alone knows: by another user's hand."""
+    stops(run, 3)
+    written = (run.path.parent / "own.json").read_text().replace("\n", " ")
+    (run.path.parent / "own.json").write_text(written)
+
+    assert start(run, restart=0)[0] == 75
+
+    attempt = run.attempt("slurm-7.0")
+    assert attempt.outcome.read_text() == written
+    record = read_json(attempt.record)
+    assert (record["generation"], record["new_steps"], record["preempted_by_slurm"]) == (
+        1,
+        3,
+        False,
+    )
+    assert Outcome.read(run.outcome).new_steps == 3  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("place", ["attempt.json", "outcome.json"])
+def test_what_launch_node_knows_of_an_attempt_is_read_of_this_and_earlier_versions(
+    run: RunDir, place: str
+) -> None:
+    ended(run, "slurm-7.0", "stopped", "preempted", generation=None, new_steps=None)
+    file = run.attempt("slurm-7.0").path / place
+    known = {"generation": 4, "new_steps": 0, "preempted_by_slurm": True}
+    write_json(file, {**read_json(file), **known})
+
+    ((_, found),) = restarts.ended_attempts(run, "slurm-7.1", 4)
+
+    assert found.of_node() == known
 
 
 def test_a_preemption_without_a_step_is_delayed(run: RunDir) -> None:

@@ -152,6 +152,7 @@ def test_its_files_belong_to_the_user_of_the_plan(engine: Engine, shell: Shell) 
         run.metrics,
         attempt.rank_log(0),
         attempt.rank_log(1),
+        attempt.outcome,
     ):
         assert path.stat().st_uid == user, path
 

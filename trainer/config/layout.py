@@ -30,7 +30,11 @@ class Attempt:
 
     @property
     def record(self) -> Path:
-        """What was started, where, by whom; and which processes own it. Writer: launch.node."""
+        """What was started, where, by whom; and which processes own it.
+
+        Once it has ended also `generation`, `new_steps` and `preempted_by_slurm` (Outcome).
+        Writer: launch.node.
+        """
         return self.path / "attempt.json"
 
     @property
@@ -60,7 +64,8 @@ class Attempt:
     def outcome(self) -> Path:
         """How this attempt ended.
 
-        Writers: the trainer's rank 0; launch.node, which adds its words, or judges.
+        Writers: the trainer's rank 0; launch.node where it left none, where Slurm says that it
+        ended otherwise, and where nothing follows that should.
         """
         return self.path / "outcome.json"
 

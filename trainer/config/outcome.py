@@ -38,6 +38,7 @@ RETRIES: dict[str, int | None] = {
 }
 
 EXIT_DONE, EXIT_FAILED, EXIT_WRONG, EXIT_STOPPED = 0, 1, 2, 75
+OF_NODE = ("generation", "new_steps", "preempted_by_slurm")
 _EXIT: dict[str, int] = {"completed": EXIT_DONE, "stopped": EXIT_STOPPED, "failed": EXIT_FAILED}
 
 
@@ -47,9 +48,10 @@ class Outcome:
 
     Accuracies lie between 0 and 1; `weights_sha256` is described in trainer/checkpoint.py.
 
-    The last three are launch.node's. generation: the submit that the attempt belongs to
-    (launch.restarts). new_steps: those beyond the checkpoint that it began with, as far as a
-    checkpoint has them. Each null where an older version, or nobody, wrote it.
+    The last three are launch.node's, and are in attempt.json; versions before wrote them into the
+    attempt's outcome. generation: the submit that the attempt belongs to (launch.restarts).
+    new_steps: those beyond the checkpoint that it began with, as far as a checkpoint has them. Each
+    null where nobody wrote it.
     """
 
     status: Status
@@ -84,6 +86,14 @@ class Outcome:
 
     def write(self, path: Path) -> None:
         write_json(path, asdict(self))
+
+    def of_node(self) -> dict[str, Any]:
+        """What launch.node alone knows of an end, by the keys of attempt.json."""
+        return {key: getattr(self, key) for key in OF_NODE}
+
+    def without_node(self) -> Outcome:
+        """The end as an attempt's outcome.json has it: without what launch.node alone knows."""
+        return replace(self, generation=None, new_steps=None, preempted_by_slurm=False)
 
     def without_checkpoint(self, problem: str) -> Outcome:
         """This end, where the last checkpoint could not be written, and why.
