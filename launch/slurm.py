@@ -288,6 +288,11 @@ def _intent(folder: Path) -> Path:
     return folder / "intent.json"
 
 
+def has_intent(sweep: SweepDir) -> bool:
+    """Whether an array of the sweep may be in the queue that is not recorded yet."""
+    return _intent(sweep.slurm).exists()
+
+
 def adopt(run: RunDir) -> None:
     """Where a submit was interrupted between sbatch and its record: records the job that it queued.
 

@@ -95,6 +95,30 @@ def test_a_first_submit_that_is_refused_leaves_no_run(
     assert "no runs in" in shell.run("status")
 
 
+def test_points_of_an_array_that_is_refused_leave_no_run(shell: Shell, tmp_path: Path) -> None:
+    """The second of two arrays is refused: the points of the first are in the queue, and stay."""
+    job = tmp_path / "refused.yaml"
+    job.write_text(f"extends: {PROJECT}/jobs/digits\nsweep: {{grid: {{train.seed: [1, 2]}}}}\n")
+    count = f"n=$(cat {tmp_path}/count 2>/dev/null || echo 0)"
+    refuse = "echo 'sbatch: error: invalid partition specified: nope' >&2; exit 1"
+    refusing(tmp_path, "sbatch", refuse)
+    refusing(tmp_path, "scontrol", "echo 'MaxArraySize = 1'")
+    refusing(tmp_path, "squeue", "exit 0")
+    shell = Shell(shell.runs, env=(*shell.env, ("PATH", f"{tmp_path}:{os.environ['PATH']}")))
+
+    printed = shell.run("submit", str(job), "--backend", "slurm", code=1)
+    assert "invalid partition specified: nope" in printed
+    assert [path.name for path in shell.runs.iterdir()] == ["refused.sweep"]
+    assert "no runs in" in shell.run("status")
+
+    refusing(
+        tmp_path, "sbatch", f"{count}; echo 7 > {tmp_path}/count; [ $n = 0 ] || exit 1; echo 7"
+    )
+    shell.run("submit", str(job), "--backend", "slurm", code=1)
+    left = shell.only_run()
+    assert read_json(left.config)["train"]["seed"] == 1
+
+
 def test_a_command_without_a_verb_is_refused_with_the_list_of_verbs(tmp_path: Path) -> None:
     done = subprocess.run([*BATCHYARD], cwd=PROJECT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "") and "run a job, or continue it" in done.stderr

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from launch import local, report, site, slurm, snapshot, sweepdir, table
+from launch import local, refused, report, rundir, site, slurm, snapshot, sweepdir, table
 from launch import status as run_status
 from launch import submit as submitting
 from launch import sweep as sweeping
@@ -32,8 +32,8 @@ from launch.submit import Made, Ready, Request, SubmitError, Together
 from launch.sweep import Point, Reconciled, Sweep
 from launch.sweepdir import Submit
 from launch.text import echo, plain
-from trainer.config.layout import SweepDir, write_json
-from trainer.config.lock import RENEW_S, Lock
+from trainer.config.layout import RunDir, SweepDir, write_json
+from trainer.config.lock import RENEW_S, Lock, LockLost
 from trainer.config.outcome import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED
 
 
@@ -157,6 +157,8 @@ def queue_all(
     One that cannot be prepared is recorded, and keeps no other from its place in the queue.
     """
     lock = submitting.take(sweep.queue_lock, sweep.sweep_id)
+    first = [r.run for r in to_run if r.config.trial is None and not r.run.config.exists()]
+    in_queue = set[RunDir]()
     try:  # held until all are queued: another submit finds them in the queue, or waits
         slurm.adopt_sweep(sweep)  # of one that died while we waited
         with submitting.Together() as together:
@@ -164,8 +166,13 @@ def queue_all(
         lock.verify()
         shared = {"root": str(code.root), "record": snapshot.record(code)}
         arrays = slurm.submit_sweep(queued, sweep, shared, data, at_once) if queued else []
+        in_queue = {task.run for task, _ in queued}
     finally:
+        unqueued = [run for run in first if run not in in_queue]
+        _discard_refused(sweep, unqueued, lock)
         lock.release()
+        for run in unqueued:
+            refused.remove_if_empty(run)
     submit["ended"] = time.time()
     _record(sweep, submit, job)
     if arrays:
@@ -178,6 +185,26 @@ def queue_all(
             " them after a checkpoint"
         )
     return EXIT_FAILED if any("error" in p for p in submit["points"]) else EXIT_DONE
+
+
+def _discard_refused(sweep: SweepDir, first: list[RunDir], lock: Lock) -> None:
+    """Removes what was written of points that were refused at their first submit.
+
+    Only of those whose lock this submit holds, and which are in no job array. Nothing is removed
+    while it is not known whether Slurm took an array.
+    """
+    if slurm.has_intent(sweep):
+        return
+    held = {link.path for link in lock.links}
+    mine = [run for run in first if run.submit_lock in held]
+    try:
+        lock.verify()
+        jobs, unknown = rundir.slurm_jobs(mine)
+    except (LockLost, OSError):
+        return
+    for run in mine:
+        if run.run_id not in jobs and run.run_id not in unknown:
+            refused.discard(run)
 
 
 def _write(
