@@ -431,7 +431,7 @@ def execute(
         *(node.fill(a) for a in plan["argv"]),
     ]
     contained = plan["backend"] == "docker"
-    killed_before = oom_kills(contained)
+    killed_before = oom_kills(contained=contained)
     with attempt.node_log(node.rank).open("ab") as out:
         process = subprocess.Popen(
             argv,
@@ -457,7 +457,9 @@ def execute(
                     end_at_once(plan, run, process)
                     raise
             time.sleep(POLL_S)
-    leave_record(attempt, node, signals, process.returncode, oom_kills(contained) - killed_before)
+    leave_record(
+        attempt, node, signals, process.returncode, oom_kills(contained=contained) - killed_before
+    )
     return process.returncode
 
 
@@ -506,7 +508,7 @@ def on_local_scratch(run: RunDir, folder: str, held: Lock | None = None) -> Path
         return None
 
 
-def oom_kills(contained: bool) -> int:
+def oom_kills(*, contained: bool) -> int:
     """How many processes the kernel has killed for memory: of this process's cgroup (2, else 1),
     where the command runs in it and the kernel tells; else of the whole machine.
     """

@@ -106,14 +106,15 @@ def place(
     """
     wants = job.resources
     if backend == "slurm":
-        return _place_on_slurm(wants, site, strict)
+        return _place_on_slurm(wants, site, strict=strict)
     asked = wants.nodes * wants.ranks_per_node()
     cpus = min(wants.cpus_per_task or machine.cpus, machine.cpus)
     if wants.gpus_per_node == 0:
         return Placement(1, asked, "cpu", cpus)
     gpus = wants.nodes * wants.gpus_per_node
     if machine.gpus == 0:
-        _refuse(strict, f"the job asks for {gpus} GPU(s), this machine has none")
+        if strict:
+            raise _too_few(f"the job asks for {gpus} GPU(s), this machine has none")
         note = (
             f"no GPU here and no fallback in the job: 1 rank on the CPU instead of {asked} on"
             f" {gpus} GPU(s)"
@@ -121,7 +122,8 @@ def place(
         return Placement(1, 1, "cpu", machine.cpus, (note,))
     if machine.gpus >= gpus:
         return Placement(1, asked, "cuda", cpus)
-    _refuse(strict, f"the job asks for {gpus} GPU(s), this machine has {machine.gpus}")
+    if strict:
+        raise _too_few(f"the job asks for {gpus} GPU(s), this machine has {machine.gpus}")
     note = (
         f"{machine.gpus} of {gpus} GPU(s) here: same global batch and micro-batch, more"
         " accumulation"
@@ -129,13 +131,13 @@ def place(
     return Placement(1, min(machine.gpus, asked), "cuda", cpus, (note,))
 
 
-def _place_on_slurm(wants: Resources, site: Site, strict: bool) -> Placement:
+def _place_on_slurm(wants: Resources, site: Site, *, strict: bool) -> Placement:
     if wants.gpus_per_node and not site.slurm.has_gpus:
-        _refuse(
-            strict,
-            f"the job asks for {wants.gpus_per_node} GPU(s) a node, the site says that there are"
-            " none",
-        )
+        if strict:
+            raise _too_few(
+                f"the job asks for {wants.gpus_per_node} GPU(s) a node, the site says that there"
+                " are none"
+            )
         return Placement(
             1,
             1,
@@ -173,9 +175,9 @@ def fit_precision(
     )
 
 
-def _refuse(strict: bool, message: str) -> None:
-    if strict:
-        raise SpecError([Problem(Place("--strict-resources"), (), message)])
+def _too_few(message: str) -> SpecError:
+    """The refusal of `--strict-resources`."""
+    return SpecError([Problem(Place("--strict-resources"), (), message)])
 
 
 def run_config(

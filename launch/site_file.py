@@ -56,7 +56,9 @@ class SlurmSite(Strict):
     account: str | None = None
     qos: str | None = None
     constraint: str | None = None
-    has_gpus: bool = Field(True, description="false: `fallback` applies to jobs that ask for GPUs")
+    has_gpus: bool = Field(
+        default=True, description="false: `fallback` applies to jobs that ask for GPUs"
+    )
     resources: SlurmDefaults = SlurmDefaults()
     environment: list[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]] | None = Field(
         None,
@@ -68,7 +70,7 @@ class SlurmSite(Strict):
         120, ge=10, description="seconds before the time limit at which the job is told to stop"
     )
     requeue: bool = Field(
-        True,
+        default=True,
         description="false: where jobs may not be requeued, another one follows a job that goes on",
     )
     setup: list[str] = Field(

@@ -67,7 +67,7 @@ class Range(Strict):
 
     low: Number = Field(description="the least that is drawn")
     high: Number = Field(description="the most that is drawn")
-    log: bool = Field(False, description="uniform in the logarithm")
+    log: bool = Field(default=False, description="uniform in the logarithm")
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:

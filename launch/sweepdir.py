@@ -114,9 +114,8 @@ def keep_code(sweep: SweepDir, code: Code, trusted: list[str], *, trust: bool) -
         kept = snapshot.keep(code, sweep.code(code.sha256))
         if was_there:
             record = {"contents": code.contents}
-            trusting.check_code(
-                sweep.sweep_id, kept.root, record, sweep.path.parent, trusted, once=trust
-            )
+            copy = trusting.FrozenCode(sweep.sweep_id, kept.root, record, sweep.path.parent)
+            trusting.check_code(copy, trusted, once=trust)
         return kept
     finally:
         lock.release()

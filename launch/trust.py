@@ -9,7 +9,7 @@ import grp
 import os
 import pwd
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,20 @@ class Trusted:
     unknown: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class FrozenCode:
+    """A folder of frozen code below the folder `runs`.
+
+    name: of the run or sweep that it belongs to. record: what was frozen, as read from its
+    code.json, which may be missing or corrupt.
+    """
+
+    name: str
+    folder: Path
+    record: Any
+    runs: Path
+
+
 def check(run: RunDir, trusted: Sequence[str], *, once: bool = False) -> None:
     """Raises DistrustError where the code of a run, or what its plan starts, may be somebody
     else's.
@@ -47,43 +61,28 @@ def check(run: RunDir, trusted: Sequence[str], *, once: bool = False) -> None:
     files = [
         path for path in (run.path, run.config, run.plan, run.code_record, run.job) if path.exists()
     ]
-    record = read_json(run.code_record)
-    _check(run.run_id, files, run.code, record, run.path.parent, trusted, once)
+    code = FrozenCode(run.run_id, run.code, read_json(run.code_record), run.path.parent)
+    _check(code, files, trusted, once=once)
 
 
-def check_code(
-    name: str,
-    code: Path,
-    record: Mapping[str, Any],
-    runs: Path,
-    trusted: Sequence[str],
-    *,
-    once: bool,
-) -> None:
-    """Likewise of a folder of frozen code below the folder `runs`. name: of what it belongs to."""
-    _check(name, [], code, record, runs, trusted, once)
+def check_code(code: FrozenCode, trusted: Sequence[str], *, once: bool) -> None:
+    """Likewise of frozen code that is no run's own."""
+    _check(code, [], trusted, once=once)
 
 
-def _check(
-    name: str,
-    files: list[Path],
-    code: Path,
-    record: Any,
-    runs: Path,
-    trusted: Sequence[str],
-    once: bool,
-) -> None:
+def _check(code: FrozenCode, files: list[Path], trusted: Sequence[str], *, once: bool) -> None:
     known = read_trusted(tuple(trusted))
     if not once:
-        reasons = _merged(
-            _reasons(files, known), _reasons_of_code(code.resolve(), runs.resolve(), known)
-        )
+        of_code = _reasons_of_code(code.folder.resolve(), code.runs.resolve(), known)
+        reasons = _merged(_reasons(files, known), of_code)
         if reasons:
-            raise DistrustError(_not_mine(name, reasons, known))
-    differences = snapshot.differences(code, record if isinstance(record, dict) else {})
+            raise DistrustError(_not_mine(code.name, reasons, known))
+    record = code.record if isinstance(code.record, dict) else {}
+    differences = snapshot.differences(code.folder, record)
     if differences:
+        head = f"the code of {code.name} ({code.folder}) is not what was frozen:"
         raise DistrustError(
-            "\n  ".join([f"the code of {name} ({code}) is not what was frozen:", *differences])
+            "\n  ".join([head, *differences])
             + "\nremove what is not listed and restore what was changed; `batchyard submit JOB"
             " --new` trains with the code of now"
         )

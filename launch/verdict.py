@@ -334,9 +334,8 @@ def hang(case: Case) -> Outcome | None:
     cause = f"Hang: {first['message']}"
     if guilty:
         place = hung.get(guilty[0]) or case.beats.get(guilty[0], {})
-        cause += (
-            f"; {standing_still(guilty, place, [r for r in hung if r not in guilty], bool(silent))}"
-        )
+        waiting = [r for r in hung if r not in guilty]
+        cause += f"; {standing_still(guilty, place, waiting, silent=bool(silent))}"
     else:
         suspect = (
             "the network between the nodes" if case.has_several_nodes() else "a device that hangs"
@@ -354,7 +353,7 @@ def hang(case: Case) -> Outcome | None:
 
 
 def standing_still(
-    guilty: list[int], place: dict[str, Any], waiting: list[int], silent: bool
+    guilty: list[int], place: dict[str, Any], waiting: list[int], *, silent: bool
 ) -> str:
     """Where the rank is that others wait for."""
     stands = "gives no sign any more, last seen" if silent else "stands"

@@ -228,11 +228,8 @@ def _stalled(
         )
     else:
         guilty = waited_for(beats, silent) or [next(iter(beats))]
-        lines.append(
-            standing_still(
-                guilty, beats[guilty[0]], [r for r in beats if r not in guilty], bool(silent)
-            )
-        )
+        waiting = [r for r in beats if r not in guilty]
+        lines.append(standing_still(guilty, beats[guilty[0]], waiting, silent=bool(silent)))
     config = records.read(run.config, records.CONFIG) or {}
     limit = config.get("execution", {}).get("hang_limit_s", 600.0)
     lines.append(

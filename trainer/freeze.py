@@ -7,6 +7,7 @@ from fnmatch import fnmatchcase
 from typing import Self
 
 from torch import nn
+from typing_extensions import override
 
 from trainer.data.raw import DataError
 
@@ -16,8 +17,9 @@ MOST_SHOWN = 12
 class FrozenBatchNorm2d(nn.BatchNorm2d):
     """Normalises by its running statistics in training, too, and never changes them."""
 
+    @override
     def train(self, mode: bool = True) -> Self:
-        return super().train(False)
+        return super().train(mode=False)
 
 
 def names(parameters: Iterable[str], patterns: Sequence[str]) -> set[str]:
@@ -46,7 +48,7 @@ def names(parameters: Iterable[str], patterns: Sequence[str]) -> set[str]:
     return frozen
 
 
-def apply(model: nn.Module, patterns: Sequence[str], batch_norm: bool) -> None:
+def apply(model: nn.Module, patterns: Sequence[str], *, batch_norm: bool) -> None:
     """Takes the parameters that `patterns` name out of training. batch_norm: BatchNorm layers whose
     weights they are keep their statistics too. Raises DataError.
     """

@@ -64,7 +64,7 @@ def look_at_smallest_batch(config: RunConfig, given: Pictures, prepared: int) ->
     assert given.classes is not None
     try:
         model = models.build_on_meta(train.model, given.classes, given.channels, given[1:3])
-        freeze.apply(model, train.freeze, train.freeze_batch_norm)
+        freeze.apply(model, train.freeze, batch_norm=train.freeze_batch_norm)
         saved_bytes(model, (1, *given[:3]))
     except DataError as error:
         raise DoesNotFit(str(error)) from error

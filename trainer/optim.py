@@ -180,7 +180,7 @@ class Average:
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay
-        self.model = copy.deepcopy(model).requires_grad_(False).eval()
+        self.model = copy.deepcopy(model).requires_grad_(requires_grad=False).eval()
         now, mine = list(model.state_dict().values()), list(self.model.state_dict().values())
         self.pairs = [(a, b) for a, b in zip(mine, now, strict=True) if a.is_floating_point()]
         # batches seen

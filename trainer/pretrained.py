@@ -116,7 +116,7 @@ def check(config: TrainConfig, classes: int, found: Mapping[str, Tensor] | None)
     """
     given = config.data.pictures()
     model = models.build_on_meta(config.model, classes, given.channels, given[1:3])
-    freeze.apply(model, config.freeze, config.freeze_batch_norm)
+    freeze.apply(model, config.freeze, batch_norm=config.freeze_batch_norm)
     if found is not None and config.weights is not None:
         lay_over(
             model.state_dict(), found, optim.head(model) if config.weights.head == "new" else []

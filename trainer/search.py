@@ -38,7 +38,7 @@ class Judge:
         have come further since.
         """
         try:
-            return self._ask(epoch, math.nan if value is None else value, over)
+            return self._ask(epoch, math.nan if value is None else value, over=over)
         # the disk; the journal; its lock
         except (OSError, ValueError, LookupError, RuntimeError) as error:
             say(
@@ -49,7 +49,7 @@ class Judge:
             self._study = None
             return False
 
-    def _ask(self, epoch: int, value: float, over: bool) -> bool:
+    def _ask(self, epoch: int, value: float, *, over: bool) -> bool:
         if self._study is None:
             self._study = open_study(
                 self.journal, self.place.study, self.metric, self.place.halving

@@ -75,7 +75,7 @@ class Trainer:
         ).to(world.device)
         if train.channels_last:
             bare = bare.to(memory_format=torch.channels_last)
-        freeze.apply(bare, train.freeze, train.freeze_batch_norm)
+        freeze.apply(bare, train.freeze, batch_norm=train.freeze_batch_norm)
         self.optimizer = optim.build(bare, train)
         self.guard = Guard(bare, self.optimizer, train.precision, world.device)
         self.average = optim.Average(bare, train.ema_decay) if train.ema_decay else None

@@ -138,7 +138,7 @@ def fit_of(config: ImageData, record: dict[str, dict[str, int]]) -> Fit | Crop:
         return Fit(**record["fit"])
     assert isinstance(config, SmallPictures), f"{config} says nothing of its pictures' size"
     own = config.own()
-    return Fit(own.channels, own.height, own.height, True)
+    return Fit(own.channels, own.height, own.height, keep_aspect=True)
 
 
 def described(config: ImageData, record: dict[str, Any]) -> dict[str, Any]:

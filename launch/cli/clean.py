@@ -41,6 +41,7 @@ def _age(context: click.Context, parameter: click.Parameter, value: str | None) 
 @options.for_runs
 @click.argument("runs", nargs=-1, metavar="[RUN|SWEEP]...")
 def clean_(
+    *,
     runs: tuple[str, ...],
     older_than: float,
     dry_run: bool,

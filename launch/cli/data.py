@@ -10,6 +10,7 @@ import click
 
 from launch import site, spec, submit, table
 from launch.cli import options
+from launch.cli.options import JobOptions
 from launch.text import echo
 
 MOST_CLASSES = 40  # rows of the table
@@ -32,14 +33,14 @@ MOST_CLASSES = 40  # rows of the table
     help="The data that the job's fallback trains on where there is no GPU.",
 )
 @options.for_jobs
-def data_(workers: int | None, out: Path | None, fallback: bool, **given: Any) -> None:
+def data_(*, workers: int | None, out: Path | None, fallback: bool, **given: Any) -> None:
     """JOB's data: classes, counts, shapes, a grid of train pictures, and one epoch read and timed
     with each number of workers.
 
     Prepares them where the cache lacks them, as submit does. A reading ends after a minute; the
     epoch is then estimated.
     """
-    request, _ = options.request(**given)
+    request, _ = options.request(JobOptions(**given))
     job = spec.load(request.job, request.settings, without_gpu=fallback)
     request.folders.cache.mkdir(parents=True, exist_ok=True)
     asked = ["--data-dir", str(request.folders.data), "--cache-dir", str(request.folders.cache)]

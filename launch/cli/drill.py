@@ -62,6 +62,7 @@ from trainer.config.outcome import EXIT_DONE, EXIT_FAILED, EXIT_WRONG
 @options.for_runs
 @click.argument("job")
 def drill_(
+    *,
     job: str,
     kills: int,
     seed: int,

@@ -43,6 +43,7 @@ FORMATS = ("safetensors", "onnx", "torch-export")
 )
 @click.argument("run")
 def export_(
+    *,
     run: str,
     form: str,
     best: bool,

@@ -12,6 +12,7 @@ import yaml
 
 from launch import site, spec
 from launch.cli import options
+from launch.cli.options import JobOptions
 from launch.slurm_commands import SlurmError
 from launch.text import echo, plain
 from launch.yaml_tree import Problem, SpecError
@@ -41,7 +42,7 @@ def show_(**given: Any) -> None:
     """
     from launch import submit
 
-    request, used = options.request(**given)
+    request, used = options.request(JobOptions(**given))
     loaded, machine = submit.load(request)
     if loaded.search:
         from launch.cli import search
@@ -120,6 +121,7 @@ def show_(**given: Any) -> None:
 )
 @click.argument("jobs", nargs=-1)
 def check_(
+    *,
     jobs: tuple[str, ...],
     settings: tuple[str, ...],
     deep: bool,
@@ -160,7 +162,9 @@ def _deep(
 
     machine, codes = site.machine(), [EXIT_DONE]
     for name in names:
-        request, _ = options.request(name, site_file, None, None, settings, False, data_dir, False)
+        request, _ = options.request(
+            JobOptions(name, site_file, settings=settings, data_dir=data_dir)
+        )
         try:
             lines, there = inspection.deep(request, machine)
         except submit.SubmitError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from launch.site import BackendName
     from launch.site_file import Site
+    from launch.spec import Job
     from launch.submit import Request
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -101,91 +103,91 @@ def console() -> Console:
     return Console() if sys.stdout.isatty() else Console(width=200)
 
 
-def request(
-    job: str,
-    site_file: Path | None,
-    runs_dir: Path | None,
-    backend: BackendName | None,
-    settings: tuple[str, ...],
-    new: bool,
-    data_dir: Path | None,
-    strict_resources: bool,
-) -> tuple[Request, Path | None]:
+@dataclass(frozen=True)
+class JobOptions:
+    """What `for_jobs` reads from the command line."""
+
+    job: str
+    site_file: Path | None = None
+    runs_dir: Path | None = None
+    backend: BackendName | None = None
+    settings: tuple[str, ...] = ()
+    new: bool = False
+    data_dir: Path | None = None
+    strict_resources: bool = False
+
+
+def request(given: JobOptions) -> tuple[Request, Path | None]:
     """What the options ask for, and the site file that was used. Raises SpecError."""
     from launch import site_file as site_files  # here, for the verbs about runs need no job
     from launch import spec
-    from launch.spec import Job
     from launch.submit import Request
 
     project = site.project()
-    found, used = site_files.load(site_file, project)
-    to = backend or found.backend
+    found, used = site_files.load(given.site_file, project)
+    backend = given.backend or found.backend
     notes: tuple[str, ...] = ()
-    if to == "slurm":
+    if backend == "slurm":
         slurm_commands.refuse_other_cluster(submitting=True)
         found, notes = site_files.with_variables(found)
-    where = site.folders(found, data_dir)
-    if runs_dir:
-        where = site.Folders(
-            where.data, where.cache, site.printable(runs_dir.absolute(), "--runs-dir")
-        )
-    run = RunDir(where.runs / job)
-    # a run_id: that run goes on, by its own resolved job
-    if "/" not in job and run.config.exists() and not new:
-        config = records.read(run.config, {**records.CONFIG, "job*": records.TEXT}) or {}
-        text = array.job_text(run)
-        if text is None and not run.job.exists():
-            raise NoSuchRun(
-                f"{job} was never queued: `batchyard submit {config.get('sweep') or config['job']}`"
-                " goes on"
-            )
-        return (
-            Request(
-                Job(config["job"], run.job, text),
-                project,
-                found,
-                where,
-                to,
-                settings,
-                strict=strict_resources,
-                run_id=run.run_id,
-                after=_before([run]),
-                notes=notes,
-            ),
-            used,
-        )
-    sweep = SweepDir(where.runs / job)
-    # a sweep's id: that one goes on, likewise
-    if "/" not in job and sweep.record.exists() and not new:
-        return (
-            Request(
-                Job(_job_of(sweep), sweep.job),
-                project,
-                found,
-                where,
-                to,
-                settings,
-                strict=strict_resources,
-                sweep=sweep.sweep_id,
-                after=_before(sweepdir.runs(sweep)),
-                notes=notes,
-            ),
-            used,
-        )
-    return (
-        Request(
-            spec.find(job, project),
-            project,
-            found,
-            where,
-            to,
-            settings,
-            new,
-            strict_resources,
-            notes=notes,
-        ),
-        used,
+
+    where = site.folders(found, given.data_dir)
+    if given.runs_dir:
+        runs = site.printable(given.runs_dir.absolute(), "--runs-dir")
+        where = site.Folders(where.data, where.cache, runs)
+
+    run = RunDir(where.runs / given.job)
+    sweep = SweepDir(where.runs / given.job)
+    is_id = "/" not in given.job and not given.new
+    of_run = is_id and run.config.exists()
+    of_sweep = is_id and not of_run and sweep.record.exists()
+    after = None
+    # the id of a run or of a sweep: it continues by its own resolved job
+    if of_run:
+        job = _job_of_run(run)
+        after = _before([run])
+    elif of_sweep:
+        job = _job_of_sweep(sweep)
+        after = _before(sweepdir.runs(sweep))
+    else:
+        job = spec.find(given.job, project)
+
+    asked = Request(
+        job,
+        project,
+        found,
+        where,
+        backend,
+        given.settings,
+        new=given.new,
+        strict=given.strict_resources,
+        run_id=run.run_id if of_run else None,
+        after=after,
+        sweep=sweep.sweep_id if of_sweep else None,
+        notes=notes,
     )
+    return asked, used
+
+
+def _job_of_run(run: RunDir) -> Job:
+    """The resolved job of an existing run. Raises NoSuchRun where it has none."""
+    from launch.spec import Job
+
+    config = records.read(run.config, {**records.CONFIG, "job*": records.TEXT}) or {}
+    text = array.job_text(run)
+    if text is None and not run.job.exists():
+        raise NoSuchRun(
+            f"{run.run_id} was never queued: `batchyard submit"
+            f" {config.get('sweep') or config['job']}` goes on"
+        )
+    return Job(config["job"], run.job, text)
+
+
+def _job_of_sweep(sweep: SweepDir) -> Job:
+    from launch.spec import Job
+
+    record = records.read(sweep.record, {**records.SWEEP, "job*": records.TEXT}) or {}
+    return Job(str(record.get("job")), sweep.job)
 
 
 def _before(runs: list[RunDir]) -> RunDir | None:
@@ -195,9 +197,3 @@ def _before(runs: list[RunDir]) -> RunDir | None:
 
 def _after(run: RunDir) -> str | None:
     return (records.read(run.plan, records.PLAN) or {}).get("after")
-
-
-def _job_of(sweep: SweepDir) -> str:
-    return str(
-        (records.read(sweep.record, {**records.SWEEP, "job*": records.TEXT}) or {}).get("job")
-    )

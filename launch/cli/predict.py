@@ -33,6 +33,7 @@ WHICH = {"best": ", the best one on the validation split", "latest": ", the last
 @click.argument("run")
 @click.argument("pictures", nargs=-1, required=True, metavar="PICTURE|FOLDER...")
 def predict_(
+    *,
     run: str,
     pictures: tuple[str, ...],
     out: Path | None,

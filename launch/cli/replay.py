@@ -28,7 +28,7 @@ CALMER = (
 @options.for_runs
 @options.trust
 @click.argument("run")
-def replay_(run: str, site_file: Path | None, runs_dir: Path | None, trust: bool) -> None:
+def replay_(*, run: str, site_file: Path | None, runs_dir: Path | None, trust: bool) -> None:
     """Run the step at which RUN's numbers were no longer finite once more, and name the first layer
     and the samples.
 

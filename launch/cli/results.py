@@ -34,6 +34,7 @@ from launch.yaml_tree import Problem, SpecError
 @options.for_runs
 @click.argument("jobs", nargs=-1, metavar="[JOB]...")
 def results_(
+    *,
     jobs: tuple[str, ...],
     as_html: bool,
     as_json: bool,

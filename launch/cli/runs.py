@@ -68,7 +68,9 @@ def why_(run: str, site_file: Path | None, runs_dir: Path | None) -> None:
 )
 @click.option("--rank", type=click.IntRange(min=0), default=0, show_default=True)
 @click.argument("run")
-def logs_(run: str, follow: bool, rank: int, site_file: Path | None, runs_dir: Path | None) -> None:
+def logs_(
+    *, run: str, follow: bool, rank: int, site_file: Path | None, runs_dir: Path | None
+) -> None:
     """What one rank of RUN's newest attempt printed; what torchrun printed where the rank left
     nothing.
     """
@@ -122,7 +124,7 @@ def _newest_attempt(run: RunDir, standing: Standing) -> Attempt | None:
 )
 @options.for_runs
 @click.argument("run", metavar="RUN|JOB|SWEEP")
-def cancel_(run: str, now: bool, site_file: Path | None, runs_dir: Path | None) -> None:
+def cancel_(*, run: str, now: bool, site_file: Path | None, runs_dir: Path | None) -> None:
     """Stop RUN after a checkpoint. It is not requeued; submitting the job again continues it.
 
     Of a sweep, its points, and no further one begins; of a job, all its runs that run or wait, and

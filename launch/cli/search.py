@@ -60,7 +60,7 @@ def submit_all(request: Request, loaded: Loaded, machine: Machine) -> int:
     final = {
         record["run_id"] for number, record in of.trials().items() if number not in of.open_trials()
     }
-    return sweeps.conclude(of.sweep, submit, request.job.name, stopped, final)
+    return sweeps.conclude(of.sweep, submit, request.job.name, stopped=stopped, final=final)
 
 
 def refuse(request: Request) -> None:

@@ -14,6 +14,7 @@ import click
 
 from launch import local, parent, refused, report, site, snapshot, status, submit
 from launch.cli import options
+from launch.cli.options import JobOptions
 from launch.rundir import Standing
 from launch.site import BackendName, Machine
 from launch.snapshot import Code
@@ -32,7 +33,7 @@ from trainer.config.outcome import EXIT_DONE, Outcome
 )
 @options.trust
 @options.for_jobs
-def submit_(backend: BackendName | None, prune: bool, trust: bool, **given: Any) -> None:
+def submit_(*, backend: BackendName | None, prune: bool, trust: bool, **given: Any) -> None:
     """Run JOB, or continue it where it was stopped; a finished run shows its result.
 
     A run_id as JOB continues that run.
@@ -43,7 +44,7 @@ def submit_(backend: BackendName | None, prune: bool, trust: bool, **given: Any)
     Exit codes: 0 done (or queued), 1 failed, 2 the job or the call is wrong, 75 stopped after a
     checkpoint, to be continued.
     """
-    request, site_file = options.request(backend=backend, **given)
+    request, site_file = options.request(JobOptions(backend=backend, **given))
     request = replace(request, trust=trust)
     if submit.slurm_is_here_unasked(request, site_file, backend):
         echo(

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from launch import inspection, site, spec
 from launch.cli import options
+from launch.cli.options import JobOptions
 from launch.text import echo
 
 
@@ -24,7 +25,7 @@ from launch.text import echo
     help="The model that the job's fallback trains where there is no GPU.",
 )
 @options.for_jobs
-def summary_(depth: int | None, fallback: bool, **given: Any) -> None:
+def summary_(*, depth: int | None, fallback: bool, **given: Any) -> None:
     """The layers of JOB's model: output shapes, parameters and FLOPs of one picture.
 
     Needs neither weights nor memory for them.
@@ -32,7 +33,7 @@ def summary_(depth: int | None, fallback: bool, **given: Any) -> None:
     FLOPs: two for each multiplication with its addition in convolutions, linear layers and
     attention.
     """
-    request, _ = options.request(**given)
+    request, _ = options.request(JobOptions(**given))
     job = spec.load(request.job, request.settings, without_gpu=fallback)
     found = inspection.inspect(request, job, site.machine())
     table = Table(box=None, pad_edge=False)

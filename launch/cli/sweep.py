@@ -118,7 +118,7 @@ def submit_all(request: Request, loaded: Loaded, machine: Machine, *, prune: boo
         return queue_all(sweep, submit, request.job.name, [r for _, r in to_run], code, at_once)
     in_order = ((wanted.point.axes, r) for wanted, r in to_run)
     stopped = run_all(sweep, submit, in_order, len(to_run), code)
-    return conclude(sweep, submit, request.job.name, stopped)
+    return conclude(sweep, submit, request.job.name, stopped=stopped)
 
 
 def _prune(sweep: SweepDir, plan: Reconciled) -> None:
@@ -219,11 +219,13 @@ def _write(
         try:
             if submitting.begins_in_array(ready):
                 submitting.write_waiting(ready, before)
-                written[ready.run.run_id] = Written(ready, together.ask(ready, code.root), True)
+                written[ready.run.run_id] = Written(
+                    ready, together.ask(ready, code.root), waits=True
+                )
             else:
                 ready = submitting.write_run(ready, before, code, None, say, shared=True)
                 written[ready.run.run_id] = Written(
-                    ready, together.ask(ready, ready.run.code.resolve()), False
+                    ready, together.ask(ready, ready.run.code.resolve()), waits=False
                 )
         except (SubmitError, OSError) as error:
             _tell(sweep, submit, ready, error)
@@ -408,7 +410,7 @@ def _record(sweep: SweepDir, submit: Submit, job: str) -> None:
 
 
 def conclude(
-    sweep: SweepDir, submit: Submit, job: str, stopped: bool, final: Collection[str] = ()
+    sweep: SweepDir, submit: Submit, job: str, *, stopped: bool, final: Collection[str] = ()
 ) -> int:
     """The table, what failed and why, the best point, the page; the exit code. final: run_ids of a
     search's trials whose end, whatever it was, is their result.

@@ -87,7 +87,7 @@ def figure(
     finite_ones = [v for line in lines for _, v in line.points if finite(v) is not None]
     if not finite_ones:
         return ""
-    low, high, left_out = _range(lines, finite_ones, percent)
+    low, high, left_out = _range(lines, finite_ones, percent=percent)
     log = not percent and low > 1e-280 and high >= LOG_FROM * low
     span = (low, high, HEIGHT - BOTTOM, TOP)
     y = chart.log_axis(*span) if log else chart.value_axis(*span, most=1.0 if percent else math.inf)
@@ -120,7 +120,7 @@ def figure(
     )
 
 
-def _range(lines: list[Line], values: list[float], percent: bool) -> tuple[float, float, int]:
+def _range(lines: list[Line], values: list[float], *, percent: bool) -> tuple[float, float, int]:
     """Lowest and highest value to draw, and how many lines leave that: one that diverged shall not
     flatten the others.
     """

@@ -171,7 +171,7 @@ def figure(chart: Chart) -> str:
     )
     scale = '<span class="scale">log scale</span>' if log else ""
     notes = "".join(f'<p class="note">{escape(note)}</p>' for note in _notes(chart))
-    picture = _svg(chart, values, log) if values else ""
+    picture = _svg(chart, values, log=log) if values else ""
     return (
         f'<figure class="chart"><figcaption><h3>{escape(chart.title)}</h3>{scale}'
         f"{_legend(chart)}</figcaption>"
@@ -219,7 +219,7 @@ def _summary(chart: Chart) -> str:
     return " ".join(said)
 
 
-def _svg(chart: Chart, values: list[float], log: bool) -> str:
+def _svg(chart: Chart, values: list[float], *, log: bool) -> str:
     last = [(s, p) for s in chart.series if (p := _last(s)) is not None]
     labels = [(s, p, chart.text(p[1])) for s, p in last]
     steps = [step for s in chart.series for step, _ in s.points]
@@ -245,7 +245,7 @@ def _last(series: Series) -> Point | None:
     return next((p for p in reversed(series.points) if finite(p[1]) is not None), None)
 
 
-def _tick(value: float, step: float, as_percent: bool) -> str:
+def _tick(value: float, step: float, *, as_percent: bool) -> str:
     """A tick with the decimals that tell it from its neighbours, and no more than the
     axis needs.
     """
@@ -264,7 +264,7 @@ def grid(chart: Chart, x: Axis, y: Axis) -> str:
     parts = []
     for v in y.ticks:
         at = f"{y.at(v):.1f}"
-        text = number(v) if y.log else _tick(v, y.ticks[1] - y.ticks[0], chart.percent)
+        text = number(v) if y.log else _tick(v, y.ticks[1] - y.ticks[0], as_percent=chart.percent)
         parts.append(
             f'<path class="grid" d="M{LEFT},{at}H{right}"/><text class="y" x="{LEFT - 7}"'
             f' y="{at}">{text}</text>'
@@ -273,7 +273,7 @@ def grid(chart: Chart, x: Axis, y: Axis) -> str:
     step = x.ticks[1] - x.ticks[0] if len(x.ticks) > 1 else 1.0
     for v in x.ticks:
         at = f"{x.at(v):.1f}"
-        text = _tick(v, step, False)
+        text = _tick(v, step, as_percent=False)
         parts.append(
             f'<path class="axis" d="M{at},{floor}v4"/><text class="x" x="{at}"'
             f' y="{floor + 17}">{text}</text>'

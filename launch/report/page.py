@@ -85,7 +85,7 @@ def document(title: Html, header: str, sections: list[str], path: Path, read_at:
     )
 
 
-def _state(outcome: Row, running: bool, started: bool) -> tuple[str, Html, str]:
+def _state(outcome: Row, *, running: bool, started: bool) -> tuple[str, Html, str]:
     """(CSS class, status and verdict in words, a sentence) of an outcome, or of there
     being none.
     """
@@ -106,7 +106,7 @@ def _state(outcome: Row, running: bool, started: bool) -> tuple[str, Html, str]:
 
 
 def _header(run: Facts) -> str:
-    tone, state, sentence = _state(run.outcome, run.running, bool(run.attempts))
+    tone, state, sentence = _state(run.outcome, running=run.running, started=bool(run.attempts))
     if run.outcome.get("verdict") == "completed" and run.extra.get("early_stopped") is True:
         sentence = (
             "Early stopping ended it: the validation was no better for as long as the job waits."
@@ -418,7 +418,7 @@ def _attempts(run: Facts) -> str:
     rows = []
     for a in run.attempts:
         newest = a is run.attempts[-1]
-        tone, state, _ = _state(a.outcome, run.running and newest, True)
+        tone, state, _ = _state(a.outcome, running=run.running and newest, started=True)
         cause = (
             f'<span class="soft">{text(a.outcome["cause"])}</span>'
             if a.outcome.get("cause")

@@ -271,15 +271,22 @@ def best(points: list[Point]) -> Best | None:
     top, point = max(ranked, key=lambda pair: pair[0])  # of equal ones the first
     equal = sum(value == top for value, _ in ranked) - 1
     if metric is None:
-        return Best(point, "last test accuracy", percent(top), point.test_accuracy, False, equal)
+        return Best(
+            point,
+            by="last test accuracy",
+            value=percent(top),
+            test_accuracy=point.test_accuracy,
+            by_validation=False,
+            equal=equal,
+        )
     value = number(-top, 4) if metric == "loss" else percent(top)
     return Best(
         point,
-        f"best validation {metric}",
-        value,
-        finite(point.best.get("test_accuracy")),
-        True,
-        equal,
+        by=f"best validation {metric}",
+        value=value,
+        test_accuracy=finite(point.best.get("test_accuracy")),
+        by_validation=True,
+        equal=equal,
     )
 
 

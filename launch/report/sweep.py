@@ -136,7 +136,7 @@ def _points(sweep: Sweep, best: Best | None) -> Html:
         rows.append(
             [
                 *(p.value(axis) for axis in names),
-                *_measured(p, of_numbers, learnt),
+                *_measured(p, learnt, of_numbers=of_numbers),
                 *validation,
                 state,
                 shown(p.run.global_step(), "{:,.0f}".format),
@@ -164,7 +164,7 @@ def _points(sweep: Sweep, best: Best | None) -> Html:
     return section("Points", table(heads, rows, "Points", best=0 if best else None), note)
 
 
-def _measured(p: Point, of_numbers: bool, learnt: list[str]) -> list[str]:
+def _measured(p: Point, learnt: list[str], *, of_numbers: bool) -> list[str]:
     """The point's figures on the test set; of numbers its losses, on the train rows too, and what
     it has learnt.
     """

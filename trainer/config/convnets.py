@@ -58,7 +58,9 @@ class LeNetModel(Model):
         [6, 16], min_length=2, max_length=2, description="of the convolutions"
     )
     activation: Literal["relu", "sigmoid"] = "relu"
-    batch_norm: bool = Field(False, description="batch normalisation before each activation")
+    batch_norm: bool = Field(
+        default=False, description="batch normalisation before each activation"
+    )
 
     def smallest(self) -> int:
         return 16

@@ -180,13 +180,13 @@ class ImageFolderData(ImageData):
     resize: int | None = Field(
         None, ge=1, description="the shorter side before the centre crop; null: size"
     )
-    keep_aspect: bool = Field(True, description="false: both sides are resized to `resize`")
+    keep_aspect: bool = Field(default=True, description="false: both sides are resized to `resize`")
     random_resized_crop: RandomResizedCrop | None = Field(
         None, description="of train pictures, instead of the centre crop"
     )
     channels: Literal[1, 3] = 3
     skip_bad: bool = Field(
-        False,
+        default=False,
         description="leave out pictures that cannot be read, and say how many, instead of refusing",
     )
 

@@ -34,7 +34,7 @@ class Model(Strict):
         raise NotImplementedError
 
 
-def conv(in_channels: int, channels: int, kernel_size: int, bias: bool = True) -> int:
+def conv(in_channels: int, channels: int, kernel_size: int, *, bias: bool = True) -> int:
     """Numbers in a square convolution."""
     return (kernel_size**2 * in_channels + bias) * channels
 

@@ -20,7 +20,7 @@ class Optimizer(Strict):
         description="the rate of the last layer, of fcn of the last two, is lr times this",
     )
     decay_bias_and_norm: bool = Field(
-        True, description="false: weight decay leaves biases and normalisation layers alone"
+        default=True, description="false: weight decay leaves biases and normalisation layers alone"
     )
 
 

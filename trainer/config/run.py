@@ -73,13 +73,14 @@ class TrainConfig(Strict):
     )
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     deterministic: bool = Field(
-        False, description="on a GPU: only algorithms that give the same bits each time"
+        default=False, description="on a GPU: only algorithms that give the same bits each time"
     )
     channels_last: bool = Field(
-        False, description="the memory format that convolutions like best on GPUs and bf16 CPUs"
+        default=False,
+        description="the memory format that convolutions like best on GPUs and bf16 CPUs",
     )
     compile: bool = Field(
-        False,
+        default=False,
         description="torch.compile; costs from half a minute to minutes before the first step",
     )
     ema_decay: float | None = Field(
@@ -117,7 +118,7 @@ class TrainConfig(Strict):
         ),
     )
     freeze_batch_norm: bool = Field(
-        False, description="frozen BatchNorm layers keep their running statistics too"
+        default=False, description="frozen BatchNorm layers keep their running statistics too"
     )
     optimizer: OptimizerConfig
     schedule: ScheduleConfig = ConstantSchedule(name="constant")
@@ -193,7 +194,7 @@ class Execution(Strict):
         ),
     )
     allow_unverified_data: bool = Field(
-        False, description="train on files that differ from the published checksums"
+        default=False, description="train on files that differ from the published checksums"
     )
     max_image_pixels: int | None = Field(
         None,

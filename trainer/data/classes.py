@@ -60,10 +60,10 @@ def _of_images(config: Any, record: dict[str, Any]) -> tuple[list[str], list[str
     if cut:
         setting = "samples" if isinstance(config, SyntheticData) else "train_samples"
         return [], [f"{line}: train.data.{setting} is too small for them", *notes]
-    return [f"{line}: {_why(config, record, whole[unseen].any())}"], notes
+    return [f"{line}: {_why(config, record, held_out=bool(whole[unseen].any()))}"], notes
 
 
-def _why(config: Any, record: dict[str, Any], held_out: bool) -> str:
+def _why(config: Any, record: dict[str, Any], *, held_out: bool) -> str:
     """What took all images of a class, and what to try."""
     if held_out:
         return (

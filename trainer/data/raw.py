@@ -165,14 +165,14 @@ def read(
             f"Remove them to fetch them again, or train on them {ALL_THE_SAME}"
         )
         accept(
-            allow_unverified,
             refusal,
             f"{what}: {len(wrong)} file(s) differ from the published checksums",
+            allowed=allow_unverified,
         )
     return Files(content, wrong)
 
 
-def accept(allowed: bool, refusal: str, told: str) -> None:
+def accept(refusal: str, told: str, *, allowed: bool) -> None:
     """Data that are not the published ones: refused, or told as taken. Raises DataError."""
     if not allowed:
         raise DataError(refusal)

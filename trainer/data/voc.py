@@ -68,7 +68,11 @@ def source(config: VOCData, data_dir: Path, allowed: Allowed) -> Source:
             f"voc: {root} is not VOC2012 as it was published: {differ}. Name its classes by"
             f" train.data.classes where it is another set, or train on it {ALL_THE_SAME}"
         )
-        accept(allowed.unverified, refusal, f"voc: {differ}: they differ from the published ones")
+        accept(
+            refusal,
+            f"voc: {differ}: they differ from the published ones",
+            allowed=allowed.unverified,
+        )
     crop = Crop(3, *config.crop, allowed.most_pixels)
     content = {"settings": f"{config.classes} {config.crop}".encode()}
     files = Contents(
