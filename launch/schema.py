@@ -21,6 +21,8 @@ def schema() -> dict[str, Any]:
     made = JobSpec.model_json_schema()
     for model in [made, *made["$defs"].values()]:
         model.pop("required", None)
+        if "description" in model:  # a docstring, wrapped for its file
+            model["description"] = " ".join(model["description"].split())
         for part in model.get("properties", {}).values():
             if "oneOf" in part:  # without its name, which a base may give, a part fits several
                 part["anyOf"] = part.pop("oneOf")
