@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from launch.errors import Failed
-from trainer.config.layout import RunDir
+from trainer.config.layout import RunDir, open_file
 from trainer.config.outcome import Outcome, Status
 
 # What code that trusts a file raises where the file is not as it should be.
@@ -201,7 +201,7 @@ def read(path: Path | str, shape: Shape) -> dict[str, Any] | None:
     Raises Unreadable: it cannot be opened, is not JSON, or holds something else than its shape.
     """
     try:
-        with open(path, "rb") as file:
+        with open_file(path) as file:
             text = file.read()
     except (FileNotFoundError, NotADirectoryError):
         if os.path.islink(path):
@@ -270,7 +270,7 @@ def rows(path: Path, shape: Shape, last_bytes: int | None = None) -> list[dict[s
     or one is of another shape.
     """
     try:
-        with open(path, "rb") as file:
+        with open_file(path) as file:
             size = os.fstat(file.fileno()).st_size
             if last_bytes is not None and size > last_bytes:
                 file.seek(-last_bytes, os.SEEK_END)

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from launch import array, engine, records
-from trainer.config.layout import Attempt, RunDir, read_json, read_jsonl
+from trainer.config.layout import Attempt, RunDir, open_file, read_json, read_jsonl
 from trainer.config.outcome import Outcome, Status, Verdict
 
 BY = "launch.node"
@@ -572,7 +572,7 @@ def checkpoint_step(run: RunDir) -> int | None:
 def tail(log: Path, most: int = 100_000) -> str:
     """The end of a log; nothing where there is none."""
     try:
-        with log.open("rb") as file:
+        with open_file(log) as file:
             file.seek(max(0, log.stat().st_size - most))
             return file.read().decode(errors="replace")
     except OSError:

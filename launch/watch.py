@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from launch.text import plain
-from trainer.config.layout import Attempt
+from trainer.config.layout import Attempt, NotAFile, open_file
 
 STEP = re.compile(r"\bstep (\d+)/(\d+)")
 
@@ -29,9 +29,11 @@ class Tail:
 
     def new_lines(self) -> list[bytes]:
         try:
-            with self.path.open("rb") as file:
+            with open_file(self.path) as file:
                 file.seek(self.position)
                 new = file.read()
+        except NotAFile:
+            raise
         except OSError:
             return []
         self.position += len(new)

@@ -16,7 +16,7 @@ from launch.report.words import seconds
 from launch.rundir import Standing
 from launch.slurm_commands import SlurmError
 from launch.verdict import checkpoint_step, judge, standing_still, waited_for
-from trainer.config.layout import Attempt, RunDir
+from trainer.config.layout import Attempt, RunDir, open_file
 from trainer.config.outcome import Outcome
 
 STALLED_S = 60.0  # without a sign of progress, unless a step takes long
@@ -340,7 +340,8 @@ def _in_slurms_words(job: str) -> str | None:
 
 def _last_line(log: Path) -> str | None:
     try:
-        lines = log.read_text(errors="replace")[-LAST_CHARACTERS:].split("\n")
+        with open_file(log) as file:
+            lines = file.read().decode(errors="replace")[-LAST_CHARACTERS:].split("\n")
     except OSError:
         return None
     return next((line.strip()[:300] for line in reversed(lines) if line.strip()), None)

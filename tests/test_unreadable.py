@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from launch import records
-from tests.cli import PROJECT, Shell
+from tests.cli import BATCHYARD, PROJECT, Shell
 from trainer.config.layout import RunDir, SweepDir, write_json
 from trainer.config.outcome import Outcome
 
@@ -293,3 +293,28 @@ def test_a_points_bad_file_keeps_no_other_point_from_its_place(tmp_path: Path) -
             "seed=0",
             *f"{first} is unreadable: batchyard status {first} tells why".split(),
         ]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["lock.json", "attempts/local-1/outcome.json", "metrics.jsonl", "attempts/local-1/rank-0.log"],
+)
+def test_no_verb_waits_for_a_fifo_in_a_files_place(tmp_path: Path, name: str) -> None:
+    run = make(tmp_path / "digits-00000000")
+    spoil(run, name, "")
+    (run.path / name).unlink()
+    os.mkfifo(run.path / name)
+    printed = ""
+    for verb in ("status", "why", "logs", "report"):
+        done = subprocess.run(
+            [*BATCHYARD, verb, run.run_id, "--runs-dir", str(tmp_path)],
+            cwd=PROJECT,
+            env={**os.environ, "PYTHONPATH": str(PROJECT)},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert "Traceback" not in done.stderr
+        printed += done.stdout + done.stderr
+    assert f"{name}: is a FIFO, a socket or a device" in printed

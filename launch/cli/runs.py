@@ -14,7 +14,7 @@ from launch.records import Unreadable
 from launch.rundir import NoSuchRun, Standing
 from launch.slurm_commands import NotHere
 from launch.text import echo, echo_log, plain
-from trainer.config.layout import Attempt, RunDir, SweepDir
+from trainer.config.layout import Attempt, RunDir, SweepDir, open_file
 
 
 @click.command("status")
@@ -101,8 +101,9 @@ def logs_(
         log = shown.node_log(0)
         echo(f"# rank {rank} left no log; {site.shown(log)}:", err=True)
         if log.exists():
-            for line in log.read_bytes().splitlines():
-                echo_log(line)
+            with open_file(log) as file:
+                for line in file.read().splitlines():
+                    echo_log(line)
         else:
             echo("(nothing)", err=True)
 

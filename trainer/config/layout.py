@@ -5,14 +5,17 @@ Standard library only: compute nodes import it too.
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 PACKAGES = ".packages"
+NOT_A_FILE = "is a FIFO, a socket or a device; expected a regular file: move it away"
 
 
 @dataclass(frozen=True)
@@ -460,12 +463,37 @@ def _started(attempt: Path) -> float:
         return attempt.stat().st_mtime
 
 
+class NotAFile(OSError):
+    """Something else than a regular file has the name of one; strerror says what."""
+
+
+def open_file(path: Path | str) -> BinaryIO:
+    """Opens a regular file for reading.
+
+    Raises OSError; of it NotAFile for a FIFO, a socket or a device, for which a reader would wait
+    for ever.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno == errno.ENXIO:  # a socket
+            raise NotAFile(error.errno, NOT_A_FILE, str(path)) from None
+        raise
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(mode):
+        return os.fdopen(descriptor, "rb")
+    os.close(descriptor)
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    raise NotAFile(errno.EINVAL, NOT_A_FILE, str(path))
+
+
 def read_json(path: Path | str) -> Any:
     """The file's content, or None where it does not exist or is not whole JSON (a reader never
     fails on a writer).
     """
     try:
-        with open(path, "rb") as file:
+        with open_file(path) as file:
             return json.loads(file.read())
     except (OSError, ValueError, RecursionError):  # the last: nested deeper than any file of ours
         return None
@@ -526,7 +554,7 @@ def read_jsonl(path: Path, last_bytes: int | None = None) -> list[dict[str, Any]
     stays quick.
     """
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             if last_bytes is not None and os.fstat(file.fileno()).st_size > last_bytes:
                 file.seek(-last_bytes, os.SEEK_END)
                 file.readline()  # the part of a row

@@ -41,6 +41,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.config.file_clock import Clock, FileClock, MachineClock, uptime_s
+from trainer.config.layout import open_file
 
 LEASE_S = 120.0
 RENEW_S = LEASE_S / 6
@@ -152,7 +153,7 @@ def read_record(path: Path) -> Record | None:
     Content and time are those of one file: on NFS it is the opening that asks the server again.
     """
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             return Record(file.read(), os.fstat(file.fileno()).st_mtime)
     except FileNotFoundError:
         return None
