@@ -17,6 +17,8 @@ for name in [n for n in os.environ if n.startswith(OTHERS) and n != "BATCHYARD_D
 # torch's own start-up code warns in two places that are not ours to mend; each is named here with
 # its reason
 os.environ["PYTHONWARNINGS"] = "error"
+# each of the thousand commands that tests type would compile the launcher anew
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
 @pytest.fixture(autouse=True)
