@@ -1,8 +1,8 @@
-"""One rank of test_gradients: the gradients of some steps, saved by rank 0 as {step: {name:
-gradient}}.
-"""
+"""One rank of test_gradients."""
 
-import sys
+from __future__ import annotations
+
+import os
 from pathlib import Path
 
 import torch
@@ -14,30 +14,30 @@ from trainer.data.prepared import load
 from trainer.state import Trainer
 from trainer.train import gradients
 
-run, out, steps = (
-    RunDir(Path(sys.argv[1])),
-    Path(sys.argv[2]),
-    [int(s) for s in sys.argv[3].split(",")],
-)
-config = RunConfig.model_validate_json(run.config.read_text())
-world = distributed.start(config, run)
-trainer = Trainer(config, world, load(run))
-trainer.model.train()
-saved = {}
-for step in steps:
-    trainer.optimizer.zero_grad(set_to_none=False)
-    gradients(
-        trainer.model,
-        trainer.batches.at(step),
-        step,
-        config.train,
-        world,
-        trainer.guard,
-        trainer.sums,
-    )
-    bare = distributed.unwrap(trainer.model)
-    saved[step] = {name: p.grad.clone() for name, p in bare.named_parameters()}
-    saved[step]["sums"] = distributed.total(trainer.sums, world).clone()
-if world.rank == 0:
-    torch.save(saved, out)
-distributed.finish(world)
+
+def save(environment: dict[str, str], run: RunDir, out: Path, steps: tuple[int, ...]) -> None:
+    """Rank 0 writes the gradients of some steps to `out`, as {step: {name: gradient}}."""
+    os.environ.clear()
+    os.environ.update(environment)
+    config = RunConfig.model_validate_json(run.config.read_text())
+    world = distributed.start(config, run)
+    trainer = Trainer(config, world, load(run))
+    trainer.model.train()
+    saved = {}
+    for step in steps:
+        trainer.optimizer.zero_grad(set_to_none=False)
+        gradients(
+            trainer.model,
+            trainer.batches.at(step),
+            step,
+            config.train,
+            world,
+            trainer.guard,
+            trainer.sums,
+        )
+        bare = distributed.unwrap(trainer.model)
+        saved[step] = {name: p.grad.clone() for name, p in bare.named_parameters()}
+        saved[step]["sums"] = distributed.total(trainer.sums, world).clone()
+    if world.rank == 0:
+        torch.save(saved, out)
+    distributed.finish(world)

@@ -73,14 +73,26 @@ def train(run: RunDir, attempt: str, world_size: int, **environment: str) -> int
     Returns the first exit status that is not zero, else zero.
     """
     started = begin(run, attempt, world_size, **environment)
+    code = exit_status(started)
+    assert code is not None, logs(run)
+    return code
+
+
+def exit_status(started: list[BaseProcess]) -> int | None:
+    """Waits for these ranks.
+
+    Returns as `train` does, or None where one did not end in time.
+    """
     try:
         for rank in started:
             rank.join(300)
-        assert all(rank.exitcode is not None for rank in started), logs(run)
+        codes = [rank.exitcode for rank in started]
     finally:
         for rank in started:
             rank.kill()
-    return next((rank.exitcode for rank in started if rank.exitcode), 0)
+    if None in codes:
+        return None
+    return next((code for code in codes if code), 0)
 
 
 def completed(

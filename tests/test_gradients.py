@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from tests import ranks
+from tests import gradient_worker, ranks
 from trainer import models, randomness
 from trainer.config.steps import cut
 from trainer.data.batches import Batches
@@ -19,7 +19,7 @@ from trainer.data.prepared import load, prepare
 
 MLP = {"name": "mlp", "hidden": [16, 16]}
 # the last batch of the epoch has 37 of 100 samples: with 3 ranks of 34 the last rank has none
-STEPS = "0,7,14"
+STEPS = (0, 7, 14)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def plain(folder: Path, prepared: dict[str, Any]) -> dict[int, dict[str, torch.T
         device=torch.device("cpu"),
     )
     found = {}
-    for step in map(int, STEPS.split(",")):
+    for step in STEPS:
         (batch,) = batches.at(step)
         model.zero_grad()
         functional.cross_entropy(model(batch.images), batch.labels).backward()
@@ -62,15 +62,11 @@ def test_gradients_do_not_depend_on_ranks(
     config = ranks.config(ranks=world_size, model=MLP, micro_batch_size=micro_batch_size)
     run = ranks.make_run(tmp_path, config, prepared)
     out = tmp_path / "gradients.pt"
-    worker = str(Path(__file__).with_name("gradient_worker.py"))
-    assert (
-        ranks.spawn(
-            [worker, str(run.path), str(out), STEPS],
-            world_size,
-            PYTHONPATH=str(Path(__file__).parents[1]),
-        )
-        == 0
-    )
+    group = [
+        ranks.start(gradient_worker.save, environment, run, out, STEPS)
+        for environment in ranks.one_group(world_size)
+    ]
+    assert ranks.exit_status(group) == 0
     found = torch.load(out, weights_only=True)
     for step, expected in plain(tmp_path, prepared).items():
         for name, gradient in expected.items():
