@@ -4,6 +4,7 @@ and the samples.
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,11 @@ from typing import Any
 import pytest
 import torch
 
+from launch.cli.replay import lines
 from tests import ranks
 from tests.cli import PROJECT, Shell
 from trainer import models
-from trainer.config.layout import RunDir, write_json
+from trainer.config.layout import RunDir, to_json, write_json
 from trainer.config.outcome import Outcome
 from trainer.data.prepared import load, prepare
 from trainer.distributed import World
@@ -68,15 +70,21 @@ class Scene:
         return numbers.tolist(), torch.cat([batch.images for batch in batches.at(STEP)])
 
     def told(self) -> dict[str, Any]:
+        """What trainer.replay prints, from this process."""
         attempt = self.run.attempt("local-1")
         Outcome("failed", "nan", "local-1", "trainer rank 0", STEP + 1).write(attempt.outcome)
         torch.save(
             {"weights": self.model.state_dict(), "global_step": STEP + 1}, attempt.not_finite
         )
-        return replay(self.run, self.config)
+        return json.loads(to_json(replay(self.run, self.config)))
 
-    def printed(self, code: int = 0) -> str:
+    def typed(self, code: int = 0) -> str:
         return Shell(self.run.path.parent).run("replay", self.run.run_id, code=code)
+
+
+def printed(told: dict[str, Any]) -> str:
+    """What the command prints of it; some tests below type the command."""
+    return "\n".join(lines(told))
 
 
 @pytest.fixture
@@ -107,20 +115,17 @@ def test_a_layer_that_overflows_for_some_samples(scene: Scene) -> None:
     assert [s["sample"] for s in told["samples"]] == expected[:20]
     labels = load(scene.run).splits["train"].labels
     assert [s["class"] for s in told["samples"]] == [str(labels[n]) for n in expected[:20]]
-    printed = scene.printed()
-    assert "step 8 of 30 once more, on one rank, cpu, fp32" in printed
+    said = scene.typed()
+    assert "step 8 of 30 once more, on one rank, cpu, fp32" in said
     assert (
         "not finite first: the output of 1 (Linear), in the forward pass of chunk 0; its input is"
-        " finite, " in printed
+        " finite, " in said
     )
     assert (
         f"in {len(expected)} of 100 samples, by their numbers in the train split: {expected[0]} ("
-        in printed
+        in said
     )
-    assert (
-        f" and {len(expected) - 8} more" in printed
-        and "to try: lower train.optimizer.lr" in printed
-    )
+    assert f" and {len(expected) - 8} more" in said and "to try: lower train.optimizer.lr" in said
 
 
 def test_weights_that_are_not_finite(scene: Scene) -> None:
@@ -132,10 +137,9 @@ def test_weights_that_are_not_finite(scene: Scene) -> None:
         "3.weight",
         [],
     )
-    assert (
-        "3.weight, before the step begins" in (printed := scene.printed())
-        and "the update of step 7 made them so" in printed
-    )
+    said = printed(told)
+    assert "3.weight, before the step begins" in said
+    assert "the update of step 7 made them so" in said
 
 
 def test_a_loss_of_finite_logits(scene: Scene) -> None:
@@ -147,7 +151,7 @@ def test_a_loss_of_finite_logits(scene: Scene) -> None:
     assert told["first"]["what"] == "loss" and set(
         load(scene.run).splits["train"].labels[ones]
     ) == {1}
-    assert "the loss of chunk 0: all logits are finite, and too far apart" in scene.printed()
+    assert "the loss of chunk 0: all logits are finite, and too far apart" in printed(told)
 
 
 def test_a_gradient_that_overflows_in_the_backward_pass(scene: Scene) -> None:
@@ -164,7 +168,7 @@ def test_a_gradient_that_overflows_in_the_backward_pass(scene: Scene) -> None:
     )
     assert (
         "the gradient of weight of 1 (Linear), in the backward pass of chunk 2; its forward pass is"
-        " finite" in scene.printed()
+        " finite" in printed(told)
     )
 
 
@@ -175,7 +179,7 @@ def test_gradients_whose_norm_overflows(scene: Scene) -> None:
         scene.model[3].weight.zero_()
     told = scene.told()
     assert (told["first"]["what"], told["first"]["layer"]) == ("norm of all gradients", "3.weight")
-    assert "each is finite; the largest, " in scene.printed()
+    assert "each is finite; the largest, " in printed(told)
 
 
 @pytest.fixture
@@ -206,15 +210,13 @@ def test_a_row_of_a_table_at_which_the_layer_overflows(table: Scene) -> None:
     told = table.told()
     assert (told["first"]["what"], told["first"]["layer"]) == ("output", "1 (Linear)")
     assert [s["sample"] for s in told["samples"]] == expected
-    printed = table.printed()
+    said = table.typed()
     assert (
         "not finite first: the output of 1 (Linear), in the forward pass of chunk 0; its input is"
-        " finite, " in printed
+        " finite, " in said
     )
     shown = ", ".join(map(str, expected[:8]))
-    assert (
-        f"in {len(expected)} of 100 rows, by their numbers in the train split: {shown}" in printed
-    )
+    assert f"in {len(expected)} of 100 rows, by their numbers in the train split: {shown}" in said
 
 
 def test_rows_of_a_table_whose_loss_overflows(table: Scene) -> None:
@@ -225,21 +227,21 @@ def test_rows_of_a_table_whose_loss_overflows(table: Scene) -> None:
     assert (told["first"]["what"], told["samples_not_finite"]) == ("loss", 100)
     assert (
         "the loss of chunk 0: all outputs are finite, and too far from the targets to be squared"
-        in table.printed()
+        in printed(told)
     )
 
 
 def test_nothing_this_time(scene: Scene) -> None:
     assert scene.told()["first"] is None
-    assert "every number is finite this time" in scene.printed(code=1)
+    assert "every number is finite this time" in scene.typed(code=1)
 
 
 def test_a_run_without_such_a_step(scene: Scene) -> None:
-    assert "nothing to replay" in scene.printed(code=2)
+    assert "nothing to replay" in scene.typed(code=2)
     Outcome("failed", "nan", "local-1", "trainer rank 0", STEP + 1).write(
         scene.run.attempt("local-1").outcome
     )
-    assert "kept no weights from before step 8: " in scene.printed(code=2)
+    assert "kept no weights from before step 8: " in scene.typed(code=2)
 
 
 # --- after real runs
