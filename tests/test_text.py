@@ -148,3 +148,20 @@ def test_of_a_job_nothing_is_run(tmp_path: Path) -> None:
     assert "train.\\x1b]0;X\\x07\\nepochs: unknown key" in wrong
     for printed in (listed, wrong, shell.run("show", "a")):
         assert "\x1b" not in printed and "\a" not in printed and "\u202e" not in printed
+
+
+@pytest.mark.parametrize(
+    "argv", [["\x1b[31mverb"], ["status", "--\x1b[31mx"], ["logs", "x", "--rank", "\x1b[31m1"]]
+)
+def test_of_what_is_typed_wrong_nothing_is_run(tmp_path: Path, argv: list[str]) -> None:
+    done = subprocess.run(
+        [*BATCHYARD, *argv],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(PROJECT)},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert b"\\x1b[31m" in done.stderr and b"\x1b" not in done.stderr

@@ -9,6 +9,7 @@ import atexit
 import errno
 import gc
 import importlib
+import io
 import os
 import sys
 
@@ -89,6 +90,13 @@ def cli(context: click.Context) -> None:
         sys.exit(EXIT_WRONG)
 
 
+class Message(io.StringIO):
+    """Takes what click prints of a mistake: click drops escapes where there is no terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
 def main() -> None:
     """The entry point: a person's mistakes end with a message and exit code 2, failures with 1;
     neither with a traceback.
@@ -113,7 +121,9 @@ def main() -> None:
     except click.exceptions.Exit as error:
         sys.exit(error.exit_code)
     except click.ClickException as error:
-        error.show()
+        message = Message()  # has what was typed, or pasted, as it is
+        error.show(message)
+        echo(message.getvalue(), err=True, nl=False)
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         sys.exit(130)
