@@ -183,6 +183,8 @@ def _walk(
         if len(members) > 1 and step in members and step != "name":
             current = members[str(step)]
             continue
+        if isinstance(step, str) and _is_plain_union(current):
+            continue
         path.append(step)
         single = next(iter(_models(current)), None)
         holder = single
@@ -196,6 +198,19 @@ def _walk(
         else:
             current = _inside(current, step)
     return tuple(path), holder
+
+
+def _is_plain_union(annotation: Any) -> bool:
+    """Whether it is a union of kinds without keys, as float | list[float]: a text in a location is
+    then pydantic's name of the kind.
+    """
+    if get_origin(annotation) is Annotated:
+        return _is_plain_union(get_args(annotation)[0])
+    if get_origin(annotation) not in (Union, types.UnionType):
+        return False
+    kinds = [kind for kind in get_args(annotation) if kind is not type(None)]
+    has_keys = any(get_origin(kind) is dict or _models(kind) for kind in kinds)
+    return len(kinds) > 1 and not has_keys
 
 
 def _inside(annotation: Any, step: str | int) -> Any:

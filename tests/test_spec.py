@@ -278,3 +278,11 @@ def test_the_schema_takes_what_the_spec_takes_and_underlines_what_it_refuses() -
         "mistake_in_the_fallback",
     ):
         assert list(checker.iter_errors(yaml_tree.read(CASES / f"{case}.yaml").value)), case
+
+
+@pytest.mark.parametrize("value", ["x", "{a: b}", "[1, x]"])
+def test_the_place_of_a_mistake_has_no_kind_of_a_union(value: str) -> None:
+    job = PROJECT / "jobs" / "linear_regression.yaml"
+    with pytest.raises(SpecError) as found:
+        spec.load(Job(job.stem, job), (f"train.data.w={value}",), without_gpu=False)
+    assert "train.data.w" in str(found.value) and "float" not in str(found.value)
