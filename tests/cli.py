@@ -27,6 +27,15 @@ SHORT = (
     "--set",
     "tracking.mode=disabled",
 )
+# for what is the same on one rank: the second costs the start of torch
+ONE_RANK = (
+    "--backend",
+    "local",
+    "--set",
+    "resources.nproc_per_node=1",
+    "--set",
+    "resources.cpus_per_task=1",
+)
 
 
 @dataclass(frozen=True)

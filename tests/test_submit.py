@@ -16,6 +16,7 @@ import pytest
 
 from tests.cli import (
     BATCHYARD,
+    ONE_RANK,
     PROJECT,
     SHORT,
     Shell,
@@ -259,6 +260,7 @@ def test_cancel_now_ends_a_run_at_once(shell: Shell) -> None:
         "submit",
         "digits",
         *SHORT,
+        *ONE_RANK,
         "--set",
         "train.epochs=80",
         "--set",
@@ -371,7 +373,8 @@ def test_a_run_without_a_word_is_dead_and_its_lock_is_stale(
 
 
 def test_nan_ends_the_run_and_no_checkpoint_holds_it(shell: Shell) -> None:
-    printed = shell.run("submit", "digits", *SHORT, "--set", "train.optimizer.lr=1e30", code=1)
+    nan = ("--set", "train.optimizer.lr=1e30")
+    printed = shell.run("submit", "digits", *SHORT, *ONE_RANK, *nan, code=1)
     run = shell.only_run()
     failed = outcome(run)
     assert (failed.status, failed.verdict) == ("failed", "nan")

@@ -22,6 +22,7 @@ from launch.verdict import judge
 from tests import ranks
 from tests.cli import (
     BATCHYARD,
+    ONE_RANK,
     PROJECT,
     SHORT,
     Shell,
@@ -35,14 +36,6 @@ from trainer.config.layout import Attempt, RunDir, read_json, write_json
 from trainer.config.outcome import Outcome, retries
 from trainer.data.prepared import prepare
 
-ONE_RANK = (
-    "--backend",
-    "local",
-    "--set",
-    "resources.nproc_per_node=1",
-    "--set",
-    "resources.cpus_per_task=1",
-)
 CLOSED = (
     "[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:561] Connection closed by peer"
     " [127.0.0.1]:35555"
@@ -501,15 +494,17 @@ def test_the_gap_of_a_suspended_run_does_not_count(
     limit = 5.0
     run = ranks.make_run(tmp_path, ranks.config(execution={"hang_limit_s": limit}), prepared)
     monkeypatch.setenv("BATCHYARD_FAULT", "hang:0:7")
-    rank = start_rank(run)
+    (rank,) = ranks.begin(run, "local-1", 1)
+    assert rank.pid
     try:
         heartbeat = run.attempt("local-1").rank_heartbeat(0)
         wait_for("step 7", lambda: (read_json(heartbeat) or {}).get("step") == 7)
-        rank.send_signal(signal.SIGSTOP)
+        os.kill(rank.pid, signal.SIGSTOP)
         stopped = time.monotonic()
         wait_for("a gap longer than the limit", lambda: time.monotonic() > stopped + limit + 1)
-        rank.send_signal(signal.SIGCONT)
-        assert rank.wait(120) != 0
+        os.kill(rank.pid, signal.SIGCONT)
+        rank.join(120)
+        assert rank.exitcode, ranks.logs(run)
     finally:
         rank.kill()
     found = judge(run, attempt_of(run, 1))

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from launch.watch import STEP, Follower, Tail
-from tests.cli import BATCHYARD, PROJECT, SHORT
+from tests.cli import BATCHYARD, ONE_RANK, PROJECT, SHORT
 from trainer.config.layout import Attempt
 
 
@@ -19,7 +19,7 @@ def test_a_terminal_shows_a_bar_and_every_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ours, theirs = pty.openpty()
-    argv = [*BATCHYARD, "submit", "--runs-dir", str(tmp_path / "runs"), "digits", *SHORT]
+    argv = [*BATCHYARD, "submit", "--runs-dir", str(tmp_path / "runs"), "digits", *SHORT, *ONE_RANK]
     environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100", "PYTHONPATH": str(PROJECT)}
     process = subprocess.Popen(
         argv, cwd=PROJECT, stdin=subprocess.DEVNULL, stdout=theirs, stderr=theirs, env=environment
