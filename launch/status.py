@@ -223,6 +223,8 @@ def show_one(run: RunDir) -> None:
         told.append(("cause", where.outcome.cause))
     if where.outcome and where.outcome.hint:
         told.append(("to try", where.outcome.hint))
+    if where.state == "dead" and where.attempt is None:  # its job is gone: Slurm may know why
+        told.append(("more", f"batchyard why {run.run_id}"))
     for attempt in run.all_attempts():
         is_running = where.state == "running" and where.attempt == attempt
         told.append((attempt.id, "running" if is_running else _end_of(attempt)))

@@ -318,3 +318,15 @@ def test_no_verb_waits_for_a_fifo_in_a_files_place(tmp_path: Path, name: str) ->
         assert "Traceback" not in done.stderr
         printed += done.stdout + done.stderr
     assert f"{name}: is a FIFO, a socket or a device" in printed
+
+
+def test_status_of_a_run_whose_job_is_gone_names_the_verb_that_knows_more(tmp_path: Path) -> None:
+    run = RunDir(tmp_path / "runs" / "digits-00000000")
+    write_json(run.config, {"job": "digits"})
+    write_json(run.slurm_job, {"job_id": "12"})
+    squeue = tmp_path / "squeue"
+    squeue.write_text("#!/bin/sh\nexit 0\n")
+    squeue.chmod(0o755)
+    shell = Shell(run.path.parent, env=(("PATH", f"{tmp_path}:{os.environ['PATH']}"),))
+    printed = shell.run("status", run.run_id)
+    assert "Slurm job 12 is gone" in printed and f"batchyard why {run.run_id}" in printed
