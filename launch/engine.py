@@ -63,7 +63,7 @@ def hint(line: str, client: str, name: str) -> str:
 
 
 def remove_leftovers(client: str, run: RunDir) -> list[str]:
-    """Removes the containers of this run directory; returns their ids.
+    """Removes the containers of this run directory, and prints which; returns their ids.
 
     Only for who holds the run's lock: their owner is gone.
 
@@ -79,6 +79,11 @@ def remove_leftovers(client: str, run: RunDir) -> list[str]:
     for container in ours:
         _ask(client, "stop", f"--time={STOP_S}", container, limit_s=STOP_S + 15)
         _ask(client, "rm", "--force", container)
+    if ours:
+        print(
+            f"{run.run_id}: removed what a killed attempt had left: container {', '.join(ours)}",
+            flush=True,
+        )
     return ours
 
 

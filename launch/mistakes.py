@@ -10,6 +10,7 @@ import types
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
 from launch.yaml_tree import MAX_SHOWN, Path_, Problem, Tree
 
@@ -101,53 +102,70 @@ _SUGGESTED = re.compile(r"unknown key; did you mean '(\w+)'\?")
 def _problem(
     model: type[BaseModel], tree: Tree, error: dict[str, Any], also_known: tuple[str, ...]
 ) -> Problem:
-    kind, context = error["type"], error.get("ctx", {})
+    kind = error["type"]
+    if kind == "union_tag_not_found" and not isinstance(error["input"], dict):  # `model: mlp`
+        kind = "model_type"
     path, parent = _walk(model, tree.value, error["loc"])
-    found = f"found {show(error['input'])}; "
+
     if kind == "extra_forbidden":
-        return Problem(
-            tree.place(path, of_key=True), path, _unknown_key(path, parent, model, also_known)
-        )
+        unknown = _unknown_key(path, parent, model, also_known)
+        return Problem(tree.place(path, of_key=True), path, unknown)
     if kind == "missing":
         wanted = _describe(parent.model_fields[str(path[-1])]) if parent else ""
         return Problem(tree.place(path[:-1], of_key=True), path, f"is missing{wanted}")
-    if kind == "union_tag_not_found" and not isinstance(error["input"], dict):  # `model: mlp`
-        kind = "model_type"
     if kind in ("union_tag_invalid", "union_tag_not_found"):
-        tags = re.findall(r"'([^']+)'", str(context.get("expected_tags", ""))) or _tags(model, path)
-        path = (*path, "name")
-        if kind == "union_tag_not_found":
-            return Problem(
-                tree.place(path[:-1], of_key=True), path, f"is missing; one of: {', '.join(tags)}"
-            )
-        tag = str(context["tag"])
-        return Problem(
-            tree.place(path),
-            path,
-            f"found {show(tag)}; expected one of: {', '.join(tags)}{_near(tag, tags)}",
-        )
-    if kind == "literal_error":
-        expected = re.findall(r"'([^']+)'", context["expected"])
-        near = _near(str(error["input"]), expected)
-        return Problem(
-            tree.place(path),
-            path,
-            f"{found}expected {'one of: ' if len(expected) > 1 else ''}"
-            + (", ".join(expected) or context["expected"])
-            + near,
-        )
+        return _problem_of_name(model, tree, path, error)
     if kind == "value_error":
-        return Problem(tree.place(path, of_key=True), path, str(context["error"]))
-    if kind in ("too_short", "too_long"):
-        found = ""
-    expected = _EXPECTED.get(kind, error["msg"]).format(**context)
-    if kind.startswith("model_") and (tags := _tags(model, path)):  # `optimizer: adam`
+        return Problem(tree.place(path, of_key=True), path, str(error["ctx"]["error"]))
+    if kind == "literal_error":
+        return Problem(tree.place(path), path, _not_one_of(error))
+
+    field = parent.model_fields.get(str(path[-1])) if parent else None
+    # of a list, its length is what is wrong
+    found = "" if kind in ("too_short", "too_long") else f"found {show(error['input'])}; "
+    return Problem(tree.place(path), path, found + _expected(model, path, kind, error, field))
+
+
+def _problem_of_name(
+    model: type[BaseModel], tree: Tree, path: Path_, error: dict[str, Any]
+) -> Problem:
+    """A `name` that chooses a kind of model, data or the like: missing or unknown."""
+    context = error.get("ctx", {})
+    tags = re.findall(r"'([^']+)'", str(context.get("expected_tags", ""))) or _tags(model, path)
+    of_name = (*path, "name")
+    if error["type"] == "union_tag_not_found":
+        missing = f"is missing; one of: {', '.join(tags)}"
+        return Problem(tree.place(path, of_key=True), of_name, missing)
+    tag = str(context["tag"])
+    unknown = f"found {show(tag)}; expected one of: {', '.join(tags)}{_near(tag, tags)}"
+    return Problem(tree.place(of_name), of_name, unknown)
+
+
+def _not_one_of(error: dict[str, Any]) -> str:
+    """A value that is none of those that a setting takes."""
+    expected = re.findall(r"'([^']+)'", error["ctx"]["expected"])
+    one_of = "one of: " if len(expected) > 1 else ""
+    names = ", ".join(expected) or error["ctx"]["expected"]
+    near = _near(str(error["input"]), expected)
+    return f"found {show(error['input'])}; expected {one_of}{names}{near}"
+
+
+def _expected(
+    model: type[BaseModel],
+    path: Path_,
+    kind: str,
+    error: dict[str, Any],
+    field: FieldInfo | None,
+) -> str:
+    """What a value should be."""
+    expected = str(_EXPECTED.get(kind, error["msg"])).format(**error.get("ctx", {}))
+    tags = _tags(model, path) if kind.startswith("model_") else []
+    if tags:  # `optimizer: adam`
         guess = str(error["input"])
         expected += f", as in {{name: {guess if guess in tags else tags[0]}}}"
-    field = parent.model_fields.get(str(path[-1])) if parent else None
     if kind in ("int_type", "int_from_float", "float_type") and field and field.description:
         expected += f" ({field.description})"  # its unit, say
-    return Problem(tree.place(path), path, found + expected)
+    return expected
 
 
 _EXPECTED = {

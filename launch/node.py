@@ -223,41 +223,42 @@ def lead(run: RunDir, node: Node, signals: Signals) -> int:
         plan = read_json(run.plan)
         if plan["nodes"] > 1:
             node = replace(node, master_port=free_port(node.attempt_id))
-        begun = begin_record(plan, run, node)
-        write_json(attempt.record, begun)
-        if node.slurm_job and not attempt.script.exists():  # a requeue runs the same script again
-            first = run.attempt(f"slurm-{node.slurm_job}.0").script
-            if first.exists():
-                shutil.copyfile(first, attempt.script)
-        if plan["backend"] == "docker" and (left := engine.remove_leftovers(plan["argv"][0], run)):
-            print(
-                f"{run.run_id}: removed what a killed attempt had left: container"
-                f" {', '.join(left)}",
-                flush=True,
-            )
+        begun = start_attempt(plan, run, node)
+        if plan["backend"] == "docker" and engine.remove_leftovers(plan["argv"][0], run):
             keep(lock.verify)
         status = execute(plan, run, node, signals, lock)
         if not attempt.outcome.exists():
             wait_for_words(attempt, plan["nodes"])
         following = end_of(run, attempt, plan, node.slurm_job)
-        outcome = following.outcome
         ended = {"ended": time.time(), "exit_status": status, "signal": signals.received}
-        keep(partial(write_json, attempt.record, {**begun, **ended, **outcome.of_node()}))
+        of_node = following.outcome.of_node()
+        keep(partial(write_json, attempt.record, {**begun, **ended, **of_node}))
         keep(lock.verify)
-        slurm_node.publish(run, attempt, outcome)
+        slurm_node.publish(run, attempt, following.outcome)
     except LockLost as error:
         return lost(run, attempt, error)
     finally:
         keep(lock.release)
+
+    outcome = following.outcome
     if node.slurm_job:  # for Slurm's log; locally submit tells it
-        print(
-            f"{run.run_id} {outcome.status} ({outcome.verdict})"
-            + (f": {outcome.cause}" if outcome.cause else ""),
-            flush=True,
-        )
+        cause = f": {outcome.cause}" if outcome.cause else ""
+        print(f"{run.run_id} {outcome.status} ({outcome.verdict}){cause}", flush=True)
     if node.slurm_job and following.follows:
         start_again(run, plan, attempt, following, node.slurm_job, os.environ)
     return outcome.exit_code
+
+
+def start_attempt(plan: dict[str, Any], run: RunDir, node: Node) -> dict[str, Any]:
+    """Writes what the attempt's directory has from its start; returns attempt.json."""
+    attempt = run.attempt(node.attempt_id)
+    begun = begin_record(plan, run, node)
+    write_json(attempt.record, begun)
+    if node.slurm_job and not attempt.script.exists():  # a requeue runs the same script again
+        first = run.attempt(f"slurm-{node.slurm_job}.0").script
+        if first.exists():
+            shutil.copyfile(first, attempt.script)
+    return begun
 
 
 def begin_record(plan: dict[str, Any], run: RunDir, node: Node) -> dict[str, Any]:

@@ -43,6 +43,21 @@ class Placement:
 
 
 @dataclass(frozen=True)
+class Destination:
+    """Where a run is submitted to.
+
+    python: the interpreter outside containers. user: (uid, gid) that a container's files shall
+    belong to.
+    """
+
+    backend: BackendName
+    site: Site
+    folders: Folders
+    python: str
+    user: tuple[int, int]
+
+
+@dataclass(frozen=True)
 class Plan:
     """What a backend runs.
 
@@ -222,21 +237,11 @@ def run_config(
 
 
 def build(
-    job: JobSpec,
-    config: RunConfig,
-    placement: Placement,
-    run: RunDir,
-    site: Site,
-    where: Folders,
-    backend: BackendName,
-    python: str,
-    user: tuple[int, int],
+    job: JobSpec, config: RunConfig, placement: Placement, run: RunDir, to: Destination
 ) -> Plan:
-    """The plan of one run. user: (uid, gid) that a container's files shall belong to.
-
-    Raises SpecError.
-    """
-    _refuse_odd_path(run, backend)
+    """The plan of one run. Raises SpecError."""
+    site, on_slurm = to.site, to.backend == "slurm"
+    _refuse_odd_path(run, to.backend)
     env = {
         "OMP_NUM_THREADS": str(config.execution.threads_per_rank),
         "PYTHONPATH": str(run.packages),  # the frozen code, before Python starts
@@ -249,28 +254,28 @@ def build(
         env["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
     image = None
     before = config.train.weights.run if config.train.weights else None
-    if backend == "docker":
+    if to.backend == "docker":
         image = (
             job.container.image
             or site.docker.image
             or f"batchyard:{'cuda' if placement.device == 'cuda' else 'cpu'}"
         )
-        argv = _docker_argv(run, site, where, placement, env, image, user, before)
+        argv = _docker_argv(run, to, placement, env, image, before)
     else:
-        argv = _torchrun_argv(python, placement, run)
+        argv = _torchrun_argv(to.python, placement, run)
     return Plan(
-        backend=backend,
+        backend=to.backend,
         run_id=config.run_id,
         nodes=placement.nodes,
         nproc_per_node=placement.nproc_per_node,
         device=placement.device,
         argv=argv,
         env=env,
-        python=python,
+        python=to.python,
         image=image,
-        slurm=_slurm_parameters(job, site, placement, config.run_id) if backend == "slurm" else {},
-        local_scratch=site.paths.local_scratch if backend == "slurm" else None,
-        notes=[*placement.notes, *(_grace_note(job, site) if backend == "slurm" else ())],
+        slurm=_slurm_parameters(job, site, placement, config.run_id) if on_slurm else {},
+        local_scratch=site.paths.local_scratch if on_slurm else None,
+        notes=[*placement.notes, *(_grace_note(job, site) if on_slurm else ())],
     )
 
 
@@ -326,12 +331,10 @@ def _torchrun_argv(python: str, placement: Placement, run: RunDir) -> list[str]:
 
 def _docker_argv(
     run: RunDir,
-    site: Site,
-    where: Folders,
+    to: Destination,
     placement: Placement,
     env: dict[str, str],
     image: str,
-    user: tuple[int, int],
     before: str | None,
 ) -> list[str]:
     """`docker run`.
@@ -341,22 +344,23 @@ def _docker_argv(
 
     before: the run whose weights it begins with.
     """
+    docker = to.site.docker
     variables = {**env, "BATCHYARD_ATTEMPT": "{ATTEMPT}", "HOME": "/tmp"}
     gpus = [f"--gpus={placement.nproc_per_node}"] if placement.device == "cuda" else []
     return [
-        site.docker.client,
+        docker.client,
         "run",
         "--rm",
         "--interactive",
         "--init",
         f"--name={run.run_id}",
         f"--label=batchyard.run={run.run_id}",
-        f"--network={site.docker.network}",
+        f"--network={docker.network}",
         # of what asks for the machine's name all the same, where there is no network that would
         # know it
-        *(["--hostname=localhost"] if site.docker.network == "none" else []),
-        f"--user={user[0]}:{user[1]}",
-        f"--shm-size={site.docker.shm_size}",
+        *(["--hostname=localhost"] if docker.network == "none" else []),
+        f"--user={to.user[0]}:{to.user[1]}",
+        f"--shm-size={docker.shm_size}",
         "--read-only",
         "--tmpfs=/tmp:exec",
         "--cap-drop=ALL",
@@ -365,7 +369,7 @@ def _docker_argv(
         *(f"--env={name}={value}" for name, value in variables.items()),
         _mount(run.path),
         _mount(run.code, readonly=True),
-        _mount(where.cache, readonly=True),
+        _mount(to.folders.cache, readonly=True),
         *([_mount(run.path.parent / before, readonly=True)] if before else []),
         f"--workdir={run.path}",
         image,

@@ -184,12 +184,18 @@ def already_over(run: RunDir, attempt_id: str, *, first_node: bool) -> Over | No
         return Over(f"is completed already (attempt {outcome.attempt})", outcome.exit_code)
     if not first_node and run.attempt(attempt_id).record.exists():
         return None  # the first node has started it
-    again = f"`batchyard submit {run.run_id}` continues it"
     if run.cancel.exists():
+        again = f"`batchyard submit {run.run_id}` continues it"
         return Over(f"is cancelled; {again}", EXIT_STOPPED)
-    generation, newest = generation_of(run, attempt_id), recorded_generation(run.plan)
-    if generation is None:
-        return None
+    generation = generation_of(run, attempt_id)
+    return None if generation is None else _over_in_generation(run, attempt_id, generation)
+
+
+def _over_in_generation(run: RunDir, attempt_id: str, generation: int) -> Over | None:
+    """Why an attempt of that submit starts nothing: by a newer submit, or by its own attempts'
+    ends.
+    """
+    newest = recorded_generation(run.plan)
     if newest is not None and generation < newest:
         return Over("was submitted again since: that attempt runs it", EXIT_STOPPED)
     ended = ended_attempts(run, attempt_id, generation)
@@ -198,4 +204,5 @@ def already_over(run: RunDir, attempt_id: str, *, first_node: bool) -> Over | No
     last, end = ended[-1]
     if next_start(end, [before for _, before in ended[:-1]], {}).follows:
         return None
+    again = f"`batchyard submit {run.run_id}` continues it"
     return Over(f"is over: {last.id} ended as {end.status} ({end.verdict}); {again}", end.exit_code)

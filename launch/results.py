@@ -259,23 +259,27 @@ def _rows(
                 measured[name, of_class].append((run, value))
 
     return [
-        _row(job, point, published, name, of_class, printed, measured[name, of_class], group)
+        _row(
+            job, point, published, Figure(name, of_class, printed, measured[name, of_class]), group
+        )
         for (name, of_class), printed in wanted.items()
     ]
 
 
-def _row(
-    job: Job,
-    point: Point,
-    published: Published,
-    name: str,
-    of_class: str | None,
-    value: float | None,
-    measured: list[tuple[Run, float]],
-    group: Group,
-) -> Row:
-    runs = [run for run, _ in measured]
-    figure = (
+@dataclass(frozen=True)
+class Figure:
+    """A published figure and what runs measured of it. of_class: of that class alone."""
+
+    name: str
+    of_class: str | None
+    published: float | None
+    measured: list[tuple[Run, float]]
+
+
+def _row(job: Job, point: Point, published: Published, figure: Figure, group: Group) -> Row:
+    name, of_class, value = figure.name, figure.of_class, figure.published
+    runs = [run for run, _ in figure.measured]
+    label = (
         f"test accuracy of {of_class}" if of_class else name.replace("_", " ").replace("iou", "IoU")
     )
     stand_in = [f"stand-in: {published.stand_in}"] if published.stand_in else []
@@ -284,11 +288,11 @@ def _row(
         job_file=job.path,
         point=str(point),
         label=points.told(point.axes),
-        figure=figure + (f", epoch {published.epoch}" if published.epoch else ""),
+        figure=label + (f", epoch {published.epoch}" if published.epoch else ""),
         published=value,
         tolerance=published.tolerance or (rounding(value) if value is not None else 0.0),
         source=published.source,
-        values=[v for _, v in measured],
+        values=[v for _, v in figure.measured],
         seeds=[run.config.train.seed for run in runs],
         runs=[run.run.run_id for run in runs],
         epochs=", ".join(dict.fromkeys(map(epochs, runs))),

@@ -233,42 +233,61 @@ def _standing(
     records.read(run.config, records.CONFIG)
     job = slurm_job(run) if jobs is None else jobs.get(run.run_id)
     if holder and not _job_is_gone(run, holder, job, slurm_states):
+        attempt = run.attempt(str(holder.get("attempt")))
         where = f"{holder.get('attempt')} on {holder.get('host')}"
-        return Standing(
-            "running", None, run.attempt(str(holder.get("attempt"))), where, holder, job
-        )
-    attempts = run.all_attempts() if ATTEMPTS in there else []
-    newest = attempts[-1] if attempts else None
-    outcome = records.outcome(newest.outcome) if newest else None
-    if (
-        newest
-        and outcome is None
-        and (last := records.outcome(run.outcome))
-        and last.status == "completed"
-    ):
-        # an attempt that found the run completed has nothing to tell
-        outcome, newest = last, run.attempt(last.attempt)
-    # whatever Slurm still has to do for its job
-    is_done = outcome is not None and outcome.status == "completed"
-    if job and not is_done and slurm_states is not None and job in slurm_states:
-        state = slurm_states[job]
-        is_ending = (
-            state in ("RUNNING", "COMPLETING")
-            and outcome is not None
-            and outcome.verdict not in RETRIES
-        )
-        if not is_ending and state.split()[0] in IN_THE_QUEUE:
-            return Standing("queued", None, newest, f"Slurm job {job} {state}", None, job)
+        return Standing("running", None, attempt, where, holder, job)
+
+    newest, outcome = _newest_end(run, there)
+    if job and slurm_states and _is_queued(slurm_states.get(job), outcome):
+        where = f"Slurm job {job} {slurm_states[job]}"
+        return Standing("queued", None, newest, where, None, job)
     if outcome:
-        state_: State = outcome.status
-        if outcome.verdict == "cancelled" or outcome.verdict == "pruned":
-            state_ = outcome.verdict
-        # the cancel came when it was stopping already
-        elif outcome.status == "stopped" and CANCEL in there:
-            state_ = "cancelled"
-        return Standing(state_, outcome, newest, newest.id if newest else "")
+        state = _state_after(outcome, there)
+        return Standing(state, outcome, newest, newest.id if newest else "")
     if CANCEL in there:
         return Standing("cancelled", None, newest)
+    return _without_outcome(newest, job, slurm_states)
+
+
+def _newest_end(run: RunDir, there: list[str]) -> tuple[Attempt | None, Outcome | None]:
+    """The newest attempt, and the outcome that it left."""
+    attempts = run.all_attempts() if ATTEMPTS in there else []
+    if not attempts:
+        return None, None
+    newest = attempts[-1]
+    outcome = records.outcome(newest.outcome)
+    if outcome is None:
+        # an attempt that found the run completed has nothing to tell
+        last = records.outcome(run.outcome)
+        if last and last.status == "completed":
+            return run.attempt(last.attempt), last
+    return newest, outcome
+
+
+def _is_queued(slurm_state: str | None, outcome: Outcome | None) -> bool:
+    """Whether Slurm still has to start the run's job. outcome: of the newest attempt."""
+    if slurm_state is None:
+        return False
+    if outcome and outcome.status == "completed":  # whatever Slurm still has to do for its job
+        return False
+    is_last = outcome is not None and outcome.verdict not in RETRIES
+    is_ending = is_last and slurm_state in ("RUNNING", "COMPLETING")
+    return not is_ending and slurm_state.split()[0] in IN_THE_QUEUE
+
+
+def _state_after(outcome: Outcome, there: list[str]) -> State:
+    if outcome.verdict == "cancelled" or outcome.verdict == "pruned":
+        return outcome.verdict
+    # the cancel came when it was stopping already
+    if outcome.status == "stopped" and CANCEL in there:
+        return "cancelled"
+    return outcome.status
+
+
+def _without_outcome(
+    newest: Attempt | None, job: str | None, slurm_states: dict[str, str] | None
+) -> Standing:
+    """Of a run whose newest attempt left no outcome, and that nobody runs."""
     if newest and (newest.record.exists() or not job):
         return Standing("dead", None, newest, newest.id)
     if job and slurm_states is None:

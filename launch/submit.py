@@ -22,7 +22,7 @@ from typing import Any, Self
 
 import yaml
 
-from launch import local, parent, restarts, rundir, site, snapshot, spec, trust
+from launch import local, parent, restarts, run_code, rundir, site, snapshot, spec, trust
 from launch import plan as planning
 from launch.errors import Wrong
 from launch.plan import Placement, Plan
@@ -41,18 +41,6 @@ from trainer.config.lock import RENEW_S, Lock
 from trainer.config.outcome import EXIT_WRONG, Outcome
 from trainer.config.run import RunConfig, TrainConfig, canonical
 
-# After these ends the code of the run is as good as it was: going on with it keeps the run
-# bit-exact.
-KEEP_CODE = (
-    "preempted",
-    "timeout",
-    "pruned",
-    "cancelled",
-    "killed",
-    "infrastructure",
-    "oom_host",
-    "hang",
-)
 LOCK_WAIT_S = 60.0
 # libyaml's writes the same text ten times as fast
 DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
@@ -134,17 +122,14 @@ def resolve(request: Request, job: JobSpec, machine: Machine) -> Ready:
         (before.execution, request.sweep or before.sweep) if before else (None, request.sweep)
     )
     config = planning.run_config(request.job.name, run.run_id, job, placement, fixed, sweep)
-    plan = planning.build(
-        job,
-        config,
-        placement,
-        run,
+    destination = planning.Destination(
+        request.backend,
         request.site,
         request.folders,
-        request.backend,
-        site.python(request.site),
-        (os.getuid(), os.getgid()),
+        python=site.python(request.site),
+        user=(os.getuid(), os.getgid()),
     )
+    plan = planning.build(job, config, placement, run, destination)
     if after:
         plan = dataclasses.replace(plan, after=str(after.path))
     plan = dataclasses.replace(plan, notes=[*request.notes, *plan.notes])
@@ -271,33 +256,23 @@ def write_run(
     """
     run = ready.run
     outcome = before.outcome
-    left_no_word = before.state == "dead" and before.attempt and not before.attempt.outcome.exists()
-    if left_no_word and before.attempt:
-        outcome = conclude(run, before.attempt)  # judged by the other evidence, once
-    begun = run.code_record.exists() and bool(run.all_attempts())
-    keep = begun and (outcome is None or outcome.verdict in KEEP_CODE)
+    left_no_word = None
+    if before.state == "dead" and before.attempt and not before.attempt.outcome.exists():
+        left_no_word = conclude(run, before.attempt)  # judged by the other evidence, once
+        outcome = left_no_word
+    keep = run_code.is_kept(run, outcome)
     if keep:
-        try:
-            trust.check(run, ready.request.site.trusted, once=ready.request.trust)
-        except trust.DistrustError as error:
-            raise SubmitError(str(error)) from None
-    if left_no_word and outcome:
-        outcome.write(run.outcome)
-    if keep:
-        if code_differs(run, code):
-            say(
-                "continues with the code that it was submitted with; yours has changed since (--new"
-                " trains with yours)"
-            )
-    else:
-        if outcome and code_differs(run, code):
-            say("takes the code as it is now, which has changed since the failed attempt")
-        if shared:
-            snapshot.freeze_shared(code, run)
-        else:
-            snapshot.freeze(code, run, image)
-            for note in code.notes:
-                say(note)
+        _check_trust(ready)
+    if left_no_word:
+        left_no_word.write(run.outcome)
+
+    if run_code.differs(run, code):
+        _say_which_code(say, outcome, keep=keep)
+    if not keep and shared:
+        snapshot.freeze_shared(code, run)
+    elif not keep:
+        _freeze(run, code, image, say)
+
     if before.state != "new":
         run.cancel.unlink(missing_ok=True)
     run.job.write_text(job_text(ready.spec))
@@ -309,6 +284,33 @@ def write_run(
         ready = dataclasses.replace(ready, plan=planning.with_older_code(ready.plan, run))
     write_json(run.plan, plan_record(ready, restarts.next_generation(run)), sync=not shared)
     return ready
+
+
+def _freeze(run: RunDir, code: Code, image: str | None, say: Callable[[str], None]) -> None:
+    """Copies the code into the run's directory, and says what of it was left out."""
+    snapshot.freeze(code, run, image)
+    for note in code.notes:
+        say(note)
+
+
+def _check_trust(ready: Ready) -> None:
+    """Raises SubmitError where the run's frozen code may be somebody else's."""
+    request = ready.request
+    try:
+        trust.check(ready.run, request.site.trusted, once=request.trust)
+    except trust.DistrustError as error:
+        raise SubmitError(str(error)) from None
+
+
+def _say_which_code(say: Callable[[str], None], outcome: Outcome | None, *, keep: bool) -> None:
+    """Of a run that was frozen with other code than the user's. outcome: how it ended."""
+    if keep:
+        say(
+            "continues with the code that it was submitted with; yours has changed since (--new"
+            " trains with yours)"
+        )
+    elif outcome:
+        say("takes the code as it is now, which has changed since the failed attempt")
 
 
 def plan_record(ready: Ready, generation: int) -> dict[str, Any]:
@@ -361,13 +363,6 @@ def known_to(before: Any, now: Any) -> Any:
     if not isinstance(before, dict) or not isinstance(now, dict):
         return now
     return {key: known_to(before[key], value) for key, value in now.items() if key in before}
-
-
-def code_differs(run: RunDir, code: Code) -> bool:
-    try:
-        return bool(json.loads(run.code_record.read_text())["sha256"] != code.sha256)
-    except (OSError, ValueError, KeyError):
-        return False
 
 
 def prepare_data(

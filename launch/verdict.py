@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from launch import array, engine, records
-from trainer.config.layout import Attempt, RunDir, open_file, read_json, read_jsonl
+from launch.log_end import last_error, last_line, tail
+from trainer.config.layout import Attempt, RunDir, read_json, read_jsonl
 from trainer.config.outcome import Outcome, Status, Verdict
 
 BY = "launch.node"
@@ -123,10 +124,6 @@ FULL = re.compile(r"^CHECKPOINT NOT WRITTEN.*(?:No space left|quota|Read-only).*
 # what torchrun, too, ends the other ranks with
 ASKED = (-signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP)
 TORCHRUN_STOPPED = re.compile(r"SignalException: Process \d+ got signal: (\d+)")
-# An exception's last line, also with torch's "[rank0]: " before it
-ERROR = re.compile(
-    r"^(?:\[rank\d+\]: )?([A-Za-z_][\w.]*(?:Error|Exception|Interrupt|NoGPU)): ?(.*)$"
-)
 SLURM: tuple[tuple[str, Verdict, str], ...] = (
     (r"oom.kill event|OOM Killed", "oom_host", "Slurm killed it for its memory"),
     (r"DUE TO TIME LIMIT", "timeout", "Slurm ended it at its time limit"),
@@ -412,39 +409,41 @@ def death(case: Case) -> Outcome | None:
         verdict: Verdict = "oom_host" if case.killed_for_memory() else "infrastructure"
         return case.outcome(verdict, cause, f"see {log}; {AGAIN}", rank)
     if code >= 0:
-        return case.outcome(
-            "user_error",
-            f"exited with status {code} and left no word",
-            f"see the end of {log}",
-            rank,
-        )
-    name, text = signal.Signals(-code).name, tail(log)
-    if code == -signal.SIGKILL and case.killed_for_memory():
-        return case.outcome(
-            "oom_host", f"killed by the kernel for its memory ({name})", LESS_MEMORY, rank
-        )
+        cause = f"exited with status {code} and left no word"
+        return case.outcome("user_error", cause, f"see the end of {log}", rank)
     if code == -signal.SIGKILL or code in ASKED:
-        kernel = (
-            f", or the kernel for want of memory: dmesg on {case.host(rank)} tells"
-            if code == -signal.SIGKILL
-            else ""
-        )
-        return case.outcome(
-            "killed", f"killed by {name}", f"somebody sent it{kernel}; {AGAIN}", rank
-        )
+        return _killed(case, rank, code)
     if code == -signal.SIGBUS:
-        if "trainer/data/" in text.rpartition("Fatal Python error")[2]:
-            folder = (read_json(case.run.data_record) or {}).get("path", "the prepared data")
-            hint = (
-                f"a file that it had mapped became shorter, or its disk failed: remove {folder} and"
-                " submit again"
-            )
-            return case.outcome("data", f"a data file could not be read ({name})", hint, rank)
-        return case.outcome(
-            "oom_host", f"{name}: memory that was promised is not there", SHARED_MEMORY, rank
+        return _bus_error(case, rank)
+    cause = f"crashed in native code ({signal.Signals(-code).name})"
+    return case.outcome("user_error", cause, f"its Python stack is at the end of {log}", rank)
+
+
+def _killed(case: Case, rank: int, code: int) -> Outcome:
+    """A rank that a signal from outside ended. code: minus the signal's number."""
+    name = signal.Signals(-code).name
+    if code == -signal.SIGKILL and case.killed_for_memory():
+        cause = f"killed by the kernel for its memory ({name})"
+        return case.outcome("oom_host", cause, LESS_MEMORY, rank)
+    kernel = ""
+    if code == -signal.SIGKILL:
+        kernel = f", or the kernel for want of memory: dmesg on {case.host(rank)} tells"
+    return case.outcome("killed", f"killed by {name}", f"somebody sent it{kernel}; {AGAIN}", rank)
+
+
+def _bus_error(case: Case, rank: int) -> Outcome:
+    """A rank that read mapped memory which is not there: of a data file, else shared memory."""
+    name = signal.SIGBUS.name
+    stack = tail(case.log(rank)).rpartition("Fatal Python error")[2]
+    if "trainer/data/" in stack:
+        folder = (read_json(case.run.data_record) or {}).get("path", "the prepared data")
+        hint = (
+            f"a file that it had mapped became shorter, or its disk failed: remove {folder} and"
+            " submit again"
         )
-    hint = f"its Python stack is at the end of {log}"
-    return case.outcome("user_error", f"crashed in native code ({name})", hint, rank)
+        return case.outcome("data", f"a data file could not be read ({name})", hint, rank)
+    cause = f"{name}: memory that was promised is not there"
+    return case.outcome("oom_host", cause, SHARED_MEMORY, rank)
 
 
 def _dead_rank(case: Case) -> int | None:
@@ -499,47 +498,67 @@ def no_word(case: Case) -> Outcome:
     """No rank and no table says anything: what is known of torchrun, launch.node, and
     from Slurm.
     """
-    log, last = case.attempt.node_log(0), _last_line(case.attempt.node_log(0))
-    hint = f"see {log}; {AGAIN}"
-    if refused := _refused_by_engine(case):
-        return refused
-    if case.killed_for_memory():
-        return case.outcome("oom_host", "killed by the kernel for its memory", LESS_MEMORY)
-    if full := FULL.search(tail(case.log(0))) or _no_room(case.run.path):
-        cause = (
-            "the disk did not take the run's last checkpoint and outcome:"
-            f" {full if isinstance(full, str) else full[0]}"
-        )
-        return case.outcome("infrastructure", cause, f"make room; {AGAIN}")
-    words = case.slurm_log()
-    said = {
-        found[-1].start(): (verdict, cause)
-        for p, verdict, cause in SLURM
-        if (found := list(re.finditer(p, words)))
-    }
-    if said:
-        return case.outcome(*said[max(said)], AGAIN)
-    if unresolved := case.unresolved():
-        return case.outcome("infrastructure", unresolved, _name_hint(case))
-    status = case.nodes.get(0, {}).get("exit_status")
-    if status is not None and status < 0:
-        return case.outcome(
-            "killed", f"torchrun was killed by {signal.Signals(-status).name}", hint
-        )
-    if status is not None:
-        return case.outcome(
-            "killed",
-            f"no rank left a word (exit status {status})" + (f": {last}" if last else ""),
-            hint,
-        )
+    witnesses = (_refused_by_engine, _memory, _full_disk, _by_slurms_log, _no_name, _by_torchrun)
+    for witness in witnesses:
+        outcome = witness(case)
+        if outcome:
+            return outcome
     if case.launcher is not None and case.launcher < 0:
-        return case.outcome(
-            "killed", f"launch.node was killed by {signal.Signals(-case.launcher).name}", AGAIN
-        )
+        name = signal.Signals(-case.launcher).name
+        return case.outcome("killed", f"launch.node was killed by {name}", AGAIN)
     ended = f"ended with status {case.launcher} and" if case.launcher is not None else ""
     why = "could not write" if ended else "was killed, or the machine went down"
     cause = f"launch.node on {case.host()} {ended} left no word: it {why}".replace("  ", " ")
     return case.outcome("killed", cause, AGAIN)
+
+
+def _memory(case: Case) -> Outcome | None:
+    if not case.killed_for_memory():
+        return None
+    return case.outcome("oom_host", "killed by the kernel for its memory", LESS_MEMORY)
+
+
+def _full_disk(case: Case) -> Outcome | None:
+    """The disk's message in the log of rank 0, or that it is full now."""
+    in_log = FULL.search(tail(case.log(0)))
+    full = in_log[0] if in_log else _no_room(case.run.path)
+    if full is None:
+        return None
+    cause = f"the disk did not take the run's last checkpoint and outcome: {full}"
+    return case.outcome("infrastructure", cause, f"make room; {AGAIN}")
+
+
+def _by_slurms_log(case: Case) -> Outcome | None:
+    """The last thing that Slurm wrote about the job."""
+    words = case.slurm_log()
+    said = {}
+    for pattern, verdict, cause in SLURM:
+        found = list(re.finditer(pattern, words))
+        if found:
+            said[found[-1].start()] = (verdict, cause)
+    return case.outcome(*said[max(said)], AGAIN) if said else None
+
+
+def _no_name(case: Case) -> Outcome | None:
+    """A host name that does not resolve."""
+    unresolved = case.unresolved()
+    if not unresolved:
+        return None
+    return case.outcome("infrastructure", unresolved, _name_hint(case))
+
+
+def _by_torchrun(case: Case) -> Outcome | None:
+    """How torchrun ended on the first node."""
+    status = case.nodes.get(0, {}).get("exit_status")
+    if status is None:
+        return None
+    log = case.attempt.node_log(0)
+    cause = f"no rank left a word (exit status {status})"
+    if status < 0:
+        cause = f"torchrun was killed by {signal.Signals(-status).name}"
+    elif last := last_line(log):
+        cause += f": {last}"
+    return case.outcome("killed", cause, f"see {log}; {AGAIN}")
 
 
 def _refused_by_engine(case: Case) -> Outcome | None:
@@ -567,35 +586,3 @@ def checkpoint_step(run: RunDir) -> int | None:
     newest = run.checkpoints / "latest"
     found = re.match(r"step-(\d+)\.", newest.resolve().name) if newest.exists() else None
     return int(found[1]) if found else None
-
-
-def tail(log: Path, most: int = 100_000) -> str:
-    """The end of a log; nothing where there is none."""
-    try:
-        with open_file(log) as file:
-            file.seek(max(0, log.stat().st_size - most))
-            return file.read().decode(errors="replace")
-    except OSError:
-        return ""
-
-
-def last_error(log: Path, lines: int | None = 5) -> dict[str, Any] | None:
-    """The exception with which a log ends (in its last lines, or, None, in all), as evidence.
-    torchrun's own, which tell of its ranks, do not count.
-    """
-    said = [line for line in tail(log).splitlines() if line.strip()]
-    for line in reversed(said[-lines:] if lines else said):
-        found = ERROR.match(line)
-        if found and not found[1].endswith(("ChildFailedError", "SignalException")):
-            return {
-                "time": log.stat().st_mtime,
-                "type": found[1].rpartition(".")[2],
-                "message": found[2],
-            }
-    return None
-
-
-def _last_line(log: Path) -> str:
-    """The last line that says something."""
-    lines = [line.strip() for line in tail(log).splitlines()]
-    return next((line for line in reversed(lines) if line and not set(line) <= set("=-")), "")[:300]

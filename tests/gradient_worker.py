@@ -10,6 +10,7 @@ import torch
 from trainer import distributed
 from trainer.config.layout import RunDir
 from trainer.config.run import RunConfig
+from trainer.data.batches import Step
 from trainer.data.prepared import load
 from trainer.state import Trainer
 from trainer.train import gradients
@@ -28,8 +29,7 @@ def save(environment: dict[str, str], run: RunDir, out: Path, steps: tuple[int, 
         trainer.optimizer.zero_grad(set_to_none=False)
         gradients(
             trainer.model,
-            trainer.batches.at(step),
-            step,
+            Step(step, trainer.batches.at(step)),
             config.train,
             world,
             trainer.guard,

@@ -185,7 +185,7 @@ def test_a_full_disk_is_told_and_the_next_try_is_clean(tmp_path: Path) -> None:
 def test_flips_and_normalising_are_what_they_say(tmp_path: Path) -> None:
     import torch
 
-    from trainer.data.batches import Batches, augment
+    from trainer.data.batches import Batches, Sampling, augment
 
     settings = {"name": "synthetic", "samples": 64, "size": 8, "mean": [0.5] * 3, "std": [0.25] * 3}
     data = load(ranks.make_run(tmp_path, ranks.config(), prepare(SYNTHETIC, tmp_path, tmp_path)))
@@ -198,11 +198,7 @@ def test_flips_and_normalising_are_what_they_say(tmp_path: Path) -> None:
         return Batches(
             data,
             train.data,
-            seed=1,
-            global_batch_size=64,
-            micro_batch_size=64,
-            rank=0,
-            world_size=1,
+            sampling=Sampling(1, 64, 64, rank=0, world_size=1),
             device=torch.device("cpu"),
             channels_last=True,
         )

@@ -14,7 +14,7 @@ from torch.nn import functional
 from tests import gradient_worker, ranks
 from trainer import models, randomness
 from trainer.config.steps import cut
-from trainer.data.batches import Batches
+from trainer.data.batches import Batches, Sampling
 from trainer.data.prepared import load, prepare
 
 MLP = {"name": "mlp", "hidden": [16, 16]}
@@ -37,11 +37,7 @@ def plain(folder: Path, prepared: dict[str, Any]) -> dict[int, dict[str, torch.T
     batches = Batches(
         data,
         config.train.data,
-        seed=0,
-        global_batch_size=100,
-        micro_batch_size=100,
-        rank=0,
-        world_size=1,
+        sampling=Sampling(0, 100, 100, rank=0, world_size=1),
         device=torch.device("cpu"),
     )
     found = {}
@@ -89,11 +85,7 @@ def test_every_sample_once_an_epoch_and_the_same_chunks_for_every_world_size(
             Batches(
                 data,
                 config.train.data,
-                seed=3,
-                global_batch_size=100,
-                micro_batch_size=30,
-                rank=r,
-                world_size=size,
+                sampling=Sampling(3, 100, 30, rank=r, world_size=size),
                 device=torch.device("cpu"),
             )
             for r in range(size)
@@ -128,11 +120,7 @@ def test_a_batch_begins_where_memory_does(tmp_path: Path) -> None:
     batches = Batches(
         data,
         config.train.data,
-        seed=0,
-        global_batch_size=10,
-        micro_batch_size=5,
-        rank=0,
-        world_size=1,
+        sampling=Sampling(0, 10, 5, rank=0, world_size=1),
         device=torch.device("cpu"),
     )
     for step in range(7):

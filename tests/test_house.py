@@ -47,6 +47,7 @@ STANDARD_LIBRARY_ONLY = (
     "launch/slurm_commands.py",
     "launch/restarts.py",
     "launch/verdict.py",
+    "launch/log_end.py",
     "launch/engine.py",
     "launch/records.py",
     "trainer/config/lock.py",

@@ -26,7 +26,7 @@ from trainer import randomness
 from trainer.config.data import RandomResizedCrop
 from trainer.config.layout import RunDir, read_json, read_jsonl
 from trainer.config.outcome import Outcome
-from trainer.data.batches import Batches, augment
+from trainer.data.batches import Batches, Sampling, augment
 from trainer.data.loader import Loader, crop_box
 from trainer.data.prepared import load, prepare
 from trainer.data.raw import DataError
@@ -39,13 +39,11 @@ CROPPED = {
     "random_horizontal_flip": True,
     "skip_bad": True,
 }
-RANK = {
-    "global_batch_size": 10,
-    "micro_batch_size": 4,
-    "rank": 0,
-    "world_size": 1,
-    "device": torch.device("cpu"),
-}
+CPU = torch.device("cpu")
+
+
+def sampling(seed: int = 0) -> Sampling:
+    return Sampling(seed, global_batch_size=10, micro_batch_size=4, rank=0, world_size=1)
 
 
 @pytest.fixture(scope="module")
@@ -83,10 +81,10 @@ def made() -> Iterator[Callable[..., Loader]]:
             Loader(
                 prepared,
                 data or folder_config(**{k: v for k, v in CROPPED.items() if k != "name"}),
-                seed=seed,
                 workers=workers,
                 epochs=2,
-                **RANK,
+                sampling=sampling(seed),
+                device=CPU,
                 **more,
             )
         )
@@ -457,5 +455,5 @@ def test_where_no_crop_fits_it_is_the_centre(width: int, height: int) -> None:
 
 def test_large_sets_come_in_small_pieces(tmp_path: Path, digits: dict[str, Any]) -> None:
     data = load(ranks.make_run(tmp_path, ranks.config(), digits))
-    on_the_device = Batches(data, ranks.config().train.data, seed=0, **RANK)
+    on_the_device = Batches(data, ranks.config().train.data, sampling=sampling(), device=CPU)
     assert on_the_device.plan.steps_at_once == 51  # 512 samples, 10 a step

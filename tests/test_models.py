@@ -18,7 +18,7 @@ from trainer import models
 from trainer.config.data import Pictures
 from trainer.config.library import TORCHVISION
 from trainer.config.run import RunConfig
-from trainer.data.batches import Batches
+from trainer.data.batches import Batches, Sampling
 from trainer.data.prepared import load, prepare
 
 OWN = [
@@ -129,15 +129,13 @@ def batches(folder: Path, configuration: RunConfig, **more: Any) -> Batches:
         ranks.make_run(folder / "runs", configuration, prepare(data, folder, folder)),
         wanted=data.wanted(),
     )
-    how = {
-        "seed": 0,
-        "global_batch_size": 50,
-        "micro_batch_size": 50,
-        "rank": 0,
-        "world_size": 1,
-        "device": torch.device("cpu"),
-    }
-    return Batches(prepared, data, **{**how, **more})
+    how = {"seed": 0, "global_batch_size": 50, "micro_batch_size": 50, "rank": 0, "world_size": 1}
+    return Batches(
+        prepared,
+        data,
+        sampling=Sampling(**{**how, **more}),
+        device=torch.device("cpu"),
+    )
 
 
 @pytest.mark.parametrize("size", [5, 24])

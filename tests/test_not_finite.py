@@ -31,7 +31,7 @@ from trainer.data.batches import Batches
 from trainer.data.listing import Listing
 from trainer.data.prepared import Split, prepare
 from trainer.distributed import World
-from trainer.evaluate import evaluate
+from trainer.evaluate import EvaluationSet, evaluate
 
 
 def strict(text: str) -> Any:
@@ -99,9 +99,8 @@ def test_one_sample_leaves_no_figure(tmp_path: Path, task: str, value: float) ->
 
     def result() -> Any:
         answers, batches = Odd(12, value, masks=task == "masks"), cast(Batches, AsTheyAre())
-        return evaluate(
-            answers, Split(pixels, labels), batches, world, config, num_classes=12, batch_size=2
-        )
+        data = EvaluationSet(Split(pixels, labels), num_classes=12, batch_size=2)
+        return evaluate(answers, data, batches, world, config)
 
     whole = result()
     assert whole.not_finite == 0 and whole.loss is not None

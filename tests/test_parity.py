@@ -15,6 +15,7 @@ from tests import ranks
 from trainer import distributed, models, parity, randomness
 from trainer.config.layout import RunDir, read_jsonl
 from trainer.config.outcome import Outcome
+from trainer.data.batches import Step
 from trainer.data.prepared import load, prepare
 from trainer.state import Trainer
 from trainer.train import gradients
@@ -136,7 +137,7 @@ def test_the_gradient_is_that_of_one_pass_and_the_statistics_are_torchs(
         for step in (0, 14):  # 4 shards and 2
             t.optimizer.zero_grad(set_to_none=False)
             add_gradients(
-                t.model, t.batches.at(step), step, t.config.train, t.world, t.guard, t.sums
+                t.model, Step(step, t.batches.at(step)), t.config.train, t.world, t.guard, t.sums
             )
     for (name, found), expected in zip(
         together.model.state_dict().items(), apart.model.state_dict().values(), strict=True
@@ -155,7 +156,8 @@ def test_the_gradient_is_that_of_one_pass_and_the_statistics_are_torchs(
     functional.cross_entropy(plain.model(batch.images), batch.labels).backward()
     cut = make(**PARITY, model={"name": "mlp", "hidden": [16, 16]})
     cut_gradients = parity.InShardOrder(gradients, cut.model, cut.world)
-    cut_gradients(cut.model, cut.batches.at(7), 7, cut.config.train, cut.world, cut.guard, cut.sums)
+    step = Step(7, cut.batches.at(7))
+    cut_gradients(cut.model, step, cut.config.train, cut.world, cut.guard, cut.sums)
     for found, expected in zip(cut.model.parameters(), plain.model.parameters(), strict=True):
         torch.testing.assert_close(found.grad, expected.grad, rtol=1e-4, atol=1e-7)
 

@@ -54,17 +54,8 @@ def build(
     job = planning.with_defaults(job, site, backend)
     placement = planning.place(job, site, machine, backend, strict=given.get("strict", False))
     config = planning.run_config("x", RUN.run_id, job, placement, None)
-    return planning.build(
-        job,
-        config,
-        placement,
-        given.get("run", RUN),
-        site,
-        WHERE,
-        backend,
-        "/venv/bin/python",
-        (1000, 1001),
-    )
+    to = planning.Destination(backend, site, WHERE, "/venv/bin/python", (1000, 1001))
+    return planning.build(job, config, placement, given.get("run", RUN), to)
 
 
 def shape(plan: Plan) -> tuple[int, int, str]:

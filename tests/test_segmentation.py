@@ -19,7 +19,7 @@ from tests import ranks
 from trainer import checkpoint, models, pretrained, tasks
 from trainer.config.layout import RunDir, read_json, read_jsonl
 from trainer.data import masks
-from trainer.data.batches import Batches
+from trainer.data.batches import Batches, Sampling
 from trainer.data.loader import Loader
 from trainer.data.prepared import load, prepare
 from trainer.data.raw import DataError
@@ -137,11 +137,7 @@ def test_a_picture_and_its_mask_are_cut_out_alike(tmp_path: Path, prepared: dict
         config.data,
         workers=0,
         epochs=9,
-        seed=3,
-        global_batch_size=4,
-        micro_batch_size=4,
-        rank=0,
-        world_size=1,
+        sampling=Sampling(3, 4, 4, rank=0, world_size=1),
         device=torch.device("cpu"),
     )
     places = set()

@@ -15,7 +15,7 @@ from tests import ranks
 from trainer import models, optim
 from trainer.config.layout import RunDir, read_json, read_jsonl
 from trainer.config.outcome import Outcome
-from trainer.data.batches import Batches
+from trainer.data.batches import Batches, Sampling
 from trainer.data.prepared import Split, hold_out, load, prepare
 from trainer.guard import FIRST_SCALE, GROWTH_INTERVAL, LEAST_SCALE, Guard
 
@@ -57,11 +57,7 @@ def test_held_out_pictures_are_never_trained_on(tmp_path: Path, prepared: dict[s
         batches = Batches(
             data,
             config.data,
-            seed=epoch,
-            global_batch_size=100,
-            micro_batch_size=100,
-            rank=0,
-            world_size=1,
+            sampling=Sampling(epoch, 100, 100, rank=0, world_size=1),
             device=torch.device("cpu"),
         )
         assert batches.steps_per_epoch == 12

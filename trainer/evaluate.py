@@ -5,6 +5,7 @@ losses in order.
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -27,18 +28,24 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager[Non
     return torch.autocast(device.type, DTYPES[precision])
 
 
+@dataclass(frozen=True)
+class EvaluationSet:
+    """What a model is evaluated on."""
+
+    split: Split
+    num_classes: int
+    batch_size: int
+
+
 @torch.no_grad()
 def evaluate(
     model: nn.Module,
-    split: Split,
+    data: EvaluationSet,
     batches: Batches,
     world: World,
     config: TrainConfig,
-    *,
-    num_classes: int,
-    batch_size: int,
 ) -> Evaluation:
-    """Evaluates the unwrapped model on every sample of `split` once.
+    """Evaluates the unwrapped model on every sample of `data` once.
 
     Collective: every rank calls it.
 
@@ -49,6 +56,7 @@ def evaluate(
     bare = distributed.unwrap(model)
     training = bare.training
     bare.eval()
+    split, batch_size = data.split, data.batch_size
     samples, device, task = len(split), world.device, tasks.of(config)
     starts = range(0, samples, batch_size)
     # this rank's batches
@@ -60,7 +68,7 @@ def evaluate(
     losses = torch.zeros(len(starts), 1, dtype=torch.float64, device=device)
     height, width = split.images.shape[2:]
     tally, seen = (
-        task.tally(num_classes, samples, (height, width), device),
+        task.tally(data.num_classes, samples, (height, width), device),
         torch.zeros((), dtype=torch.int64),
     )
     # samples with such an output; read once, at the end

@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from trainer.config.run import TrainConfig
-from trainer.data.batches import MicroBatch
+from trainer.data.batches import Step
 from trainer.distributed import World
 from trainer.freeze import FrozenBatchNorm2d
 from trainer.guard import Guard
 
-Gradients = Callable[[nn.Module, list[MicroBatch], int, TrainConfig, World, Guard, Tensor], None]
+Gradients = Callable[[nn.Module, Step, TrainConfig, World, Guard, Tensor], None]
 
 
 class InShardOrder:
@@ -54,8 +54,7 @@ class InShardOrder:
     def __call__(
         self,
         model: nn.Module,
-        micro_batches: list[MicroBatch],
-        step: int,
+        step: Step,
         config: TrainConfig,
         world: World,
         guard: Guard,
@@ -66,6 +65,7 @@ class InShardOrder:
 
         sums: float64 [3], gains what all shards add, on rank 0 alone. Collective.
         """
+        micro_batches = step.micro_batches
         before, width = guard.buffers.clone(), len(guard.buffers)
         # a shard's BatchNorm statistics, then its sums
         rows = sums.new_zeros(len(micro_batches), width + len(sums))
@@ -77,7 +77,8 @@ class InShardOrder:
             self.flat.zero_()
             if batch.chunk is not None:
                 guard.buffers.zero_()
-                self.gradients(model, [batch], step, config, self.alone, guard, row[width:])
+                alone = Step(step.number, [batch])
+                self.gradients(model, alone, config, self.alone, guard, row[width:])
                 # begun at zero, so this is momentum * (the shard's statistics)
                 row[:width] = guard.buffers
             if world.size > 1:

@@ -23,7 +23,7 @@ from trainer.config.layout import Attempt, RunDir, to_json
 from trainer.config.outcome import EXIT_WRONG, Outcome
 from trainer.config.run import RunConfig
 from trainer.config.tables import TableData
-from trainer.data.batches import MicroBatch
+from trainer.data.batches import MicroBatch, Step
 from trainer.data.prepared import Encoded, Prepared, load
 from trainer.distributed import World
 from trainer.guard import LEAST_SCALE
@@ -218,7 +218,7 @@ def look_at_chunk(t: Trainer, step: int, batch: MicroBatch, chunk: Chunk) -> Non
     for name, module in model.named_modules():
         watch(name, module)
     try:
-        gradients(model, [batch], step, t.config.train, t.world, t.guard, t.sums)
+        gradients(model, Step(step, [batch]), t.config.train, t.world, t.guard, t.sums)
     finally:
         for hook in hooks:
             hook.remove()

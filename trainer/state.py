@@ -33,7 +33,7 @@ from trainer.config.weights import Weights
 from trainer.data import loader
 from trainer.data.prepared import Prepared
 from trainer.distributed import World, say
-from trainer.evaluate import evaluate
+from trainer.evaluate import EvaluationSet, evaluate
 from trainer.guard import Guard
 from trainer.tasks import Evaluation
 from trainer.tracking import Tracker
@@ -348,15 +348,13 @@ class Trainer:
         return is_best
 
     def _evaluate(self, split: str) -> Evaluation:
-        return evaluate(
-            self.result() if self.average else self.model,
+        model = self.result() if self.average else self.model
+        data = EvaluationSet(
             self.data.splits[split],
-            self.batches,
-            self.world,
-            self.config.train,
             num_classes=len(self.data.classes),
             batch_size=max(64, self.config.micro_batch_size()),
         )
+        return evaluate(model, data, self.batches, self.world, self.config.train)
 
     def _log_evaluation(self, split: str, result: Evaluation) -> None:
         place = {"split": split, "global_step": self.step, "epoch": self.epoch}

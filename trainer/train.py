@@ -18,7 +18,7 @@ from trainer import distributed, mix, optim, parity, randomness, tasks, watchdog
 from trainer.config.layout import RunDir, write_json
 from trainer.config.outcome import Outcome
 from trainer.config.run import RunConfig, TrainConfig
-from trainer.data.batches import MicroBatch
+from trainer.data.batches import Step
 from trainer.data.prepared import load
 from trainer.distributed import Agreement, World
 from trainer.evaluate import autocast
@@ -65,15 +65,15 @@ def train(t: Trainer) -> Outcome:
     add_gradients = parity.InShardOrder(gradients, model, t.world) if config.parity else gradients
     while not t.is_over():
         waited = time.perf_counter()
-        micro_batches = batches.at(t.step)
+        step = Step(t.step, batches.at(t.step))
         t.clock.waited(waited)
-        distributed.inject_fault(t.world, t.step, micro_batches[0].images)
+        distributed.inject_fault(t.world, t.step, step.micro_batches[0].images)
 
         lr = optim.learning_rate(
             config.optimizer.lr, config.schedule, t.step, batches.steps_per_epoch, t.total_steps
         )
         optim.set_rate(t.optimizer, lr)
-        add_gradients(model, micro_batches, t.step, config, t.world, t.guard, t.sums)
+        add_gradients(model, step, config, t.world, t.guard, t.sums)
         grad_norm = t.guard.gradient_norm()
         if config.clip_grad_norm:
             torch.nn.utils.clip_grads_with_norm_(
@@ -116,8 +116,7 @@ def train(t: Trainer) -> Outcome:
 
 def gradients(
     model: nn.Module,
-    micro_batches: list[MicroBatch],
-    step: int,
+    step: Step,
     config: TrainConfig,
     world: World,
     guard: Guard,
@@ -131,16 +130,18 @@ def gradients(
     gains (loss sum, correct, samples) of this rank.
     """
     task = tasks.of(config)
-    for i, batch in enumerate(micro_batches):
-        with distributed.reduction(model, on=i == len(micro_batches) - 1):
+    for i, batch in enumerate(step.micro_batches):
+        with distributed.reduction(model, on=i == len(step.micro_batches) - 1):
             # no samples in this round: take part in the reduction at weight zero
             if batch.chunk is None:
                 model.eval()  # leaves BatchNorm's buffers alone
                 (model(batch.images).float().sum() * 0.0).backward()
                 model.train()
                 continue
-            randomness.seed_dropout(config.seed, step, batch.chunk, world.device)
-            images, labels, parts = mix.mixed(batch.images, batch.labels, config, step, batch.chunk)
+            randomness.seed_dropout(config.seed, step.number, batch.chunk, world.device)
+            images, labels, parts = mix.mixed(
+                batch.images, batch.labels, config, step.number, batch.chunk
+            )
             with autocast(config.precision, world.device):
                 outputs = model(images)
             losses = [

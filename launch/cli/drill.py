@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -14,6 +16,53 @@ from launch.drill_slurm import SlurmDrill
 from launch.slurm_commands import SlurmError
 from launch.text import echo
 from trainer.config.outcome import EXIT_DONE, EXIT_FAILED, EXIT_WRONG
+
+
+@dataclass(frozen=True)
+class DrillOptions:
+    """What is read from the command line."""
+
+    job: str
+    kills: int
+    seed: int
+    nproc: int | None
+    steps: int
+    settings: tuple[str, ...]
+    data_dir: Path | None
+    backend: str
+    timeout_min: int | None
+    preempt_with: str | None
+    cut_with: str | None
+    site_file: Path | None
+    runs_dir: Path | None
+
+    def refuse_slurms_alone(self) -> None:
+        """Raises UsageError where an option is of a drill on Slurm, and this is none."""
+        if self.backend == "local" and (self.timeout_min or self.preempt_with or self.cut_with):
+            raise click.UsageError(
+                "--timeout-min, --preempt-with and --cut-with are for --backend slurm"
+            )
+
+    def submit_arguments(self) -> list[str]:
+        """The arguments of `submit`, after the job's name."""
+        settings = [f"train.max_steps={self.steps}"]
+        if self.nproc:
+            settings.append(f"resources.nproc_per_node={self.nproc}")
+        settings += self.settings
+        arguments = [part for setting in settings for part in ("--set", setting)]
+        arguments += ["--backend", self.backend]
+        if self.site_file:
+            arguments += ["--site", str(self.site_file)]
+        if self.data_dir:
+            arguments += ["--data-dir", str(self.data_dir)]
+        return arguments
+
+    def drill(self, folder: Path) -> drill.Drill:
+        """The drill of the chosen backend, whose runs are in `folder`."""
+        common = (self.job, self.submit_arguments(), folder, self.kills, self.seed)
+        if self.backend == "local":
+            return drill.Drill(*common)
+        return SlurmDrill(*common, self.preempt_with, self.cut_with, self.timeout_min)
 
 
 @click.command("drill")
@@ -61,22 +110,7 @@ from trainer.config.outcome import EXIT_DONE, EXIT_FAILED, EXIT_WRONG
 )
 @options.for_runs
 @click.argument("job")
-def drill_(
-    *,
-    job: str,
-    kills: int,
-    seed: int,
-    nproc: int | None,
-    steps: int,
-    settings: tuple[str, ...],
-    data_dir: Path | None,
-    backend: str,
-    timeout_min: int | None,
-    preempt_with: str | None,
-    cut_with: str | None,
-    site_file: Path | None,
-    runs_dir: Path | None,
-) -> None:
+def drill_(**given: Any) -> None:
     """Run JOB once in peace and once killed again and again, and compare the weights and
     metrics.jsonl, bit for bit.
 
@@ -84,22 +118,15 @@ def drill_(
     Slurm: preemption (else USR2 and a requeue), the time limit, a power cut. Exit code 1 where
     anything differs.
     """
-    if backend == "local" and (timeout_min or preempt_with or cut_with):
-        raise click.UsageError(
-            "--timeout-min, --preempt-with and --cut-with are for --backend slurm"
-        )
-    runs = options.runs_folder(site_file, runs_dir)
-    name = spec.find(job, site.project()).name
-    given = [
-        f"train.max_steps={steps}",
-        *([f"resources.nproc_per_node={nproc}"] if nproc else []),
-        *settings,
-    ]
-    arguments = [part for setting in given for part in ("--set", setting)] + ["--backend", backend]
-    arguments += ["--site", str(site_file)] if site_file else []
-    arguments += ["--data-dir", str(data_dir)] if data_dir else []
+    asked = DrillOptions(**given)
+    asked.refuse_slurms_alone()
+    runs = options.runs_folder(asked.site_file, asked.runs_dir)
+    name = spec.find(asked.job, site.project()).name
     folder = runs / f"{name}.drill"
-    echo(f"{name}: an undisturbed run, then {kills} kills (seed {seed}) in {site.shown(folder)}")
+    echo(
+        f"{name}: an undisturbed run, then {asked.kills} kills (seed {asked.seed}) in"
+        f" {site.shown(folder)}"
+    )
     echo(f"{'':4}{'kill':40}{'asked at':>9}{'reached':>9}  attempt    seconds")
     number = 0
 
@@ -109,14 +136,8 @@ def drill_(
         place = f"{killed.kill.step:9}{killed.reached:9}"
         echo(f"{number:3} {killed.kill!s:40}{place}  {killed.attempt:10} {killed.seconds:7.1f}")
 
-    common = (job, arguments, folder, kills, seed)
     try:
-        chosen = (
-            drill.Drill(*common)
-            if backend == "local"
-            else SlurmDrill(*common, preempt_with, cut_with, timeout_min)
-        )
-        result = chosen.carry_out(tell)
+        result = asked.drill(folder).carry_out(tell)
     except (drill.DrillError, SlurmError) as error:
         echo(f"batchyard: {error}", err=True)
         sys.exit(EXIT_WRONG)

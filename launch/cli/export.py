@@ -6,12 +6,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 
-from launch import rundir, site, submit
-from launch import trust as trusting
+from launch import site, submit
 from launch.cli import options
+from launch.cli.options import RunOptions
 from launch.text import echo
 
 FORMATS = ("safetensors", "onnx", "torch-export")
@@ -44,13 +45,10 @@ FORMATS = ("safetensors", "onnx", "torch-export")
 @click.argument("run")
 def export_(
     *,
-    run: str,
     form: str,
     best: bool,
     out: Path | None,
-    site_file: Path | None,
-    runs_dir: Path | None,
-    trust: bool,
+    **given: Any,
 ) -> None:
     """Write RUN's weights or model as a file and print its path.
 
@@ -59,9 +57,7 @@ def export_(
     In the file stand the classes and what becomes of a picture before the model. A program is read
     back and held against the model's own scores before it appears.
     """
-    runs, used = options.runs_folder(site_file, runs_dir), options.site_of(site_file)
-    found = rundir.find(run, runs)
-    trusting.check(found, used.trusted, once=trust)
+    found, used = RunOptions(**given).find()
     asked = [
         "--checkpoint",
         "best" if best else "latest",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from launch import array, records, site, slurm_commands, sweepdir
+from launch import array, records, rundir, site, slurm_commands, sweepdir
 from launch.rundir import NoSuchRun
 from trainer.config.layout import RunDir, SweepDir
 
@@ -94,6 +94,29 @@ def site_of(site_file: Path | None) -> Site:
     from launch.site_file import load
 
     return load(site_file, site.project())[0]
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What `for_runs` and `trust` read from the command line, and the name of a run."""
+
+    run: str
+    site_file: Path | None
+    runs_dir: Path | None
+    trust: bool
+
+    def find(self) -> tuple[RunDir, Site]:
+        """The run, whose code may be run, and the site.
+
+        Raises SpecError, NoSiteFile, NoSuchRun and DistrustError.
+        """
+        from launch import trust as trusting
+
+        runs = runs_folder(self.site_file, self.runs_dir)
+        used = site_of(self.site_file)
+        run = rundir.find(self.run, runs)
+        trusting.check(run, used.trusted, once=self.trust)
+        return run, used
 
 
 def console() -> Console:

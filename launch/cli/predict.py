@@ -9,9 +9,9 @@ from typing import Any
 
 import click
 
-from launch import rundir, submit
-from launch import trust as trusting
+from launch import submit
 from launch.cli import options
+from launch.cli.options import RunOptions
 from launch.text import echo
 from trainer.config.outcome import EXIT_FAILED
 
@@ -34,13 +34,10 @@ WHICH = {"best": ", the best one on the validation split", "latest": ", the last
 @click.argument("pictures", nargs=-1, required=True, metavar="PICTURE|FOLDER...")
 def predict_(
     *,
-    run: str,
     pictures: tuple[str, ...],
     out: Path | None,
     as_json: bool,
-    site_file: Path | None,
-    runs_dir: Path | None,
-    trust: bool,
+    **given: Any,
 ) -> None:
     """Show pictures to RUN's model: its best weights on the validation split where it has one, else
     its last.
@@ -49,9 +46,7 @@ def predict_(
     whole picture, <name>.mask.png, below the run's folder predicted/: a folder of pictures may be a
     data set. Exit code 1 where a picture cannot be read.
     """
-    runs, used = options.runs_folder(site_file, runs_dir), options.site_of(site_file)
-    found = rundir.find(run, runs)
-    trusting.check(found, used.trusted, once=trust)
+    found, used = RunOptions(**given).find()
     asked = ("--out", str(out or found.predicted), "--", *pictures)
     result = submit.tool(found, submit.python_of(found, used), "predict", *asked, needs="torch")
     echo(result.stderr, nl=False, err=True)

@@ -6,14 +6,13 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
 from typing import Any
 
 import click
 
-from launch import rundir, submit
-from launch import trust as trusting
+from launch import submit
 from launch.cli import options
+from launch.cli.options import RunOptions
 from launch.text import echo
 from trainer.config.outcome import EXIT_FAILED
 
@@ -28,15 +27,13 @@ CALMER = (
 @options.for_runs
 @options.trust
 @click.argument("run")
-def replay_(*, run: str, site_file: Path | None, runs_dir: Path | None, trust: bool) -> None:
+def replay_(**given: Any) -> None:
     """Run the step at which RUN's numbers were no longer finite once more, and name the first layer
     and the samples.
 
     Exit code 1 where all is finite this time.
     """
-    runs, used = options.runs_folder(site_file, runs_dir), options.site_of(site_file)
-    found = rundir.find(run, runs)
-    trusting.check(found, used.trusted, once=trust)
+    found, used = RunOptions(**given).find()
     told = json.loads(
         submit.tool(found, submit.python_of(found, used), "replay", needs="torch").stdout
     )
@@ -106,19 +103,16 @@ def _place(told: dict[str, Any]) -> str:
             f"the norm of all gradients: each is finite; the largest, {largest:.2g} in {layer}, is"
             " too large to square"
         )
-    if what == "loss" and _unit(told) == "row":
-        return (
-            f"the loss of chunk {first['chunk']}: all outputs are finite, and too far from the"
-            " targets to be squared"
-        )
     if what == "loss":
-        return f"the loss of chunk {first['chunk']}: all logits are finite, and too far apart"
+        outputs = "all logits are finite, and too far apart"
+        if _unit(told) == "row":
+            outputs = "all outputs are finite, and too far from the targets to be squared"
+        return f"the loss of chunk {first['chunk']}: {outputs}"
     if what != "output":
-        place = f"in the backward pass of chunk {first['chunk']}; its forward pass is finite"
+        named = f"gradient of {layer}" if what.endswith("weight") else f"{what} of {layer}"
         return (
-            f"the gradient of {layer}, {place}"
-            if what.endswith("weight")
-            else f"the {what} of {layer}, {place}"
+            f"the {named}, in the backward pass of chunk {first['chunk']}; its forward pass is"
+            " finite"
         )
     seen = (
         "its input is not: what the model computes between this layer and the one before"

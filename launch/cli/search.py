@@ -7,7 +7,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from launch import local, rundir, search, site, slurm, snapshot, study_restore, sweepdir, trial
@@ -25,6 +25,27 @@ from launch.sweep import Sweep
 from launch.sweepdir import Submit
 from launch.text import echo
 from trainer.config.lock import Lock
+
+
+@dataclass(frozen=True)
+class Session:
+    """One submit of a search.
+
+    submit: its record in sweep.json. to_continue: by number, the trials that have no result.
+    """
+
+    of: Searched
+    request: Request
+    loaded: Loaded
+    machine: Machine
+    submit: Submit
+    to_continue: dict[int, Record]
+    code: Code
+
+    def resolve(self, number: int, trial_: Record) -> Ready:
+        """A trial that is continued, ready to be submitted."""
+        axes, run_id = trial_["axes"], trial_["run_id"]
+        return search.resolve(self.of, self.request, self.machine, number, axes, run_id)
 
 
 def submit_all(request: Request, loaded: Loaded, machine: Machine) -> int:
@@ -53,9 +74,10 @@ def submit_all(request: Request, loaded: Loaded, machine: Machine) -> int:
     submit = sweepdir.begin(
         of.sweep, request.job.name, request.backend, request.settings, list(of.trials().values())
     )
+    session = Session(of, request, loaded, machine, submit, to_continue, code)
     if request.backend == "slurm":
-        return _queue(of, request, loaded, machine, submit, to_continue, code)
-    trials = _trials(of, request, machine, submit, to_continue)
+        return _queue(session)
+    trials = _trials(session)
     stopped = sweeps.run_all(of.sweep, submit, trials, len(to_continue) + of.missing(), code)
     final = {
         record["run_id"] for number, record in of.trials().items() if number not in of.open_trials()
@@ -100,24 +122,14 @@ def _queueing(of: Searched) -> Iterator[Lock]:
         lock.release()
 
 
-def _queue(
-    of: Searched,
-    request: Request,
-    loaded: Loaded,
-    machine: Machine,
-    submit: Submit,
-    to_continue: dict[int, Record],
-    code: Code,
-) -> int:
+def _queue(session: Session) -> int:
     """Queues the trials to continue, and behind them as many tasks as trials are missing, each of
     which chooses its own.
     """
-    at_once = Sweep.model_validate(loaded.written["sweep"]).array_parallelism
-    ready = [
-        search.resolve(of, request, machine, n, t["axes"], t["run_id"])
-        for n, t in to_continue.items()
-    ]
-    exit_code = sweeps.queue_all(of.sweep, submit, request.job.name, ready, code, at_once)
+    of, request, code = session.of, session.request, session.code
+    at_once = Sweep.model_validate(session.loaded.written["sweep"]).array_parallelism
+    ready = [session.resolve(number, record) for number, record in session.to_continue.items()]
+    exit_code = sweeps.queue_all(of.sweep, session.submit, request.job.name, ready, code, at_once)
     with _queueing(of) as lock:
         tasks = of.missing() - len(slurm.waiting_trials(of.sweep))
         if tasks <= 0:
@@ -132,7 +144,7 @@ def _queue(
             new=False,
             sweep=of.sweep.sweep_id,
         )
-        template = submitting.resolve(asked, loaded.specs[0], machine)
+        template = submitting.resolve(asked, session.loaded.specs[0], session.machine)
         submitting.write_run(template, Standing("new"), code, None, sweeps.say, shared=True)
         submitting.prepare_data(template, sweeps.say, lock=lock)
         trial.leave_request(of.sweep, replace(template, request=request), code)
@@ -153,19 +165,15 @@ def _queue(
     return exit_code
 
 
-def _trials(
-    of: Searched, request: Request, machine: Machine, submit: Submit, to_continue: dict[int, Record]
-) -> Iterator[tuple[dict[str, Any], Ready]]:
+def _trials(session: Session) -> Iterator[tuple[dict[str, Any], Ready]]:
     """Each trial's values and its run, when it is its turn."""
-    for number, record in to_continue.items():
-        yield (
-            record["axes"],
-            search.resolve(of, request, machine, number, record["axes"], record["run_id"]),
-        )
+    of = session.of
+    for number, record in session.to_continue.items():
+        yield record["axes"], session.resolve(number, record)
     of.open_trials()  # the study learns of each before the next one is asked for
-    while begun := search.begin(of, request, machine):
+    while begun := search.begin(of, session.request, session.machine):
         record, ready = begun
-        submit["points"].append(record)
+        session.submit["points"].append(record)
         if ready:
             yield record["axes"], ready
         else:

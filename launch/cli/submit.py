@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from launch import local, parent, refused, report, site, snapshot, status, submit
+from launch import local, parent, refused, report, run_code, site, snapshot, status, submit
 from launch.cli import options
 from launch.cli.options import JobOptions
 from launch.rundir import Standing
@@ -236,7 +236,7 @@ def _done(ready: Ready, before: Standing, code: Code) -> int:
     outcome = before.outcome
     assert outcome is not None
     echo(f"{ready.run.run_id} is done: {submit.result_line(outcome)} ({outcome.attempt})")
-    if submit.code_differs(ready.run, code):
+    if run_code.differs(ready.run, code):
         echo("finished with other code than yours: --new trains with yours")
     echo(f"report: {site.shown(report.write(ready.run))}")
     return EXIT_DONE

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from launch import local, refused, report, rundir, site, slurm, snapshot, sweepdir, table
+from launch import local, refused, report, run_code, rundir, site, slurm, snapshot, sweepdir, table
 from launch import status as run_status
 from launch import submit as submitting
 from launch import sweep as sweeping
@@ -108,7 +108,7 @@ def submit_all(request: Request, loaded: Loaded, machine: Machine, *, prune: boo
     done_by_others = [
         r for wanted, (_, r) in zip(plan.wanted, ready, strict=True) if wanted.progress == "done"
     ]
-    if differ := sum(submitting.code_differs(r.run, code) for r in done_by_others):
+    if differ := sum(run_code.differs(r.run, code) for r in done_by_others):
         echo(
             f"{words.plural(differ, 'point')} finished with other code than yours: --new trains all"
             " with yours"

@@ -72,6 +72,20 @@ def shades(sweep: Sweep) -> Shades:
     return Shades(lambda p: "plain", [("plain", "a point")])
 
 
+@dataclass(frozen=True)
+class Plot:
+    """What all lines of a figure are drawn in.
+
+    top: the highest value that is drawn as it is. most: points of a line.
+    """
+
+    chart: Chart
+    x: Axis
+    y: Axis
+    top: float
+    most: int
+
+
 def figure(
     title: str,
     lines: list[Line],
@@ -95,12 +109,13 @@ def figure(
     x = chart.step_axis(min(steps), max(steps), LEFT, WIDTH - RIGHT)
     drawing = Chart(title, [], percent=percent)
     most = max(40, MOST_ALL_POINTS // len(lines))
+    plot = Plot(drawing, x, y, high, most)
     body = [
         chart.grid(drawing, x, y),
-        *(_line(line, "one", x, y, high, most, drawing) for line in lines if line is not best),
+        *(_line(line, "one", plot) for line in lines if line is not best),
     ]
     if best:
-        body += [_line(best, "best", x, y, high, most, drawing), _end(best, x, y, high, drawing)]
+        body += [_line(best, "best", plot), _end(best, plot)]
     name = "bundle-" + "".join(c if c.isalnum() else "-" for c in title.lower())
     scale = '<span class="scale">log scale</span>' if log else ""
     note = (
@@ -138,8 +153,10 @@ def _above(value: float, top: float) -> bool:
     return value > top or finite(value) is None
 
 
-def _line(line: Line, role: str, x: Axis, y: Axis, top: float, most: int, drawing: Chart) -> str:
-    inside = [(step, top if _above(v, top) else v) for step, v in chart.thin(line.points, most)]
+def _line(line: Line, role: str, plot: Plot) -> str:
+    x, y, drawing = plot.x, plot.y, plot.chart
+    points = chart.thin(line.points, plot.most)
+    inside = [(step, plot.top if _above(v, plot.top) else v) for step, v in points]
     last = next((p for p in reversed(line.points) if finite(p[1]) is not None), line.points[-1])
     said = f"<title>{escape(line.name)}: {drawing.text(last[1])} at step {last[0]:,.0f}</title>"
     dot = (
@@ -154,12 +171,12 @@ def _line(line: Line, role: str, x: Axis, y: Axis, top: float, most: int, drawin
     )
 
 
-def _end(best: Line, x: Axis, y: Axis, top: float, drawing: Chart) -> str:
+def _end(best: Line, plot: Plot) -> str:
     value = best.points[-1][1]
-    at = y.at(min(value, top)) if finite(value) is not None else y.end
+    at = plot.y.at(min(value, plot.top)) if finite(value) is not None else plot.y.end
     return (
-        f'<text class="end best" x="{x.end + 9:.1f}"'
-        f' y="{at:.1f}">{escape(drawing.text(value))}</text>'
+        f'<text class="end best" x="{plot.x.end + 9:.1f}"'
+        f' y="{at:.1f}">{escape(plot.chart.text(value))}</text>'
     )
 
 

@@ -27,7 +27,7 @@ from tests import ranks
 from trainer import models, randomness
 from trainer.config.data import ImageData, SyntheticData
 from trainer.config.model import LeNetModel
-from trainer.data.batches import Batches, augment
+from trainer.data.batches import Batches, Sampling, augment
 from trainer.data.loader import Loader
 from trainer.data.prepared import Prepared, load, prepare
 
@@ -63,11 +63,7 @@ class Training:
 
 def feeds(data: Prepared, batch_size: int, workers: int) -> tuple[Batches, Loader]:
     how: dict[str, Any] = {
-        "seed": 0,
-        "global_batch_size": batch_size,
-        "micro_batch_size": batch_size,
-        "rank": 0,
-        "world_size": 1,
+        "sampling": Sampling(0, batch_size, batch_size, rank=0, world_size=1),
         "device": torch.device("cpu"),
     }
     return Batches(data, DATA, **how), Loader(data, DATA, workers=workers, epochs=1, **how)

@@ -6,7 +6,7 @@ Imports trainer.config alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from trainer.config import micro_batches
@@ -135,51 +135,56 @@ def _augmentations(data: ImageData, channels: int) -> Iterator[Conflict]:
         )
 
 
-def _image_folder(data: ImageFolderData) -> Iterator[Conflict]:
-    chosen = data.model_fields_set
-    if data.fractions is not None:
-        if abs(sum(data.fractions) - 1) > 1e-9:  # as far as torch's random_split takes it for 1
-            yield ("data", "fractions"), f"add up to {sum(data.fractions):.10g}; expected 1"
-        for name in ("train_folder", "test_folder", "validation_folder"):
-            if name in chosen:
-                yield ("data", name), "fractions split one folder: leave out either"
-    else:
-        if "split_seed" in chosen:
-            yield ("data", "split_seed"), "is the seed of a split by `fractions`; there are none"
-        for name, folder in (
-            ("train_folder", data.train_folder),
-            ("validation_folder", data.validation_folder),
-        ):
-            if folder == data.test_folder:
-                yield (
-                    (
-                        "data",
-                        "test_folder",
-                    ),
-                    f"'{folder}' is the {name} too: the test would be of pictures that were seen",
-                )
-        if data.train_folder == data.validation_folder:
+def _fractions(data: ImageFolderData, fractions: Sequence[float]) -> Iterator[Conflict]:
+    """Of one folder that is split."""
+    if abs(sum(fractions) - 1) > 1e-9:  # as far as torch's random_split takes it for 1
+        yield ("data", "fractions"), f"add up to {sum(fractions):.10g}; expected 1"
+    for name in ("train_folder", "test_folder", "validation_folder"):
+        if name in data.model_fields_set:
+            yield ("data", name), "fractions split one folder: leave out either"
+
+
+def _folders(data: ImageFolderData) -> Iterator[Conflict]:
+    """Of a folder for each split."""
+    if "split_seed" in data.model_fields_set:
+        yield ("data", "split_seed"), "is the seed of a split by `fractions`; there are none"
+    for name, folder in (
+        ("train_folder", data.train_folder),
+        ("validation_folder", data.validation_folder),
+    ):
+        if folder == data.test_folder:
             yield (
-                ("data", "validation_folder"),
-                f"'{data.train_folder}' is the train_folder too; validation: 0.1 holds a part out",
+                ("data", "test_folder"),
+                f"'{folder}' is the {name} too: the test would be of pictures that were seen",
             )
-    sources = [
-        name
-        for name, is_one in (
-            ("validation", data.validation is not None),
-            ("validation_folder", data.validation_folder is not None),
-            ("fractions", len(data.fractions or []) == 3),
+    if data.train_folder == data.validation_folder:
+        yield (
+            ("data", "validation_folder"),
+            f"'{data.train_folder}' is the train_folder too; validation: 0.1 holds a part out",
         )
-        if is_one
-    ]
+
+
+def _validation_sources(data: ImageFolderData) -> Iterator[Conflict]:
+    """More than one setting that names the validation split."""
+    is_named = {
+        "validation": data.validation is not None,
+        "validation_folder": data.validation_folder is not None,
+        "fractions": len(data.fractions or []) == 3,
+    }
+    sources = [name for name, is_one in is_named.items() if is_one]
     if len(sources) > 1:
         yield (
-            (
-                "data",
-                sources[0],
-            ),
+            ("data", sources[0]),
             f"and {' and '.join(sources[1:])} each name validation pictures: leave one",
         )
+
+
+def _image_folder(data: ImageFolderData) -> Iterator[Conflict]:
+    if data.fractions is not None:
+        yield from _fractions(data, data.fractions)
+    else:
+        yield from _folders(data)
+    yield from _validation_sources(data)
     if data.resize is not None and data.resize < data.size:
         yield (
             (

@@ -5,6 +5,7 @@ Here of pictures that live on the device.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -37,6 +38,25 @@ class MicroBatch(NamedTuple):
     global_samples: int
 
 
+@dataclass(frozen=True)
+class Step:
+    """What a rank computes of one step. number: 0 is the first."""
+
+    number: int
+    micro_batches: list[MicroBatch]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How an epoch is cut into the steps and micro-batches of a rank."""
+
+    seed: int
+    global_batch_size: int
+    micro_batch_size: int
+    rank: int
+    world_size: int
+
+
 class Plan:
     """Which samples a rank takes in each step: the same in every process that asks.
 
@@ -47,28 +67,22 @@ class Plan:
     resized on the device, there.
     """
 
-    def __init__(
-        self,
-        split: Split,
-        *,
-        seed: int,
-        global_batch_size: int,
-        micro_batch_size: int,
-        rank: int,
-        world_size: int,
-        picture_bytes: int = 0,
-    ) -> None:
-        self.samples, self.chosen = len(split), split.chosen
-        self.seed, self.rank, self.world_size = seed, rank, world_size
-        self.global_batch_size, self.micro_batch_size = global_batch_size, micro_batch_size
-        self.steps_per_epoch = counting.per_epoch(self.samples, global_batch_size)
+    def __init__(self, split: Split, sampling: Sampling, *, picture_bytes: int = 0) -> None:
+        self.samples = len(split)
+        self.chosen = split.chosen
+        self.seed = sampling.seed
+        self.rank = sampling.rank
+        self.world_size = sampling.world_size
+        self.global_batch_size = sampling.global_batch_size
+        self.micro_batch_size = sampling.micro_batch_size
+        self.steps_per_epoch = counting.per_epoch(self.samples, self.global_batch_size)
         if isinstance(split.images, Encoded):
             at_once = DECODE_SAMPLES
         else:
             at_once = min(
                 AUGMENT_SAMPLES, AUGMENT_BYTES // max(split.images[0].nbytes, picture_bytes)
             )
-        self.steps_at_once = max(1, at_once // -(-global_batch_size // world_size))
+        self.steps_at_once = max(1, at_once // -(-self.global_batch_size // self.world_size))
         self.epoch, self.order = -1, torch.empty(0)
 
     def together(self, first: int) -> range:
@@ -114,11 +128,7 @@ class Batches:
         data: Prepared,
         config: ImageData,
         *,
-        seed: int,
-        global_batch_size: int,
-        micro_batch_size: int,
-        rank: int,
-        world_size: int,
+        sampling: Sampling,
         device: torch.device,
         channels_last: bool = False,
     ) -> None:
@@ -126,11 +136,7 @@ class Batches:
         given = config.pictures()
         self.plan = Plan(
             data.splits["train"],
-            seed=seed,
-            global_batch_size=global_batch_size,
-            micro_batch_size=micro_batch_size,
-            rank=rank,
-            world_size=world_size,
+            sampling,
             picture_bytes=given.channels * given.height * given.width,
         )
         self.place(data)

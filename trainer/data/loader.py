@@ -29,7 +29,7 @@ from trainer.config.run import RunConfig
 from trainer.config.tables import TableData
 from trainer.data import augment as augmentations
 from trainer.data import pictures
-from trainer.data.batches import Batches, Plan, augment
+from trainer.data.batches import Batches, Plan, Sampling, augment
 from trainer.data.masks import EncodedMasks
 from trainer.data.prepared import Encoded, Prepared
 from trainer.data.raw import DataError
@@ -45,12 +45,11 @@ def build(data: Prepared, config: RunConfig, world: World) -> Batches:
     else through a DataLoader.
     """
     train, how, images = config.train, config.execution, data.splits["train"].images
+    sampling = Sampling(
+        train.seed, train.global_batch_size, config.micro_batch_size(), world.rank, world.size
+    )
     of_this_rank: dict[str, Any] = {
-        "seed": train.seed,
-        "global_batch_size": train.global_batch_size,
-        "micro_batch_size": config.micro_batch_size(),
-        "rank": world.rank,
-        "world_size": world.size,
+        "sampling": sampling,
         "device": world.device,
         "channels_last": train.channels_last,
     }
