@@ -8,7 +8,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests import ranks
-from tests.cli import Shell
+from tests.cli import Shell, step_reached, wait_for
 from tests.wandb_server import WandbServer
 from trainer.config import wandb_mode
 from trainer.config.layout import RunDir, read_json, read_jsonl, write_json
@@ -267,19 +266,14 @@ def test_a_server_that_breaks_in_mid_run_changes_nothing(
 ) -> None:
     monkeypatch.setenv("WANDB_FINISH_TIMEOUT", "5")
     run = make(tmp_path, prepared, log_every_steps=1)
-    (run.path / "attempts/local-1").mkdir(parents=True)
-    environment = {**os.environ, "BATCHYARD_ATTEMPT": "local-1", "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "trainer", str(run.config)],
-        env=environment,
-        stdin=subprocess.DEVNULL,
-    )
-    end = time.monotonic() + 60
-    while not run.metrics.exists() or not run.metrics.read_bytes():
-        assert time.monotonic() < end and process.poll() is None
-        time.sleep(0.01)
-    server.fault = fault
-    assert process.wait(timeout=120) == 0, ranks.logs(run)
+    (rank,) = ranks.begin(run, "local-1", 1)
+    try:
+        wait_for("a row", lambda: not rank.is_alive() or step_reached(run, 1)())
+        server.fault = fault
+        rank.join(120)
+        assert rank.exitcode == 0, ranks.logs(run)
+    finally:
+        rank.kill()
     assert ended(run).weights_sha256 == weights
     assert len(read_jsonl(run.metrics)) == 16
 
