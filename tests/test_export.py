@@ -5,6 +5,7 @@ what stands in the file alone.
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -101,25 +102,27 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
     return trained(root, root, data=data, epochs=1, global_batch_size=5, ema_decay=0.9)
 
 
+@pytest.fixture(scope="module")
+def predicted(tmp_path_factory: pytest.TempPathFactory, folders: RunDir) -> list[dict[str, Any]]:
+    """What `predict` says of each of its test pictures."""
+    out = tmp_path_factory.mktemp("labelled")
+    place = folders.path.parents[1] / "insects" / "val"
+    return asked(folders, "--out", str(out), str(place))["pictures"]
+
+
 @pytest.mark.parametrize(("form", "ending"), [("onnx", "onnx"), ("torch-export", "pt2")])
 def test_an_exported_model_predicts_the_same_without_batchyard(
-    tmp_path: Path, folders: RunDir, form: str, ending: str
+    folders: RunDir, predicted: list[dict[str, Any]], form: str, ending: str
 ) -> None:
-    told = asked(
-        folders,
-        "--out",
-        str(tmp_path / "labelled"),
-        str(folders.path.parents[1] / "insects" / "val"),
-    )
     printed = Shell(folders.path.parent).run("export", "t-00000000", "--format", form)
     file = folders.path / f"latest.{ending}"
     assert (
         f"{file}: {form}, at most " in printed and "from step-3.local-1, weights_sha256 " in printed
     )
-    there = plain(file, *(picture["file"] for picture in told["pictures"]))
+    there = plain(file, *(picture["file"] for picture in predicted))
     assert len(there["found"]) == 15 and there["told"]["classes"] == ["ant", "bee", "wasp"]
     assert there["told"]["run_id"] == "t-00000000" and there["told"]["task"] == "classification"
-    for picture, found in zip(told["pictures"], there["found"], strict=True):
+    for picture, found in zip(predicted, there["found"], strict=True):
         assert found == pytest.approx(
             {c["class"]: c["probability"] for c in picture["top"]}, abs=1e-5
         )
@@ -213,7 +216,10 @@ def test_a_program_that_is_not_the_model_is_not_written(
         program.write(program.of_pictures(other), tmp_path / "x.pt2", "torch-export", {})
 
 
-def of_a_table(folder: Path) -> RunDir:
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
+    """A linear layer on the rows of a table."""
+    folder = tmp_path_factory.mktemp("table")
     data = {
         "name": "linear",
         "features": 2,
@@ -233,9 +239,17 @@ def of_a_table(folder: Path) -> RunDir:
     )
 
 
+@pytest.fixture
+def own_table(tmp_path: Path, table: RunDir) -> RunDir:
+    """A copy of it, to be changed."""
+    return RunDir(shutil.copytree(table.path, tmp_path / "runs" / table.run_id, symlinks=True))
+
+
 @pytest.mark.parametrize(("form", "ending"), [("onnx", "onnx"), ("torch-export", "pt2")])
-def test_the_model_of_a_table_takes_rows(tmp_path: Path, form: str, ending: str) -> None:
-    run = of_a_table(tmp_path)
+def test_the_model_of_a_table_takes_rows(
+    tmp_path: Path, table: RunDir, form: str, ending: str
+) -> None:
+    run = table
     exported(run, form, tmp_path / f"line.{ending}")
     rows = np.random.RandomState(0).randn(5, 2).astype(np.float32)
     np.save(tmp_path / "rows.npy", rows)
@@ -249,9 +263,9 @@ def test_the_model_of_a_table_takes_rows(tmp_path: Path, form: str, ending: str)
     assert there["told"]["row"]["features"] == 2 and there["told"]["task"] == "regression"
 
 
-def test_without_the_extra_it_is_told_what_to_install(tmp_path: Path) -> None:
+def test_without_the_extra_it_is_told_what_to_install(tmp_path: Path, own_table: RunDir) -> None:
     """In a Python that has all packages of this one, but those that ONNX needs."""
-    run = of_a_table(tmp_path)
+    run = own_table
     venv.create(tmp_path / "venv", symlinks=True, with_pip=False)
     packages = Path(sysconfig.get_path("purelib", vars={"base": str(tmp_path / "venv")}))
     for folder in (Path(p) for p in sys.path if p.endswith("-packages")):
@@ -273,8 +287,8 @@ def test_without_the_extra_it_is_told_what_to_install(tmp_path: Path) -> None:
     assert not list(run.path.glob("*.onnx")) and not list(run.path.glob(".*.tmp*"))
 
 
-def test_what_cannot_be_exported_is_told(tmp_path: Path) -> None:
-    run = of_a_table(tmp_path)
+def test_what_cannot_be_exported_is_told(own_table: RunDir) -> None:
+    run = own_table
     shell = Shell(run.path.parent)
     assert "2 tensors" in shell.run("export", "t")
     assert "Invalid value for '--format'" in shell.run("export", "t", "--format", "onxx", code=2)
