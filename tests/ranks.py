@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import multiprocessing
 import os
+import runpy
 import socket
 import subprocess
 import sys
@@ -128,6 +129,25 @@ def start(target: Any, *arguments: Any) -> BaseProcess:
     process = SERVER.Process(target=target, args=arguments)
     process.start()
     return process
+
+
+def run_module(name: str, arguments: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    """`python -m NAME ARGUMENTS` in a process that is forked from one that has torch loaded; what it
+    prints passes through files in `folder`.
+    """
+    out, err = folder / "stdout", folder / "stderr"
+    process = start(_module, [name, *arguments], out, err)
+    code = exit_status([process])
+    assert code is not None, f"{name} did not end in time"
+    return subprocess.CompletedProcess([name, *arguments], code, out.read_text(), err.read_text())
+
+
+def _module(argv: list[str], out: Path, err: Path) -> None:
+    for path, descriptor in ((out, 1), (err, 2)):
+        with path.open("wb") as file:
+            os.dup2(file.fileno(), descriptor)
+    sys.argv = argv
+    runpy.run_module(argv[0], run_name="__main__", alter_sys=True)
 
 
 def _rank(config: str, environment: dict[str, str]) -> None:

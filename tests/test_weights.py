@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from launch import spec
 from tests import ranks
 from tests.cli import PROJECT, Shell, outcome
-from tests.test_data import call, tool
+from tests.test_data import tool
 from trainer import checkpoint, freeze, models, optim, weights
 from trainer.config.layout import RunDir, read_json
 from trainer.config.weights import Weights
@@ -169,11 +169,11 @@ def test_what_does_not_fit_is_listed_by_name(tmp_path: Path) -> None:
 
 
 def prepare_by_hand(folder: Path, train: dict[str, Any]) -> Any:
-    """`python -m trainer.prepare`, as submit runs it."""
-    argv = tool(folder, ranks.DIGITS)
-    config = Path(next(a for a in argv if str(a).endswith("config.json")))
+    """`python -m trainer.prepare`, as submit runs it, without the start of torch."""
+    _, _, name, *arguments = tool(folder, ranks.DIGITS)
+    config = Path(next(a for a in arguments if str(a).endswith("config.json")))
     config.write_text(ranks.config(**{**SHORT, **train}).model_dump_json())
-    return call(argv)
+    return ranks.run_module(name, arguments, folder)
 
 
 def test_a_pattern_that_matches_nothing_and_one_that_leaves_nothing(tmp_path: Path) -> None:
