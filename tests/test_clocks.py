@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli import PROJECT, SHORT, Shell
+from tests.cli import ONE_RANK, PROJECT, SHORT, Shell
 from trainer.config import lock
 from trainer.config.layout import RunDir, write_json
 
@@ -63,7 +63,7 @@ def test_a_clock_an_hour_behind_believes_no_dead_run(tmp_path: Path, run: RunDir
     leave_lock(run, 600.0)
     shell = Shell(tmp_path / "runs", env=with_clock(tmp_path / "clock", -HOUR))
     stops = ("--set", "execution.stop_after_step=2")
-    printed = shell.run("submit", "digits", *SHORT, *stops, code=75)
+    printed = shell.run("submit", "digits", *SHORT, *ONE_RANK, *stops, code=75)
     assert "stopped" in printed and not run.lock.exists()
 
 
