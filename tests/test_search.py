@@ -212,7 +212,8 @@ def asked(
     for old, new in ((CHOICES, choices), (RANGES, ranges)):
         text = text.replace(old, new or old)
     job.write_text(text)
-    request, _ = options.request(str(job), None, folder / "runs", "local", (), False, None, False)
+    given = options.JobOptions(str(job), runs_dir=folder / "runs", backend="local")
+    request, _ = options.request(given)
     loaded, _ = submit.load(request)
     of = search.searched(SweepDir(folder / "runs" / "s.sweep"), loaded)
     of.sweep.path.mkdir(parents=True)
