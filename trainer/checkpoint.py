@@ -55,7 +55,7 @@ def load_newest(run: RunDir) -> tuple[Checkpoint | None, list[str]]:
 
     Changes nothing on disk. Raises NewerCheckpoint.
     """
-    complaints = []
+    complaints: list[str] = []
     for path in list_newest_first(run):
         try:
             return load(path), complaints

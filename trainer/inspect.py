@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.hooks import RemovableHandle
 
 from trainer import freeze, models
 from trainer.config import micro_batches, steps
@@ -172,7 +173,7 @@ def walk(model: nn.Module, picture: tuple[int, ...]) -> list[dict[str, Any]]:
     twice counts once, its FLOPs twice.
     """
     called: dict[str, Any] = {}
-    hooks = []
+    hooks: list[RemovableHandle] = []
 
     def watch(name: str, module: nn.Module) -> None:
         def enter(module: nn.Module, inputs: Any) -> None:

@@ -54,7 +54,9 @@ def first_weights(
     """Brings the weights that the run begins with, and holds them and the frozen names against the
     model. Raises DataError.
     """
-    given, found, record = config.train.weights, None, {}
+    given = config.train.weights
+    found = None
+    record: dict[str, Any] = {}
     if given is None and not config.train.freeze:
         return record
     # and with it torch: 2 s, for those alone who need it

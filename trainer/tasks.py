@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from trainer import distributed
-from trainer.config.data import LinearData
 from trainer.config.run import TrainConfig
+from trainer.config.tables import LinearData
 from trainer.data.masks import VOID
 from trainer.data.prepared import Prepared
 from trainer.distributed import World

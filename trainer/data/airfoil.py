@@ -10,7 +10,7 @@ from urllib.request import urlopen
 
 import numpy as np
 
-from trainer.config.data import AirfoilData
+from trainer.config.tables import AirfoilData
 from trainer.data import delimited, raw
 from trainer.data.raw import Allowed, DataError, Piece, Source
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from trainer.config.data import LinearData
+from trainer.config.tables import LinearData
 from trainer.data.raw import Allowed, DataError, Piece, Source
 
 VERSION = 1  # raised when `convert` gives other bytes

@@ -109,7 +109,8 @@ class _Split:
         self.encoded = first.encoded is not None
         self.samples = 0
         self.labels: list[np.ndarray] = []
-        self.sizes, self.names = [0], []
+        self.sizes = [0]
+        self.names: list[str] = []
         self.levels = np.zeros((self.shape[0], 256), np.int64)
         self.pictures = (
             folder / f"{self.name}-{'encoded.bin' if self.encoded else 'images.npy'}"

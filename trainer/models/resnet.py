@@ -32,7 +32,8 @@ class BasicBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.relu(self.bn1(self.conv1(x)))
-        return self.relu(self.bn2(self.conv2(y)) + self.shortcut(x))
+        result: Tensor = self.relu(self.bn2(self.conv2(y)) + self.shortcut(x))
+        return result
 
 
 class ResNet(nn.Module):
@@ -69,7 +70,8 @@ class ResNet(nn.Module):
         self.fc = nn.Linear(channels, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc(self.dropout(self.pool(self.stages(self.stem(x))).flatten(1)))
+        scores: Tensor = self.fc(self.dropout(self.pool(self.stages(self.stem(x))).flatten(1)))
+        return scores
 
 
 def build(
