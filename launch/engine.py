@@ -9,7 +9,7 @@ import re
 import subprocess
 from typing import Any
 
-from trainer.config.layout import RunDir
+from trainer.config.files.layout import RunDir
 
 # of `docker run`: the engine's own error; the command cannot be run; it is not in the image
 REFUSALS = (125, 126, 127)

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from trainer.config.layout import RunDir, read_jsonl
-from trainer.config.outcome import Outcome
+from trainer.config.files.layout import RunDir, read_jsonl
+from trainer.config.files.outcome import Outcome
 
 T = TypeVar("T")
 PROJECT = Path(__file__).resolve().parents[1]

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import torch
 
-from trainer import distributed
-from trainer.config.layout import RunDir
+from trainer.batches.batches import Step
+from trainer.config.files.layout import RunDir
 from trainer.config.run import RunConfig
-from trainer.data.batches import Step
-from trainer.data.prepared import load
+from trainer.datasets.prepare import load
+from trainer.ranks import group
 from trainer.state import Trainer
 from trainer.train import gradients
 
@@ -21,7 +21,7 @@ def save(environment: dict[str, str], run: RunDir, out: Path, steps: tuple[int, 
     os.environ.clear()
     os.environ.update(environment)
     config = RunConfig.model_validate_json(run.config.read_text())
-    world = distributed.start(config, run)
+    world = group.start(config, run)
     trainer = Trainer(config, world, load(run))
     trainer.model.train()
     saved = {}
@@ -35,9 +35,9 @@ def save(environment: dict[str, str], run: RunDir, out: Path, steps: tuple[int, 
             trainer.guard,
             trainer.sums,
         )
-        bare = distributed.unwrap(trainer.model)
+        bare = group.unwrap(trainer.model)
         saved[step] = {name: p.grad.clone() for name, p in bare.named_parameters()}
-        saved[step]["sums"] = distributed.total(trainer.sums, world).clone()
+        saved[step]["sums"] = group.total(trainer.sums, world).clone()
     if world.rank == 0:
         torch.save(saved, out)
-    distributed.finish(world)
+    group.finish(world)

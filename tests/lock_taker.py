@@ -15,7 +15,7 @@ from typing import Any
 
 sys.path.insert(0, sys.argv[1])
 
-from trainer.config import lock
+from trainer.config.files import lock
 
 
 def rounds() -> None:

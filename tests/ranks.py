@@ -13,8 +13,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from trainer.config.layout import RunDir, read_json, write_json
-from trainer.config.outcome import Outcome
+from trainer.config.files.layout import RunDir, read_json, write_json
+from trainer.config.files.outcome import Outcome
 from trainer.config.run import RunConfig
 
 DIGITS = {"name": "digits", "random_crop_padding": 1}
@@ -132,8 +132,8 @@ def start(target: Any, *arguments: Any) -> BaseProcess:
 
 
 def run_module(name: str, arguments: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
-    """`python -m NAME ARGUMENTS` in a process that is forked from one that has torch loaded; what it
-    prints passes through files in `folder`.
+    """`python -m NAME ARGUMENTS` in a process that is forked from one that has torch loaded; what
+    it prints passes through files in `folder`.
     """
     out, err = folder / "stdout", folder / "stderr"
     process = start(_module, [name, *arguments], out, err)

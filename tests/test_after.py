@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from launch import spec
-from launch.spec import Job
-from launch.yaml_tree import SpecError
+from launch.spec import load
+from launch.spec.load import Job
+from launch.spec.yaml_tree import SpecError
 from tests.cli import Shell, outcome
-from trainer.config.layout import RunDir, read_json
+from trainer.config.files.layout import RunDir, read_json
 
 TINY = """
 train:
@@ -159,4 +159,4 @@ def test_a_sweep_has_no_one_result_to_come_after(jobs: Path) -> None:
         ("evaluate", "pretrain.yaml is a sweep"),
     ):
         with pytest.raises(SpecError, match=named):
-            spec.load(Job(job, jobs / f"{job}.yaml"), (), without_gpu=False)
+            load.load(Job(job, jobs / f"{job}.yaml"), (), without_gpu=False)

@@ -12,10 +12,14 @@ from typing import Any
 import pytest
 import yaml
 
-from launch import array, rundir, slurm, spec, status, submit
-from launch.array import Task
-from launch.spec import Job
-from trainer.config.layout import RunDir, SweepDir, read_json, write_json
+from launch.backends import slurm
+from launch.console import status
+from launch.runs import array_listing, find
+from launch.runs.array_listing import Task
+from launch.spec import load
+from launch.spec.load import Job
+from launch.submit import request
+from trainer.config.files.layout import RunDir, SweepDir, read_json, write_json
 
 PROJECT = Path(__file__).resolve().parents[1]
 CODE: dict[str, Any] = {"root": "/somewhere/code", "record": {"sha256": "c0de"}}
@@ -47,17 +51,17 @@ def points(sweep: SweepDir, *numbers: int, begun: bool = False) -> list[Task]:
 
 
 def queue(sweep: SweepDir, tasks: list[Task], job: str) -> tuple[Path, list[tuple[RunDir, str]]]:
-    listing = array.write(sweep, tasks, f"srun {tasks[0].run.run_id}", CODE, DATA)
-    return listing, list(array.queued(listing, job))
+    listing = array_listing.write(sweep, tasks, f"srun {tasks[0].run.run_id}", CODE, DATA)
+    return listing, list(array_listing.queued(listing, job))
 
 
 def test_the_first_node_makes_the_directory_whole(sweep: SweepDir) -> None:
     listing, known = queue(sweep, points(sweep, 0, 1), "7")
     run = sweep.run("a-00000001")
     assert known == [] and [p.name for p in run.path.iterdir()] == ["config.json"]
-    assert array.begin(listing, 1, "7_1", first_node=False) == (run, "srun a-00000001")
+    assert array_listing.begin(listing, 1, "7_1", first_node=False) == (run, "srun a-00000001")
     assert [p.name for p in run.path.iterdir()] == ["config.json"]
-    array.begin(listing, 1, "7_1", first_node=True)
+    array_listing.begin(listing, 1, "7_1", first_node=True)
     assert yaml.safe_load(run.job.read_text()) == {"train": {"seed": 1}} and read_json(
         run.plan
     ) == {"run_id": run.run_id}
@@ -66,13 +70,13 @@ def test_the_first_node_makes_the_directory_whole(sweep: SweepDir) -> None:
     assert read_json(run.slurm_job) == {"job_id": "7_1", "logs": str(sweep.slurm)}
     write_json(run.slurm_job, {"job_id": "9", "logs": "", "follows": ["7_1"]})
     # a requeue finds it whole, and leaves what came since
-    array.begin(listing, 1, "7_1", first_node=True)
+    array_listing.begin(listing, 1, "7_1", first_node=True)
     assert read_json(run.slurm_job)["job_id"] == "9"
 
 
 def test_a_start_that_was_killed_on_its_way_is_finished_by_the_next(sweep: SweepDir) -> None:
     listing, _ = queue(sweep, points(sweep, 0), "7")
-    array.begin(listing, 0, "7_0", first_node=True)
+    array_listing.begin(listing, 0, "7_0", first_node=True)
     run = sweep.run("a-00000000")
     for left in ("a link", "a folder"):  # the second by a submit of this run alone
         run.plan.unlink()  # the last that is written
@@ -82,7 +86,7 @@ def test_a_start_that_was_killed_on_its_way_is_finished_by_the_next(sweep: Sweep
             run.code.symlink_to("/elsewhere")
         else:
             (run.code / "trainer").mkdir(parents=True)
-        array.begin(listing, 0, "7_0", first_node=True)
+        array_listing.begin(listing, 0, "7_0", first_node=True)
         assert (
             read_json(run.plan)
             and read_json(run.data_record) == DATA[0]
@@ -94,7 +98,7 @@ def test_a_run_that_has_begun_has_its_own_record(sweep: SweepDir) -> None:
     (begun,) = points(sweep, 3, begun=True)
     listing, known = queue(sweep, [*points(sweep, 0), begun], "7")
     assert known == [(begun.run, "7_1")]
-    found = array.begin(listing, 1, "7_1", first_node=True)
+    found = array_listing.begin(listing, 1, "7_1", first_node=True)
     assert found and found[0] == begun.run and not begun.run.job.exists()
     # it has begun since, and may have a follower
     for own in ({"job_id": "7_1"}, {"job_id": "99", "follows": ["7_1"]}):
@@ -102,49 +106,52 @@ def test_a_run_that_has_begun_has_its_own_record(sweep: SweepDir) -> None:
         slurm.queued(begun.run, "7_1", sweep.slurm)
         assert read_json(begun.run.slurm_job) == own
     slurm.queued(begun.run, "100", sweep.slurm)
-    assert rundir.slurm_job(begun.run) == "100"
+    assert find.slurm_job(begun.run) == "100"
 
 
 def test_where_a_waiting_point_stands(sweep: SweepDir) -> None:
     waits, other = (task.run for task in points(sweep, 0, 1))
-    assert array.job_of(waits) is None and rundir.standing(waits, {}).state == "new"
+    assert array_listing.job_of(waits) is None and find.standing(waits, {}).state == "new"
     queue(sweep, points(sweep, 0, 1), "7")
-    assert array.job_of(other) == {"job_id": "7_1", "logs": str(sweep.slurm)}
-    assert rundir.slurm_jobs([waits, other])[0] == {waits.run_id: "7_0", other.run_id: "7_1"}
+    assert array_listing.job_of(other) == {"job_id": "7_1", "logs": str(sweep.slurm)}
+    assert find.slurm_jobs([waits, other])[0] == {waits.run_id: "7_0", other.run_id: "7_1"}
     states = {"7_0": "PENDING (Priority)", "7_1": "PENDING (Priority)"}
-    for jobs in (None, rundir.slurm_jobs([waits, other])[0]):
-        where = rundir.standing(other, states, jobs)
+    for jobs in (None, find.slurm_jobs([waits, other])[0]):
+        where = find.standing(other, states, jobs)
         assert (where.state, where.where) == ("queued", "Slurm job 7_1 PENDING (Priority)")
         assert status.Row.of(other, where).step == "-/?"
-        gone = rundir.standing(other, {}, jobs)
+        gone = find.standing(other, {}, jobs)
         assert (gone.state, gone.attempt, gone.where) == ("dead", None, "Slurm job 7_1 is gone")
     queue(sweep, points(sweep, 1), "8")  # submitted again
-    assert rundir.slurm_jobs([waits, other])[0] == {waits.run_id: "7_0", other.run_id: "8_0"}
-    assert array.job_of(other) == {"job_id": "8_0", "logs": str(sweep.slurm)}
+    assert find.slurm_jobs([waits, other])[0] == {waits.run_id: "7_0", other.run_id: "8_0"}
+    assert array_listing.job_of(other) == {"job_id": "8_0", "logs": str(sweep.slurm)}
     write_json(other.slurm_job, {"job_id": "9"})  # by itself
     write_json(other.plan, {})
-    assert rundir.slurm_jobs([other])[0] == {other.run_id: "9"}
-    assert rundir.slurm_jobs([other, waits])[0] == {other.run_id: "9", waits.run_id: "7_0"}
+    assert find.slurm_jobs([other])[0] == {other.run_id: "9"}
+    assert find.slurm_jobs([other, waits])[0] == {other.run_id: "9", waits.run_id: "7_0"}
     write_json(waits.plan, {})  # begun elsewhere, it waits no longer
-    assert rundir.slurm_jobs([waits])[0] == {} and array.job_of(waits) is None
+    assert find.slurm_jobs([waits])[0] == {} and array_listing.job_of(waits) is None
 
 
 def test_what_comes_before_a_point_has_begun_does_not_hide_that_it_waits(sweep: SweepDir) -> None:
     (task,) = points(sweep, 0)
     listing, _ = queue(sweep, [task], "7")
     task.run.attempt("slurm-7_0.0").path.mkdir(parents=True)  # by a second node that was quicker
-    assert rundir.standing(task.run, {"7_0": "RUNNING"}).where == "Slurm job 7_0 RUNNING"
-    array.begin(listing, 0, "7_0", first_node=True)
+    assert find.standing(task.run, {"7_0": "RUNNING"}).where == "Slurm job 7_0 RUNNING"
+    array_listing.begin(listing, 0, "7_0", first_node=True)
     task.run.plan.unlink()  # the disk became full on the way; the point is queued once more
     queue(sweep, [task], "8")
     for runs in ([task.run], [task.run, *(t.run for t in points(sweep, 1))]):
-        assert rundir.slurm_jobs(runs)[0] == {task.run.run_id: "8_0"}
+        assert find.slurm_jobs(runs)[0] == {task.run.run_id: "8_0"}
 
 
 def test_a_listing_that_became_no_job_says_nothing(sweep: SweepDir) -> None:
     tasks = points(sweep, 0, 1)
-    array.write(sweep, tasks, "", CODE, DATA)
-    assert rundir.slurm_jobs([t.run for t in tasks])[0] == {} and array.job_of(tasks[0].run) is None
+    array_listing.write(sweep, tasks, "", CODE, DATA)
+    assert (
+        find.slurm_jobs([t.run for t in tasks])[0] == {}
+        and array_listing.job_of(tasks[0].run) is None
+    )
     (sweep.slurm / "points-of-another-version.json").write_text(
         '{"runs": ["/runs/a-00000000"], "script": ""}'
     )
@@ -152,13 +159,18 @@ def test_a_listing_that_became_no_job_says_nothing(sweep: SweepDir) -> None:
         '{"runs": ["/runs/a-00000000"], "script": "", "job_id": "5"}'
     )
     (sweep.slurm / "points-cut.json").write_text('{"runs": [')
-    assert rundir.slurm_jobs([t.run for t in tasks])[0] == {} and array.job_of(tasks[0].run) is None
+    assert (
+        find.slurm_jobs([t.run for t in tasks])[0] == {}
+        and array_listing.job_of(tasks[0].run) is None
+    )
 
 
 def test_a_task_may_begin_before_its_job_is_recorded(sweep: SweepDir) -> None:
     tasks = points(sweep, 0)
     assert (
-        array.begin(array.write(sweep, tasks, "", CODE, DATA), 0, "7_0", first_node=True)
+        array_listing.begin(
+            array_listing.write(sweep, tasks, "", CODE, DATA), 0, "7_0", first_node=True
+        )
         and tasks[0].run.plan.exists()
     )
 
@@ -171,38 +183,39 @@ def test_a_removed_point_is_new_and_its_task_leaves_it_to_the_one_that_is_queued
     task.run.config.unlink()
     write_json(task.run.submit_lock, {})
     assert (
-        rundir.standing(task.run, {"7_0": "PENDING"}, rundir.slurm_jobs([task.run])[0]).state
-        == "new"
+        find.standing(task.run, {"7_0": "PENDING"}, find.slurm_jobs([task.run])[0]).state == "new"
     )
-    assert array.begin(old, 0, "7_0", first_node=True) is None and [
+    assert array_listing.begin(old, 0, "7_0", first_node=True) is None and [
         p.name for p in task.run.path.iterdir()
     ] == ["submit-lock.json"]
     new, _ = queue(sweep, points(sweep, 0), "8")
     os.utime(old.with_suffix(".jsonl"), (time.time() - 60,) * 2)
-    list(array.queued(old, "7"))  # adopted late, it is no newer
-    assert array.begin(old, 0, "7_0", first_node=True) is None and not task.run.plan.exists()
-    assert array.begin(new, 0, "8_0", first_node=True) and rundir.slurm_job(task.run) == "8_0"
+    list(array_listing.queued(old, "7"))  # adopted late, it is no newer
+    assert (
+        array_listing.begin(old, 0, "7_0", first_node=True) is None and not task.run.plan.exists()
+    )
+    assert array_listing.begin(new, 0, "8_0", first_node=True) and find.slurm_job(task.run) == "8_0"
     # finds the run held or done, as every start does
-    begun = array.begin(old, 0, "7_0", first_node=True)
-    assert begun and begun[0] == task.run and rundir.slurm_job(task.run) == "8_0"
+    begun = array_listing.begin(old, 0, "7_0", first_node=True)
+    assert begun and begun[0] == task.run and find.slurm_job(task.run) == "8_0"
 
 
 def test_the_job_of_a_waiting_point_can_be_had(sweep: SweepDir) -> None:
     run = points(sweep, 0, 5)[1].run
-    assert array.job_text(run) is None  # never queued
-    array.write(sweep, points(sweep, 0, 5), "", CODE, DATA)  # Slurm refused it
-    assert array.job_text(run) == "train:\n  seed: 5\n"
+    assert array_listing.job_text(run) is None  # never queued
+    array_listing.write(sweep, points(sweep, 0, 5), "", CODE, DATA)  # Slurm refused it
+    assert array_listing.job_text(run) == "train:\n  seed: 5\n"
     begun = points(sweep, 5, begun=True)
-    assert array.job_text(run) is None
+    assert array_listing.job_text(run) is None
     run.plan.unlink()
-    array.write(sweep, begun, "", CODE, DATA)
-    assert array.job_text(run) is None  # it had begun when that was written
+    array_listing.write(sweep, begun, "", CODE, DATA)
+    assert array_listing.job_text(run) is None  # it had begun when that was written
 
 
 @pytest.mark.parametrize(
     "path", sorted((PROJECT / "jobs").glob("*.yaml")), ids=lambda path: path.stem
 )
 def test_a_job_is_written_key_by_key_as_it_would_be_at_once(path: Path) -> None:
-    for made in spec.load_points(Job(path.stem, path), (), without_gpu=True).specs[:3]:
+    for made in load.load_points(Job(path.stem, path), (), without_gpu=True).specs[:3]:
         whole = made.model_dump(mode="json", exclude_unset=True, exclude={"after", "published"})
-        assert submit.job_text(made) == yaml.dump(whole, Dumper=submit.DUMPER, sort_keys=False)
+        assert request.job_text(made) == yaml.dump(whole, Dumper=request.DUMPER, sort_keys=False)

@@ -18,10 +18,10 @@ from tests import ranks
 from tests.test_pictures import torchvision
 from tests.test_resume import prepared  # noqa: F401
 from trainer import mix
+from trainer.batches import augment
+from trainer.batches.loader import crop_box
 from trainer.config.data import RandomResizedCrop
-from trainer.config.layout import RunDir
-from trainer.data import augment
-from trainer.data.loader import crop_box
+from trainer.config.files.layout import RunDir
 
 CHAIN: list[dict[str, Any]] = [
     {"name": "horizontal_flip"},

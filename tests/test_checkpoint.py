@@ -21,11 +21,13 @@ import torch
 from torch import Tensor
 
 from tests.cli import wait_for
-from trainer import checkpoint, checkpoint_writer, watchdog
-from trainer.checkpoint import NewerCheckpoint, load_newest, tidy
-from trainer.checkpoint_writer import HashedFile, Writer
-from trainer.config.layout import RunDir, read_json
-from trainer.config.outcome import Outcome, retries
+from trainer.checkpoints import files
+from trainer.checkpoints import writer as checkpoint_writer
+from trainer.checkpoints.files import NewerCheckpoint, load_newest, tidy
+from trainer.checkpoints.writer import HashedFile, Writer
+from trainer.config.files.layout import RunDir, read_json
+from trainer.config.files.outcome import Outcome, retries
+from trainer.ranks import watchdog
 
 MB = 1_000_000
 
@@ -117,7 +119,7 @@ def test_what_is_saved_is_loaded_and_the_manifest_tells_of_it(run: RunDir) -> No
     )
     assert sorted(manifest["files"]) == ["trainer.pt", "weights.pt"]
     on_disk = sum(p.stat().st_size for p in found.path.iterdir())
-    assert 0 <= on_disk - checkpoint.size_bytes([state(7)["weights"], state(7)["trainer"]]) < 10_000
+    assert 0 <= on_disk - files.size_bytes([state(7)["weights"], state(7)["trainer"]]) < 10_000
     assert (
         writer.last_save_s is not None
         and writer.last_stall_s is not None
@@ -192,7 +194,7 @@ def test_the_newest_two_and_the_best_are_kept(run: RunDir) -> None:
     writer.save(6, **state(6))
     writer.wait()
     assert names(run) == ["best", "latest", "step-5.local-1", "step-6.local-1"]
-    assert checkpoint.find(run, "best")[0].path.name == "step-5.local-1"
+    assert files.find(run, "best")[0].path.name == "step-5.local-1"
 
 
 def test_the_same_step_again_is_left_as_it_is(run: RunDir) -> None:
@@ -270,7 +272,7 @@ def forget_weights(folder: Path) -> None:
     manifest = read_json(folder / "manifest.json")
     del manifest["files"]["weights.pt"]
     (folder / "manifest.json").write_text(
-        json.dumps({**manifest, "sha256": checkpoint.manifest_sha256(manifest)})
+        json.dumps({**manifest, "sha256": files.manifest_sha256(manifest)})
     )
 
 
@@ -345,7 +347,7 @@ def test_a_newer_schema_is_refused_and_nothing_is_touched_an_unknown_key_is_not(
     saved(run, 1, 2)
     path = run.checkpoints / "step-2.local-1/manifest.json"
     manifest = {**read_json(path), "a key of tomorrow": [1]}
-    path.write_text(json.dumps({**manifest, "sha256": checkpoint.manifest_sha256(manifest)}))
+    path.write_text(json.dumps({**manifest, "sha256": files.manifest_sha256(manifest)}))
     assert newest(run) == "step-2.local-1"
     path.write_text(json.dumps({**manifest, "schema": 2}))
     with pytest.raises(
@@ -369,19 +371,19 @@ def test_what_was_left_lying_is_no_checkpoint_and_goes(run: RunDir) -> None:
 def test_links_that_dangle_or_lag_are_put_right(run: RunDir) -> None:
     saved(run, 1, 2, 3, 4, best=(1, 3))
     shutil.rmtree(run.checkpoints / "step-4.local-1")
-    checkpoint.point(run.checkpoints / "best", run.checkpoints / "step-1.local-1")
+    files.point(run.checkpoints / "best", run.checkpoints / "step-1.local-1")
     lines = tidy(run, load_newest(run)[0], [])
     assert lines == [
         "latest pointed to step-4.local-1, now to step-3.local-1",
         "best pointed to step-1.local-1, now to step-3.local-1",
     ]
-    assert checkpoint.find(run, "best")[0].path.name == "step-3.local-1"
+    assert files.find(run, "best")[0].path.name == "step-3.local-1"
     shutil.rmtree(run.checkpoints / "step-3.local-1")
     with pytest.raises(
-        checkpoint.NoCheckpoint,
+        files.NoCheckpoint,
         match=r"the best checkpoint of t-00000000, step-3\.local-1, is not whole",
     ):
-        checkpoint.find(run, "best")
+        files.find(run, "best")
 
 
 # Disks that take nothing
@@ -574,7 +576,7 @@ def test_a_slow_write_that_is_waited_for_is_no_hang_and_one_that_stands_still_is
 def test_where_a_rank_is_that_waits_for_its_checkpoint() -> None:
     """The watchdog and `why` say so by the file's name."""
     assert any(
-        "trainer/checkpoint_writer.py".startswith(start) and name == "checkpoint"
+        "trainer/checkpoints/writer.py".startswith(start) and name == "checkpoint"
         for start, name in watchdog.PHASES.items()
     )
 

@@ -22,12 +22,12 @@ from safetensors.torch import load_file
 from tests import ranks
 from tests.cli import PROJECT, Shell, wait_for
 from tests.test_checkpoint import newest, state
-from trainer.checkpoint import load_newest, tidy, weights_sha256
-from trainer.checkpoint_writer import Writer
-from trainer.config.layout import RunDir, read_json, write_json
-from trainer.config.outcome import Outcome
-from trainer.data.prepared import prepare
-from trainer.tracking import Rows
+from trainer.checkpoints.files import load_newest, tidy, weights_sha256
+from trainer.checkpoints.writer import Writer
+from trainer.config.files.layout import RunDir, read_json, write_json
+from trainer.config.files.outcome import Outcome
+from trainer.datasets.prepare import prepare
+from trainer.output.tracking import Rows
 
 POINTS = ("weights", "trainer", "manifest", "rename", "latest", "prune")
 
@@ -284,7 +284,7 @@ def test_export_by_the_tool_and_by_the_verb(
     tool = [
         sys.executable,
         "-m",
-        "trainer.export",
+        "trainer.tools.export",
         str(run.config),
         "--out",
         str(tmp_path / "w.safetensors"),
@@ -328,6 +328,6 @@ def test_export_by_the_tool_and_by_the_verb(
     write_json(run.plan, {"python": "/no/such/python"})
     printed = shell.run("export", "t-00000000", code=2)
     assert (
-        "/no/such/python has no safetensors, which trainer.export needs: install the extra 'train'"
+        "/no/such/python has no safetensors, which trainer.tools.export needs: install the extra 'train'"
         in printed
     )

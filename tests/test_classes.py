@@ -19,9 +19,9 @@ from tests.test_imagefolder import picture_set, settings
 from tests.test_pictures import config, encoded, noise
 from tests.test_segmentation import CLASSES, SETTINGS, write_mask, write_scenes
 from trainer.config.data import DataConfig
-from trainer.data.classes import check
-from trainer.data.prepared import prepare
-from trainer.data.raw import DataError
+from trainer.datasets.prepare import prepare
+from trainer.prepared.classes import check
+from trainer.prepared.raw import DataError
 
 
 def notes(data: DataConfig, folder: Path, *, started: bool = False) -> list[str]:

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from launch import clean
-from launch.rundir import standing
+from launch.runs import clean
+from launch.runs.find import standing
 from tests.cli import Shell
-from trainer.config.layout import RunDir, write_json
-from trainer.config.outcome import Outcome, Status, Verdict
+from trainer.config.files.layout import RunDir, write_json
+from trainer.config.files.outcome import Outcome, Status, Verdict
 
 
 def made(
@@ -112,7 +112,7 @@ def test_links_that_point_nowhere_keep_every_checkpoint(tmp_path: Path) -> None:
 
 
 def test_a_run_on_which_a_submit_works_is_left_alone(tmp_path: Path) -> None:
-    from trainer.config.lock import Lock
+    from trainer.config.files.lock import Lock
 
     run = made(tmp_path, "a-1")
     lock = Lock(run.submit_lock)

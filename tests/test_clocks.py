@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.cli import ONE_RANK, PROJECT, SHORT, Shell
-from trainer.config import lock
-from trainer.config.layout import RunDir, write_json
+from trainer.config.files import lock
+from trainer.config.files.layout import RunDir, write_json
 
 HOUR = 3600.0
 
@@ -111,7 +111,7 @@ def test_a_lock_is_taken_by_the_file_systems_clock(tmp_path: Path, ahead_s: floa
     leave_lock(alive, 60.0)
     leave_lock(dead, 600.0)
     code = (
-        "import sys; from pathlib import Path; from trainer.config.lock import Lock\n"
+        "import sys; from pathlib import Path; from trainer.config.files.lock import Lock\n"
         "print([Lock(Path(path)).acquire() for path in sys.argv[1:]])\n"
     )
     environment = {**os.environ, **dict(with_clock(tmp_path / "clock", ahead_s))}

@@ -16,18 +16,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from launch import trial
+from launch.sweeps import trial
 from tests import ranks
 from tests.cli import wait_for
 from tests.test_data import PROJECT
 from tests.test_imagefolder import settings
 from tests.test_pictures import config
 from tests.test_segmentation import SETTINGS, write_mask, write_scenes
-from trainer.config.layout import RunDir, write_json
+from trainer.config.files.layout import RunDir, write_json
 from trainer.config.run import RunConfig
-from trainer.data.contents import JUST_CHANGED_NS, Contents, Unreadable
-from trainer.data.prepared import load, prepare
-from trainer.data.raw import DataError
+from trainer.datasets.prepare import load, prepare
+from trainer.prepared.contents import JUST_CHANGED_NS, Contents, Unreadable
+from trainer.prepared.raw import DataError
 
 
 def bitmaps(root: Path, level: int, count: int = 3) -> list[Path]:

@@ -18,13 +18,15 @@ import numpy as np
 import pytest
 import torch
 
-from launch import rundir
+from launch.runs import find
 from tests import ranks
 from trainer.config.data import CIFAR10Data, SyntheticData
 from trainer.config.run import TrainConfig
-from trainer.data import DATASETS, cifar10, dataset, raw
-from trainer.data.prepared import load, prepare
-from trainer.distributed import World
+from trainer.datasets import cifar10
+from trainer.datasets.find import DATASETS, dataset
+from trainer.datasets.prepare import load, prepare
+from trainer.prepared import raw
+from trainer.ranks.group import World
 from trainer.state import Trainer
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -32,13 +34,13 @@ SYNTHETIC = SyntheticData(name="synthetic", samples=64, size=8)
 
 
 def tool(folder: Path, data: dict[str, Any], *, allow: bool = False) -> list[str]:
-    """The command line of trainer.prepare for this data."""
+    """The command line of trainer.tools.prepare for this data."""
     config = ranks.config("t", data=data, execution={"allow_unverified_data": allow})
     run = ranks.make_run(folder / "runs", config, {})
     return [
         sys.executable,
         "-m",
-        "trainer.prepare",
+        "trainer.tools.prepare",
         str(run.config),
         "--data-dir",
         str(folder / "data"),
@@ -185,7 +187,7 @@ def test_a_full_disk_is_told_and_the_next_try_is_clean(tmp_path: Path) -> None:
 def test_flips_and_normalising_are_what_they_say(tmp_path: Path) -> None:
     import torch
 
-    from trainer.data.batches import Batches, Sampling, augment
+    from trainer.batches.batches import Batches, Sampling, augment
 
     settings = {"name": "synthetic", "samples": 64, "size": 8, "mean": [0.5] * 3, "std": [0.25] * 3}
     data = load(ranks.make_run(tmp_path, ranks.config(), prepare(SYNTHETIC, tmp_path, tmp_path)))
@@ -294,7 +296,7 @@ def test_the_steps_that_status_shows_before_a_run_begins_are_the_trainers(
     trainer = Trainer(
         config, world, load(run, config.train.data.validation, wanted=config.train.data.wanted())
     )
-    assert rundir.progress(run)["total"] == trainer.total_steps
+    assert find.progress(run)["total"] == trainer.total_steps
 
 
 def test_every_data_set_has_its_parts() -> None:

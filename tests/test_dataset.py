@@ -15,8 +15,8 @@ from PIL import Image
 from tests import ranks
 from tests.cli import Shell
 from tests.test_segmentation import SETTINGS, write_scenes
-from trainer import dataset
-from trainer.data.prepared import load
+from trainer.datasets.prepare import load
+from trainer.tools import dataset
 
 JOB = """train:
   epochs: 3

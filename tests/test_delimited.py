@@ -9,8 +9,8 @@ import io
 import numpy as np
 import pytest
 
-from trainer.data import delimited
-from trainer.data.raw import DataError
+from trainer.prepared import delimited
+from trainer.prepared.raw import DataError
 
 COLUMNS = 3
 ROWS = [["1.5", "-2e3", ".25"], ["0", "7.", "+1E-2"], ["12", "0.001", "3"]]

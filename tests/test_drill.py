@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from launch import drill, drill_slurm
+from launch.drill import cluster
+from launch.drill import kills as drill
 from tests.cli import Shell
-from trainer.config.layout import RunDir
+from trainer.config.files.layout import RunDir
 
 
 def test_each_kind_of_kill_as_often_as_the_others_and_in_order() -> None:
@@ -99,15 +100,13 @@ def test_a_kill_waits_for_a_step_of_its_own_attempt(tmp_path: Path) -> None:
 
 
 def test_a_cluster_strikes_in_turn_and_cuts_the_power_once_at_the_end() -> None:
-    strikes = drill_slurm.plan(4, 3, 1000, ["signal", "requeue", "cut"])
+    strikes = cluster.plan(4, 3, 1000, ["signal", "requeue", "cut"])
     assert [s.kind for s in strikes] == ["signal", "requeue", "signal", "cut"]
     assert all(225 * i < s.step < 225 * (i + 1) for i, s in enumerate(strikes))
-    again, other = (
-        drill_slurm.plan(4, seed, 1000, ["signal", "requeue", "cut"]) for seed in (3, 4)
-    )
+    again, other = (cluster.plan(4, seed, 1000, ["signal", "requeue", "cut"]) for seed in (3, 4))
     assert strikes == again != other
-    assert [s.kind for s in drill_slurm.plan(3, 0, 100, ["preempt"])] == ["preempt"] * 3
-    assert [s.kind for s in drill_slurm.plan(1, 0, 100, ["preempt", "cut"])] == ["cut"]
+    assert [s.kind for s in cluster.plan(3, 0, 100, ["preempt"])] == ["preempt"] * 3
+    assert [s.kind for s in cluster.plan(1, 0, 100, ["preempt", "cut"])] == ["cut"]
 
 
 def test_words_for_a_cluster_are_refused_elsewhere(tmp_path: Path) -> None:

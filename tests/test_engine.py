@@ -14,9 +14,9 @@ import pytest
 
 from launch import engine
 from tests.cli import PROJECT
-from trainer.config.layout import RunDir, write_json
-from trainer.config.lock import Lock
-from trainer.config.outcome import Outcome
+from trainer.config.files.layout import RunDir, write_json
+from trainer.config.files.lock import Lock
+from trainer.config.files.outcome import Outcome
 
 CONFLICT = (
     'docker: Error response from daemon: Conflict. The container name "/x-00000000" is already in'

@@ -23,11 +23,11 @@ from torch import nn
 from tests.cli import Shell
 from tests.test_predict import PROJECT, asked, trained
 from tests.test_segmentation import SETTINGS, write_scenes
-from trainer import export, program
-from trainer import trained as loading
-from trainer.checkpoint import find
-from trainer.config.layout import RunDir, write_json
+from trainer.checkpoints.files import find
+from trainer.config.files.layout import RunDir, write_json
 from trainer.config.run import RunConfig
+from trainer.tools import export, program
+from trainer.tools import trained as loading
 
 # Knows only the file, Pillow and its runtime. An editable install of Batchyard is looked past.
 PLAIN = """

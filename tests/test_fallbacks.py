@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
-from launch import spec
+from launch.spec import load
 from tests import ranks
 from tests.cli import PROJECT
 from tests.test_data import real_data
 from tests.test_segmentation import camvid_in_colours
-from trainer.config.layout import read_jsonl
+from trainer.config.files.layout import read_jsonl
 from trainer.config.run import RunConfig
-from trainer.data.prepared import prepare
+from trainer.datasets.prepare import prepare
 
 FASHION = ("train.data.train_samples=64", "train.data.test_samples=32")
 FOLDER = ("train.data.size=32", "train.data.resize=36")
@@ -43,7 +43,7 @@ STEPS, STOP_AFTER = 7, 5  # of 64 pictures an epoch has 4 steps: within the seco
 def short(name: str, **execution: Any) -> RunConfig:
     """The run of a job's fallback, cut short."""
     settings = ("train.global_batch_size=16", f"train.max_steps={STEPS}", *JOBS[name])
-    job = spec.load(spec.find(name, PROJECT), settings, without_gpu=True)
+    job = load.load(load.find(name, PROJECT), settings, without_gpu=True)
     return ranks.config(f"{name}-00000000", execution=execution, **job.train.model_dump())
 
 

@@ -12,9 +12,9 @@ import pytest
 
 from tests import ranks
 from tests.cli import SHORT, Shell, outcome
-from trainer.config.layout import RunDir, read_json
-from trainer.config.outcome import Outcome
-from trainer.data.prepared import prepare
+from trainer.config.files.layout import RunDir, read_json
+from trainer.config.files.outcome import Outcome
+from trainer.datasets.prepare import prepare
 
 pytestmark = pytest.mark.gpu
 ON_GPU = {"device": "cuda"}
@@ -62,8 +62,8 @@ def test_a_stopped_run_continues_to_the_same_bits(
 def test_a_checkpoint_holds_the_state_before_the_next_update(tmp_path: Path) -> None:
     import torch
 
-    from trainer.checkpoint import list_newest_first, load
-    from trainer.checkpoint_writer import Writer
+    from trainer.checkpoints.files import list_newest_first, load
+    from trainer.checkpoints.writer import Writer
 
     run = RunDir(tmp_path)
     writer, weight = Writer(run, run.attempt("local-1")), torch.empty(25_000_000, device="cuda")
@@ -88,8 +88,8 @@ def test_nccl_reduces_gradients_to_those_of_one_plain_pass(
     run = ranks.make_run(tmp_path, config, prepared)
     code = (
         "import sys, torch, torch.distributed as dist\nfrom pathlib import Path\nfrom trainer"
-        " import distributed\nfrom trainer.config.layout import RunDir\nfrom trainer.config.run"
-        " import RunConfig\nfrom trainer.data.prepared import load\nfrom trainer.data.batches import Step\nfrom trainer.state import"
+        " import distributed\nfrom trainer.config.files.layout import RunDir\nfrom trainer.config.run"
+        " import RunConfig\nfrom trainer.datasets.prepare import load\nfrom trainer.batches.batches import Step\nfrom trainer.state import"
         " Trainer\nfrom trainer.train import gradients\nrun = RunDir(Path(sys.argv[1])); config ="
         " RunConfig.model_validate_json(run.config.read_text())\nworld = distributed.start(config,"
         " run); found = []\nfor with_ddp in (False, True):\n    if with_ddp:"

@@ -13,9 +13,9 @@ from torch.nn import functional
 
 from tests import gradient_worker, ranks
 from trainer import models, randomness
+from trainer.batches.batches import Batches, Sampling
 from trainer.config.steps import cut
-from trainer.data.batches import Batches, Sampling
-from trainer.data.prepared import load, prepare
+from trainer.datasets.prepare import load, prepare
 
 MLP = {"name": "mlp", "hidden": [16, 16]}
 # the last batch of the epoch has 37 of 100 samples: with 3 ranks of 34 the last rank has none

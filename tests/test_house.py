@@ -21,39 +21,39 @@ SOURCES = sorted(
     for p in (PROJECT / top).rglob("*.py")
 )
 OWNERS = {  # what may be used only there
-    "wandb": ("trainer/tracking.py",),
-    "submitit": ("launch/slurm.py",),
-    "safetensors": ("trainer/export.py", "trainer/state_dict.py"),
-    "onnxruntime": ("trainer/program.py",),
+    "wandb": ("trainer/output/tracking.py",),
+    "submitit": ("launch/backends/slurm.py",),
+    "safetensors": ("trainer/tools/export.py", "trainer/weights/state_dict.py"),
+    "onnxruntime": ("trainer/tools/program.py",),
     "optuna": (
-        "trainer/config/study.py",
-        "trainer/config/journal.py",
+        "trainer/config/files/study.py",
+        "trainer/config/files/journal.py",
         "trainer/search.py",
-        "launch/search.py",
-        "launch/study_restore.py",
+        "launch/sweeps/search.py",
+        "launch/sweeps/study_restore.py",
     ),
     # launch/slurm_commands.py: what of it Slurm's commands may see
     "os.environ": (
-        "trainer/distributed.py",
-        "trainer/tracking.py",
-        "launch/site.py",
-        "launch/node.py",
+        "trainer/ranks/group.py",
+        "trainer/output/tracking.py",
+        "launch/environment.py",
+        "launch/node/attempt.py",
         "launch/slurm_commands.py",
     ),
 }
 STANDARD_LIBRARY_ONLY = (
-    "launch/node.py",
-    "launch/slurm_node.py",
+    "launch/node/attempt.py",
+    "launch/node/requeue.py",
     "launch/slurm_commands.py",
-    "launch/restarts.py",
-    "launch/verdict.py",
-    "launch/log_end.py",
+    "launch/runs/restarts.py",
+    "launch/runs/verdict.py",
+    "launch/runs/log_end.py",
     "launch/engine.py",
-    "launch/records.py",
-    "trainer/config/lock.py",
-    "trainer/config/file_clock.py",
-    "trainer/config/layout.py",
-    "trainer/config/outcome.py",
+    "launch/runs/records.py",
+    "trainer/config/files/lock.py",
+    "trainer/config/files/file_clock.py",
+    "trainer/config/files/layout.py",
+    "trainer/config/files/outcome.py",
     "trainer/config/steps.py",
 )
 
@@ -92,7 +92,7 @@ def complaints(name: str, text: str) -> list[str]:
                 found.append(f"{name}: imports {top}, which a compute node may lack")
         if (
             name.startswith("launch/")
-            and name not in ("launch/text.py", "launch/watch.py")
+            and name not in ("launch/text.py", "launch/console/follow.py")
             and isinstance(node, ast.Attribute)
             and node.attr == "echo"
             and getattr(node.value, "id", "") == "click"
@@ -152,9 +152,9 @@ def test_the_rules_of_the_house(name: str) -> None:
             "launch/x.py:3: reads the environment",
         ),
         (
-            "launch/node.py",
+            "launch/node/attempt.py",
             '"""Doc."""\nimport click\n',
-            "launch/node.py: imports click, which a compute node may lack",
+            "launch/node/attempt.py: imports click, which a compute node may lack",
         ),
         (
             "launch/x.py",
@@ -175,12 +175,12 @@ def test_these_tests_can_fail(name: str, text: str, complaint: str) -> None:
     [
         ("launch.cli", ("torch", "wandb", "submitit", "numpy", "optuna")),
         ("launch.submit", ("torch", "wandb", "submitit", "numpy")),
-        ("launch.slurm", ("torch", "wandb", "submitit", "numpy", "pydantic")),
+        ("launch.backends.slurm", ("torch", "wandb", "submitit", "numpy", "pydantic")),
         # a table of runs is there before pydantic would be
         ("launch.cli.runs", ("torch", "pydantic", "yaml", "rich.console")),
         ("launch.node", ("torch", "pydantic", "yaml", "click", "rich", "submitit")),
         ("trainer.config.run", ("torch", "numpy", "launch", "optuna")),
-        ("trainer.prepare", ("torch", "launch", "wandb")),
+        ("trainer.tools.prepare", ("torch", "launch", "wandb")),
         ("trainer.train", ("launch", "wandb", "torchvision", "sklearn", "optuna")),
     ],
 )

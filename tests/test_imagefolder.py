@@ -22,10 +22,11 @@ from tests import ranks
 from tests.test_data import PROJECT, call, real_data, tool
 from tests.test_pictures import BAD, config, encoded, noise, torchvision
 from trainer.config.data import ImageFolderData
-from trainer.data import imagefolder, pictures
-from trainer.data.pictures import Fit
-from trainer.data.prepared import Encoded, Prepared, load, prepare
-from trainer.data.raw import DataError
+from trainer.datasets import imagefolder
+from trainer.datasets.prepare import Encoded, Prepared, load, prepare
+from trainer.prepared import pictures
+from trainer.prepared.pictures import Fit
+from trainer.prepared.raw import DataError
 
 
 def settings(**more: Any) -> dict[str, Any]:

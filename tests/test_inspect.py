@@ -13,10 +13,11 @@ import pytest
 import torch
 from PIL import Image
 
-from launch import spec
+from launch.spec import load
 from tests import cli, ranks
-from trainer import inspect, models
+from trainer import models
 from trainer.config.data import VOCData
+from trainer.tools import inspect
 
 BOOK = (1, 10)  # channels and classes of Fashion-MNIST
 
@@ -255,7 +256,7 @@ BY_HAND: dict[str, tuple[int, list[tuple[int, ...]]]] = {  # of --depth 1
 
 
 def looked_at(job: str) -> dict[str, Any]:
-    train = spec.load(spec.find(job, cli.PROJECT), without_gpu=False).train
+    train = load.load(load.find(job, cli.PROJECT), without_gpu=False).train
     config = ranks.config().model_copy(update={"train": train})
     return inspect.look_at_model(config, train.data.pictures())
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from launch import spec
 from launch.errors import of_the_system
-from launch.spec import Job
-from launch.yaml_tree import MAX_SHOWN, SpecError, parse, setting
+from launch.spec import load
+from launch.spec.load import Job
+from launch.spec.yaml_tree import MAX_SHOWN, SpecError, parse, setting
 from tests.cli import BATCHYARD, PROJECT, Shell
 from tests.test_unreadable import make
 
@@ -62,7 +62,7 @@ def test_numbers_that_no_computer_has(tmp_path: Path, number: str) -> None:
     path = tmp_path / "a.yaml"
     path.write_text(TRAIN.replace("epochs: 1", f"epochs: {number}"))
     with pytest.raises(SpecError) as caught:
-        spec.load(Job("a", path), without_gpu=True)
+        load.load(Job("a", path), without_gpu=True)
     assert "train.epochs: found '" in str(
         caught.value
     ) and "characters more; expected a whole number" in str(caught.value)
@@ -73,7 +73,7 @@ def test_thousands_of_mistakes_are_counted(tmp_path: Path) -> None:
     path = tmp_path / "a.yaml"
     path.write_text(TRAIN + "".join(f"odd_{n}: 1\n" for n in range(20_000)))
     with pytest.raises(SpecError) as caught:
-        spec.load(Job("a", path), without_gpu=True)
+        load.load(Job("a", path), without_gpu=True)
     lines = str(caught.value).splitlines()
     assert (
         len(lines) == MAX_SHOWN + 1

@@ -21,10 +21,10 @@ from tests.test_data import call
 from tests.test_imagefolder import picture_set, prepared, refused, settings
 from tests.test_pictures import config, encoded, noise
 from tests.test_segmentation import SETTINGS, write_scenes
-from trainer import predict
-from trainer.config.layout import read_json, write_json
-from trainer.data.listing import NEVER_DATA, Listing
-from trainer.data.prepared import load, prepare
+from trainer.config.files.layout import read_json, write_json
+from trainer.datasets.prepare import load, prepare
+from trainer.prepared.listing import NEVER_DATA, Listing
+from trainer.tools import predict
 
 LEFT = "left out, for such names are never data: "
 
@@ -157,7 +157,14 @@ def started_by(old: Path, folder: Path, data: dict[str, Any], **train: Any) -> l
     Returns the command line that prepares it again.
     """
     run = ranks.make_run(folder / "runs", ranks.config("t", data=data, **train), {})
-    argv = [sys.executable, "-m", "trainer.prepare", str(run.config), "--data-dir", str(folder)]
+    argv = [
+        sys.executable,
+        "-m",
+        "trainer.tools.prepare",
+        str(run.config),
+        "--data-dir",
+        str(folder),
+    ]
     argv += ["--cache-dir", str(folder / "cache")]
     known = {"PYTHONPATH": str(old), "PATH": os.environ["PATH"]}
     write_json(run.config, without_younger_settings(read_json(run.config)))

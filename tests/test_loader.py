@@ -23,13 +23,13 @@ from tests.test_imagefolder import picture_set
 from tests.test_pictures import config as folder_config
 from tests.test_pictures import torchvision
 from trainer import randomness
+from trainer.batches.batches import Batches, Sampling, augment
+from trainer.batches.loader import Loader, crop_box
 from trainer.config.data import RandomResizedCrop
-from trainer.config.layout import RunDir, read_json, read_jsonl
-from trainer.config.outcome import Outcome
-from trainer.data.batches import Batches, Sampling, augment
-from trainer.data.loader import Loader, crop_box
-from trainer.data.prepared import load, prepare
-from trainer.data.raw import DataError
+from trainer.config.files.layout import RunDir, read_json, read_jsonl
+from trainer.config.files.outcome import Outcome
+from trainer.datasets.prepare import load, prepare
+from trainer.prepared.raw import DataError
 
 CROPPED = {
     "name": "imagefolder",

@@ -17,9 +17,9 @@ import pytest
 
 from tests import old_version
 from tests.cli import PROJECT, wait_for
-from trainer.config import lock
-from trainer.config.layout import write_json
-from trainer.config.lock import Lock, LockLost
+from trainer.config.files import lock
+from trainer.config.files.layout import write_json
+from trainer.config.files.lock import Lock, LockLost
 
 AT_ONCE: dict[str, float] = {"settle_s": 0.0}  # only an older version's process needs the wait
 TMPFS = Path("/dev/shm")
@@ -326,7 +326,7 @@ def test_a_lock_that_was_deleted_by_hand_is_lost(tmp_path: Path) -> None:
 def test_a_link_whose_answer_was_lost_is_a_link(tmp_path: Path) -> None:
     """NFS sends a request again where no answer came; the server then says that the name exists."""
     code = (
-        "import os, sys; from pathlib import Path; from trainer.config.lock import Lock\n"
+        "import os, sys; from pathlib import Path; from trainer.config.files.lock import Lock\n"
         "link = os.link\n"
         "def answer_is_lost(source, target):\n"
         "    link(source, target)\n"

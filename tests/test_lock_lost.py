@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from launch import scratch
+from launch.node import scratch
 from tests.cli import PROJECT, Shell, finish, wait_for
-from trainer.config import lock
-from trainer.config.layout import RunDir, read_json, write_json
-from trainer.config.outcome import Outcome
+from trainer.config.files import lock
+from trainer.config.files.layout import RunDir, read_json, write_json
+from trainer.config.files.outcome import Outcome
 
 
 def take_away(path: Path) -> dict[str, object]:
@@ -74,7 +74,7 @@ def test_a_node_that_lost_its_run_ends_the_command_before_it_writes_again(tmp_pa
 def test_a_submit_that_lost_its_lock_starts_nothing(tmp_path: Path) -> None:
     prepare = tmp_path / "python"  # the site's: it prepares when it is told to
     waits = f"touch {tmp_path}/asked; while [ ! -e {tmp_path}/go ]; do sleep 0.05; done"
-    case = f'case "$*" in *trainer.prepare*) {waits};; esac'
+    case = f'case "$*" in *trainer.tools.prepare*) {waits};; esac'
     prepare.write_text(f'#!/bin/sh\n{case}\nexec {sys.executable} "$@"\n')
     prepare.chmod(0o755)
     (tmp_path / "site.yaml").write_text(f"python: {prepare}\n")

@@ -11,11 +11,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-from launch import spec
-from launch.spec import Job
+from launch.spec import load
+from launch.spec.load import Job
 from tests.cli import BATCHYARD, PROJECT, Shell
-from trainer.config.layout import RunDir, write_json
-from trainer.config.outcome import Outcome
+from trainer.config.files.layout import RunDir, write_json
+from trainer.config.files.outcome import Outcome
 from trainer.config.run import RunConfig
 
 JOB = """
@@ -88,7 +88,7 @@ def test_a_sweep_of_ten_thousand_points_is_checked_in_little_memory(tmp_path: Pa
 
 def test_results_do_not_hold_all_runs_in_memory(tmp_path: Path) -> None:
     (tmp_path / "small.yaml").write_text(JOB)
-    train = spec.load(Job("small", tmp_path / "small.yaml"), without_gpu=True).train
+    train = load.load(Job("small", tmp_path / "small.yaml"), without_gpu=True).train
     rows = [
         {
             "kind": "train",

@@ -15,11 +15,11 @@ from PIL import Image
 
 from tests import ranks
 from trainer import models
+from trainer.batches.batches import Batches, Sampling
 from trainer.config.data import Pictures
-from trainer.config.library import TORCHVISION
+from trainer.config.models.library import TORCHVISION
 from trainer.config.run import RunConfig
-from trainer.data.batches import Batches, Sampling
-from trainer.data.prepared import load, prepare
+from trainer.datasets.prepare import load, prepare
 
 OWN = [
     {"name": "alexnet"},

@@ -15,13 +15,14 @@ from pathlib import Path
 
 import pytest
 
-from launch import array, node
-from launch.verdict import conclude
+from launch.node import attempt as node
+from launch.runs import array_listing
+from launch.runs.verdict import conclude
 from tests.cli import wait_for
-from trainer.config import lock
-from trainer.config.layout import RunDir, SweepDir, read_json, write_json
-from trainer.config.lock import Lock
-from trainer.config.outcome import Outcome
+from trainer.config.files import lock
+from trainer.config.files.layout import RunDir, SweepDir, read_json, write_json
+from trainer.config.files.lock import Lock
+from trainer.config.files.outcome import Outcome
 
 PROJECT = Path(__file__).resolve().parents[1]
 
@@ -462,9 +463,9 @@ def test_a_task_whose_run_was_removed_makes_no_other(tmp_path: Path) -> None:
     sweep = SweepDir(tmp_path / "x.sweep")
     sweep.slurm.mkdir(parents=True)
     run = sweep.run("x-aaaaaaaa")
-    listing = array.write(
+    listing = array_listing.write(
         sweep,
-        [array.Task(run, {"job": "", "plan": {}, "data": 0})],
+        [array_listing.Task(run, {"job": "", "plan": {}, "data": 0})],
         "",
         {"root": "", "record": {}},
         [{}],

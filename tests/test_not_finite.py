@@ -15,23 +15,25 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from launch import measured, rundir
-from launch.report import points
-from launch.report.page import write
-from launch.report.points import best
-from launch.status import Row
-from launch.submit import result_line
+from launch.console.status import Row
+from launch.report import sweep_data
+from launch.report.run_page import write
+from launch.report.sweep_data import best
+from launch.results import measurements
+from launch.runs import find
+from launch.submit.request import result_line
 from tests import ranks
 from tests.test_report import Page, configure, eval_row, lines, start, train_row
-from trainer import checkpoint, predict, trained
-from trainer.config.layout import RunDir, SweepDir, to_json, write_json
-from trainer.config.outcome import Outcome
+from trainer.batches.batches import Batches
+from trainer.checkpoints import files
+from trainer.config.files.layout import RunDir, SweepDir, to_json, write_json
+from trainer.config.files.outcome import Outcome
 from trainer.config.run import RunConfig
-from trainer.data.batches import Batches
-from trainer.data.listing import Listing
-from trainer.data.prepared import Split, prepare
-from trainer.distributed import World
+from trainer.datasets.prepare import Split, prepare
 from trainer.evaluate import EvaluationSet, evaluate
+from trainer.prepared.listing import Listing
+from trainer.ranks.group import World
+from trainer.tools import predict, trained
 
 
 def strict(text: str) -> Any:
@@ -163,7 +165,7 @@ def test_page_and_status_show_none(diverged: RunDir) -> None:
         in page.text
     )
     assert "test: NaN at step 13" in page.text
-    row = Row.of(diverged, rundir.standing(diverged))
+    row = Row.of(diverged, find.standing(diverged))
     assert row.accuracy == "-"
     assert "test accuracy" not in result_line(Outcome.read(diverged.outcome))  # type: ignore[arg-type]
 
@@ -222,7 +224,7 @@ def test_a_point_without_a_finite_validation_is_not_the_best_and_hides_no_other(
     record = [{"axes": {"train.seed": i}, "run_id": f"t-{i}"} for i in range(2)]
     submit = {"started": 1_760_000_000.0, "backend": "local", "settings": [], "points": record}
     write_json(sweep.record, {"job": "t", "submits": [submit]})
-    found = points.read(sweep).points
+    found = sweep_data.read(sweep).points
     first = best(found)
     # not by the test set
     assert first is not None and first.by_validation and first.point is found[0]
@@ -236,12 +238,12 @@ def test_an_epoch_of_which_a_part_is_not_finite_has_no_mean(tmp_path: Path) -> N
         run.evaluation("test"),
         {"classes": ["a"], "samples": None, "correct": None, "not_finite": 7},
     )
-    of = measured.Run(run, RunConfig.model_validate_json(run.config.read_text()), 0, {})
+    of = measurements.Run(run, RunConfig.model_validate_json(run.config.read_text()), 0, {})
     assert (
-        measured.measure(of, "train_loss", 1) is None
-        and measured.measure(of, "train_accuracy", 1) is None
+        measurements.measure(of, "train_loss", 1) is None
+        and measurements.measure(of, "train_accuracy", 1) is None
     )
-    assert measured.measure(of, "class_accuracy", None, "a") is None
+    assert measurements.measure(of, "class_accuracy", None, "a") is None
     assert "train: NaN at step 20" in Page(write(run)).text
 
 
@@ -253,7 +255,7 @@ def test_predict_says_nothing_of_a_picture(tmp_path: Path) -> None:
         model={"name": "mlp", "hidden": []},
         epochs=1,
     )
-    found, _ = checkpoint.find(run, "latest")
+    found, _ = files.find(run, "latest")
     model = trained.load(run, config, found, "cpu")
     Image.new("L", (8, 8), 128).save(tmp_path / "a.png")
     asked = predict.find([tmp_path / "a.png"], tmp_path / "out", Listing())

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from launch.plan import ONE_NODE
-from launch.verdict import judge
+from launch.plan.build import ONE_NODE
+from launch.runs.verdict import judge
 from tests.cli import PROJECT
-from trainer.config.layout import Attempt, RunDir, write_json
-from trainer.config.outcome import Outcome
+from trainer.config.files.layout import Attempt, RunDir, write_json
+from trainer.config.files.outcome import Outcome
 
 LOST = "Connection closed by peer [127.0.0.1]:35555"
 GAI = (

@@ -12,11 +12,12 @@ import torch
 from torch.nn import functional
 
 from tests import ranks
-from trainer import distributed, models, parity, randomness
-from trainer.config.layout import RunDir, read_jsonl
-from trainer.config.outcome import Outcome
-from trainer.data.batches import Step
-from trainer.data.prepared import load, prepare
+from trainer import models, parity, randomness
+from trainer.batches.batches import Step
+from trainer.config.files.layout import RunDir, read_jsonl
+from trainer.config.files.outcome import Outcome
+from trainer.datasets.prepare import load, prepare
+from trainer.ranks import group
 from trainer.state import Trainer
 from trainer.train import gradients
 
@@ -126,7 +127,7 @@ def test_the_gradient_is_that_of_one_pass_and_the_statistics_are_torchs(
         # its watchdog would end these tests
         config = ranks.config("gradient", execution={"hang_limit_s": None}, **train)
         run = ranks.make_run(tmp_path, config, prepared)
-        return Trainer(config, distributed.start(config, run), load(run))
+        return Trainer(config, group.start(config, run), load(run))
 
     together = make(**PARITY, channels_last=True)
     # torch's own momentum, chunk by chunk

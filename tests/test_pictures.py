@@ -20,8 +20,8 @@ from PIL import Image
 
 from tests.test_data import PROJECT
 from trainer.config.data import ImageFolderData
-from trainer.data import masks, pictures
-from trainer.data.pictures import BadPicture, Fit, decode
+from trainer.prepared import masks, pictures
+from trainer.prepared.pictures import BadPicture, Fit, decode
 
 RNG = np.random.RandomState(0)
 
@@ -143,7 +143,7 @@ def test_spoilt_tags_do_not_spoil_a_picture(tmp_path: Path) -> None:
     data = encoded(rgb, "JPEG", exif=exif)
     (tmp_path / "x.jpg").write_bytes(data)
     code = (
-        f"from trainer.data.pictures import decode; print(decode(open({str(tmp_path / 'x.jpg')!r},"
+        f"from trainer.prepared.pictures import decode; print(decode(open({str(tmp_path / 'x.jpg')!r},"
         " 'rb').read(), 3).sum())"
     )
     done = subprocess.run(

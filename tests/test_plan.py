@@ -7,17 +7,18 @@ from typing import Any
 
 import pytest
 
-from launch import plan as planning
-from launch import slurm, spec
-from launch.plan import Plan
-from launch.site import BackendName, Folders, Machine
-from launch.site_file import Site
-from launch.spec import Job
-from launch.submit import known_to
-from launch.yaml_tree import SpecError
+from launch.backends import slurm
+from launch.environment import BackendName, Folders, Machine
+from launch.plan import build as planning
+from launch.plan.build import Plan
+from launch.spec import load
+from launch.spec.load import Job
+from launch.spec.site import Site
+from launch.spec.yaml_tree import SpecError
+from launch.submit.request import known_to
 from tests import ranks
 from trainer import models
-from trainer.config.layout import RunDir
+from trainer.config.files.layout import RunDir
 
 CASES = Path(__file__).parent / "cases"
 JOB = """
@@ -48,7 +49,7 @@ def build(
     (tmp_path / "x.yaml").write_text(text)
     site = site or Site()
     without_gpu = not planning.has_gpu(backend, site, machine)
-    job = spec.load(
+    job = load.load(
         Job("x", tmp_path / "x.yaml"), given.get("settings", ()), without_gpu=without_gpu
     )
     job = planning.with_defaults(job, site, backend)
@@ -85,7 +86,7 @@ def test_fewer_gpus_keep_the_micro_batch_and_accumulate(
     tmp_path: Path, machine: Machine, rounds: int
 ) -> None:
     (tmp_path / "x.yaml").write_text(JOB)
-    job = spec.load(Job("x", tmp_path / "x.yaml"), without_gpu=False)
+    job = load.load(Job("x", tmp_path / "x.yaml"), without_gpu=False)
     placement = planning.place(job, Site(), machine, "local")
     config = planning.run_config("x", "x-00000000", job, placement, None)
     assert (config.execution.ranks, config.micro_batch_size()) == (8, 13)
@@ -129,7 +130,7 @@ def test_slurm_believes_the_site_and_never_the_login_node(tmp_path: Path) -> Non
 
 def test_a_continued_run_keeps_its_ranks_and_threads(tmp_path: Path) -> None:
     (tmp_path / "x.yaml").write_text(JOB)
-    job = spec.load(Job("x", tmp_path / "x.yaml"), without_gpu=False)
+    job = load.load(Job("x", tmp_path / "x.yaml"), without_gpu=False)
     first = planning.run_config(
         "x", "x-0", job, planning.place(job, Site(), Machine(8, 64), "local"), None
     )
@@ -318,7 +319,7 @@ def test_a_cluster_has_defaults_and_takes_along_what_the_site_names(tmp_path: Pa
 
 
 def test_the_site_example_is_right_and_holds_the_defaults() -> None:
-    from launch import site_file as sites
+    from launch.spec import site as sites
 
     found, used = sites.load(Path(sites.__file__).with_name("site.example.yaml"), Path("/"))
     assert used is not None and found == Site()
@@ -327,7 +328,7 @@ def test_the_site_example_is_right_and_holds_the_defaults() -> None:
 def test_where_the_site_is_looked_for(
     tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from launch import site_file as sites
+    from launch.spec import site as sites
 
     named, beside = tmp_path / "named.yaml", tmp_path / "site.yaml"
     in_home = home / ".config/batchyard/site.yaml"

@@ -20,13 +20,14 @@ from PIL import Image
 from tests import ranks
 from tests.cli import Shell
 from tests.test_segmentation import SETTINGS, write_scenes
-from trainer import checkpoint, predict
-from trainer import trained as loading
-from trainer.captions import Line, captioned, grid
-from trainer.config.layout import RunDir, read_json, write_json
+from trainer.checkpoints import files
+from trainer.config.files.layout import RunDir, read_json, write_json
 from trainer.config.run import RunConfig
-from trainer.data.listing import Listing
-from trainer.data.prepared import load, prepare
+from trainer.datasets.prepare import load, prepare
+from trainer.output.captions import Line, captioned, grid
+from trainer.prepared.listing import Listing
+from trainer.tools import predict
+from trainer.tools import trained as loading
 
 PROJECT = Path(__file__).resolve().parents[1]
 # width and height of the pictures in class folders
@@ -184,7 +185,7 @@ def test_of_a_segmentation_the_whole_picture_has_a_mask(tmp_path: Path, scenes: 
     told = asked(scenes, "--out", str(tmp_path / "out"), *map(str, pictures_of(scenes)))
     config = RunConfig.model_validate_json(scenes.config.read_text())
     record = read_json(scenes.data_record)
-    found = loading.load(scenes, config, checkpoint.find(scenes, "latest")[0], "cpu")
+    found = loading.load(scenes, config, files.find(scenes, "latest")[0], "cpu")
     mean, std = (np.array(record[name]).reshape(3, 1, 1) for name in ("mean", "std"))
     sizes = []
     for file, picture in zip(pictures_of(scenes), told["pictures"], strict=True):
@@ -251,7 +252,7 @@ def test_the_best_weights_are_not_the_last_ones(tmp_path: Path) -> None:
     split, place = load(run, 0.2).splits["test"], tmp_path / "1.png"
     pixels = split.read(0, 1)[0]
     Image.fromarray(pixels[0, 0]).save(place)
-    told, weights = asked(run, str(place)), checkpoint.load(run.checkpoints / best).weights
+    told, weights = asked(run, str(place)), files.load(run.checkpoints / best).weights
     matrix, bias = (
         weights[name].numpy().astype(np.float64)
         for name in sorted(weights, key=lambda n: n.endswith("bias"))
@@ -325,7 +326,7 @@ def test_a_run_of_older_code_is_told(tmp_path: Path, digits: RunDir) -> None:
     told = Shell(tmp_path).run("predict", "t", str(tmp_path / "1.png"), code=2)
     assert (
         told == f"batchyard: the code that t-00000000 is frozen with ({run.code}) has no"
-        " trainer.predict: it is older, or gone\n"
+        " trainer.tools.predict: it is older, or gone\n"
     )
 
 

@@ -14,10 +14,10 @@ import torch
 from tests import ranks
 from tests.cli import Shell
 from trainer import tasks
-from trainer.config.layout import RunDir, read_jsonl
-from trainer.data import airfoil
-from trainer.data.prepared import load, prepare
-from trainer.data.raw import DataError
+from trainer.config.files.layout import RunDir, read_jsonl
+from trainer.datasets import airfoil
+from trainer.datasets.prepare import load, prepare
+from trainer.prepared.raw import DataError
 
 W, B = [2.0, -3.4], 4.2
 LINEAR = {"name": "linear", "features": 2, "w": W, "b": B, "train_samples": 205, "test_samples": 90}

@@ -16,12 +16,12 @@ from launch.cli.replay import lines
 from tests import ranks
 from tests.cli import PROJECT, Shell
 from trainer import models
-from trainer.config.layout import RunDir, to_json, write_json
-from trainer.config.outcome import Outcome
-from trainer.data.prepared import load, prepare
-from trainer.distributed import World
-from trainer.replay import replay
+from trainer.config.files.layout import RunDir, to_json, write_json
+from trainer.config.files.outcome import Outcome
+from trainer.datasets.prepare import load, prepare
+from trainer.ranks.group import World
 from trainer.state import Trainer
+from trainer.tools.replay import replay
 
 MLP = {"name": "mlp", "hidden": [16]}
 STEP = 7  # the eighth
@@ -70,7 +70,7 @@ class Scene:
         return numbers.tolist(), torch.cat([batch.images for batch in batches.at(STEP)])
 
     def told(self) -> dict[str, Any]:
-        """What trainer.replay prints, from this process."""
+        """What trainer.tools.replay prints, from this process."""
         attempt = self.run.attempt("local-1")
         Outcome("failed", "nan", "local-1", "trainer rank 0", STEP + 1).write(attempt.outcome)
         torch.save(

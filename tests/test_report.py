@@ -16,9 +16,10 @@ from typing import Any, get_args
 
 import pytest
 
-from launch.report import chart, style, words, write
-from trainer.config.layout import RunDir, write_json
-from trainer.config.outcome import Outcome, Verdict
+from launch import words
+from launch.report import chart, style, write
+from trainer.config.files.layout import RunDir, write_json
+from trainer.config.files.outcome import Outcome, Verdict
 from trainer.config.run import RunConfig
 
 HOSTILE = '"><script>alert(1)</script><img src="http://evil.example/x">&amp;\'</style></title>'

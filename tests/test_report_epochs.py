@@ -21,7 +21,7 @@ from tests.test_report import (
     timing_row,
     train_row,
 )
-from trainer.config.layout import RunDir
+from trainer.config.files.layout import RunDir
 
 # PyTorch's tutorial Training a Classifier prints them at every 2,000 of an epoch's 12,500 steps of
 # 4 pictures.

@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from launch.report import pictures, style, write
+from launch.report import images as pictures
+from launch.report import style, write
 from tests.test_report import (
     HOSTILE,
     Page,
@@ -26,8 +27,8 @@ from tests.test_report import (
     timing_row,
     train_row,
 )
-from trainer.config.layout import RunDir, read_json, write_json
-from trainer.config.outcome import Outcome
+from trainer.config.files.layout import RunDir, read_json, write_json
+from trainer.config.files.outcome import Outcome
 
 PETS = ["cat", "dog", "frog"]
 CONFUSION = [[842, 112, 46], [51, 948, 1], [0, 0, 1000]]

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from launch.report import write, write_sweep
-from launch.submit import result_line
+from launch.submit.request import result_line
 from tests.test_report import HOSTILE, Page, configure, lines, start, train_row
 from tests.test_report_evaluation import CONFUSION, PETS, change, encoded, evaluation, png
 from tests.test_sweep_report import point, record
-from trainer.config.layout import RunDir, SweepDir, write_json
-from trainer.config.outcome import Outcome
+from trainer.config.files.layout import RunDir, SweepDir, write_json
+from trainer.config.files.outcome import Outcome
 
 FIT = {
     "w": [1.9994, -3.4001],

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from launch import restarts
-from launch.restarts import MAX_PREEMPTED, next_start
+from launch.runs import restarts
+from launch.runs.restarts import MAX_PREEMPTED, next_start
 from tests.cli import PROJECT, wait_for
 from tests.test_node import fake, run_dir
-from trainer.config import lock
-from trainer.config.layout import RunDir, read_json, write_json
-from trainer.config.outcome import Outcome, Status, Verdict
+from trainer.config.files import lock
+from trainer.config.files.layout import RunDir, read_json, write_json
+from trainer.config.files.outcome import Outcome, Status, Verdict
 
 # the verdict, and Slurm's word
 LIMIT, SIGNAL, PREEMPTED = ("timeout", False), ("preempted", False), ("preempted", True)

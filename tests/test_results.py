@@ -15,15 +15,16 @@ from typing import Any
 import click
 import pytest
 
-from launch import measured, results, spec
 from launch.cli import results as cli
-from launch.report import results as pages
-from launch.results import Row
-from launch.spec import Job
+from launch.results import compare, measurements
+from launch.results import results_page as pages
+from launch.results.compare import Row
+from launch.spec import load
+from launch.spec.load import Job
 from tests.cli import Shell, outcome
 from tests.test_report import HOSTILE, Page, eval_row, lines, start, train_row
-from trainer.config.layout import RunDir, write_json
-from trainer.config.outcome import Outcome
+from trainer.config.files.layout import RunDir, write_json
+from trainer.config.files.outcome import Outcome
 from trainer.config.run import RunConfig
 
 DIGITS = """
@@ -61,7 +62,7 @@ def add(
     **execution: Any,
 ) -> RunDir:
     """A run of the job as it would be submitted, with those rows."""
-    train = spec.load_points(of, settings, without_gpu=without_gpu).specs[point].train
+    train = load.load_points(of, settings, without_gpu=without_gpu).specs[point].train
     run = RunDir(runs / f"{of.name}-{train.digest()[:8]}{name}")
     how = {"ranks": 1, "threads_per_rank": 1, "device": "cpu", **execution}
     config = RunConfig.model_validate(
@@ -87,9 +88,9 @@ def cpu_name() -> str:
 
 
 def rows_of(of: Job, runs: Path) -> list[Row]:
-    found, unread = measured.read_runs(runs)
+    found, unread = measurements.read_runs(runs)
     assert not unread
-    return results.rows(of, found)
+    return compare.rows(of, found)
 
 
 def row_of(of: Job, runs: Path) -> Row:
@@ -557,7 +558,7 @@ def test_the_page_stands_alone_and_escapes_every_value(tmp_path: Path, runs: Pat
 
 
 def test_every_figure_of_the_project_is_compared(runs: Path) -> None:
-    found = [row for of in spec.find_all(Path(__file__).parents[1]) for row in results.rows(of, {})]
+    found = [row for of in load.find_all(Path(__file__).parents[1]) for row in compare.rows(of, {})]
     assert {"resnet_cifar", "blitz_cifar", "fashion_lenet", "optimizers_airfoil", "voc_fcn"} <= {
         row.job for row in found
     }

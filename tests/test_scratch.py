@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from launch import node, scratch
+from launch.node import attempt, scratch
 from tests import ranks
-from trainer.config.layout import RunDir, read_json
-from trainer.data.prepared import load, prepare
+from trainer.config.files.layout import RunDir, read_json
+from trainer.datasets.prepare import load, prepare
 
 
 @pytest.fixture
@@ -73,15 +73,15 @@ def test_the_trainer_reads_the_copy_or_else_the_cache(
         tmp_path / "runs", config, prepare(config.train.data, tmp_path, tmp_path / "cache")
     )
     monkeypatch.setenv("OWN_DISK", str(tmp_path / "ssd"))
-    own = node.on_local_scratch(run, "$OWN_DISK/data")
+    own = attempt.on_local_scratch(run, "$OWN_DISK/data")
     assert own is not None and own.is_relative_to(tmp_path / "ssd/data")
     assert load(run, None, own).path == own and load(run, None, own).sha256 == load(run).sha256
-    assert node.on_local_scratch(run, "$NOT_SET/data") is None
+    assert attempt.on_local_scratch(run, "$NOT_SET/data") is None
     assert (
         "not from local_scratch: $NOT_SET/data is $NOT_SET/data on this node, no absolute path"
         in capsys.readouterr().out
     )
-    assert node.on_local_scratch(RunDir(tmp_path), str(tmp_path)) is None
+    assert attempt.on_local_scratch(RunDir(tmp_path), str(tmp_path)) is None
 
 
 def test_ranks_train_from_the_copy(tmp_path: Path) -> None:

@@ -17,16 +17,19 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from launch import search, site, submit, sweepdir
+from launch import environment
 from launch.cli import options
-from launch.search import Searched
-from launch.submit import Ready, Request
+from launch.runs import sweep_records
+from launch.submit import request as submit
+from launch.submit.request import Ready, Request
+from launch.sweeps import search
+from launch.sweeps.search import Searched
 from tests import ranks
 from tests.cli import Shell, finish, outcome, step_reached, wait_for
-from trainer.config.layout import RunDir, SweepDir, read_json, write_json
-from trainer.config.outcome import Outcome
-from trainer.config.study import Halving, Trial, open_study
-from trainer.data.prepared import prepare
+from trainer.config.files.layout import RunDir, SweepDir, read_json, write_json
+from trainer.config.files.outcome import Outcome
+from trainer.config.files.study import Halving, Trial, open_study
+from trainer.datasets.prepare import prepare
 from trainer.search import Judge
 
 LR = "train.optimizer.lr"
@@ -218,7 +221,7 @@ def asked(
     of = search.searched(SweepDir(folder / "runs" / "s.sweep"), loaded)
     of.sweep.path.mkdir(parents=True)
     of.sweep.job.write_text(job.read_text())
-    sweepdir.begin(of.sweep, "s", "local", (), [])
+    sweep_records.begin(of.sweep, "s", "local", (), [])
     return of, request
 
 
@@ -226,7 +229,7 @@ def asked(
 def test_trials_are_drawn_from_their_axes_and_become_runs(tmp_path: Path, sampler: str) -> None:
     of, request = asked(tmp_path, sampler)
     for _ in range(16):
-        begun = search.begin(of, request, site.machine())
+        begun = search.begin(of, request, environment.machine())
         assert begun and begun[1]
         trial, ready = begun
         train = ready.config.train
@@ -242,15 +245,18 @@ def test_trials_are_drawn_from_their_axes_and_become_runs(tmp_path: Path, sample
         params = of.study().get_trials()[trial["trial"]].params
         # the study knows what is run
         assert params[LR] == train.optimizer.lr == float(f"{train.optimizer.lr:.4g}")
-    assert search.begin(of, request, site.machine()) is None
+    assert search.begin(of, request, environment.machine()) is None
     axes = [trial["axes"] for trial in of.trials().values()]
     assert len({a[LR] for a in axes}) == 16 and {a["train.schedule"]["name"] for a in axes} == {
         "constant",
         "cosine",
     }
     assert all(0.001 <= a[LR] <= 1 for a in axes) and len({a["train.seed"] for a in axes}) > 4
-    first, _ = search.begin(*asked(tmp_path / "again", sampler), site.machine()) or ({}, None)
-    other, _ = search.begin(*asked(tmp_path / "other", sampler, seed=1), site.machine()) or (
+    first, _ = search.begin(*asked(tmp_path / "again", sampler), environment.machine()) or (
+        {},
+        None,
+    )
+    other, _ = search.begin(*asked(tmp_path / "other", sampler, seed=1), environment.machine()) or (
         {},
         None,
     )
@@ -258,7 +264,7 @@ def test_trials_are_drawn_from_their_axes_and_become_runs(tmp_path: Path, sample
 
 
 def begin_all(folder: Path, of: Searched, request: Request) -> None:
-    while search.begin(of, request, site.machine()):
+    while search.begin(of, request, environment.machine()):
         pass
 
 
@@ -279,9 +285,9 @@ def test_processes_that_ask_at_once_begin_each_trial_once(tmp_path: Path) -> Non
 
 def test_a_trial_whose_asker_was_killed_is_replaced(tmp_path: Path) -> None:
     of, request = asked(tmp_path)
-    search.begin(of, request, site.machine())
+    search.begin(of, request, environment.machine())
     of.study().ask()  # and no record of it
-    begun = search.begin(of, request, site.machine())
+    begun = search.begin(of, request, environment.machine())
     assert begun and begun[0]["trial"] == 2
     assert [t.state.name for t in of.study().get_trials()] == ["RUNNING", "FAIL", "RUNNING"]
 
@@ -292,7 +298,7 @@ def test_values_that_do_not_go_together_fail_that_trial_alone(tmp_path: Path) ->
         " 3}]}"
     )
     of, request = asked(tmp_path, choices=pairs)  # `check` tries each value, and not each pair
-    begun = [search.begin(of, request, site.machine()) for _ in range(16)]
+    begun = [search.begin(of, request, environment.machine()) for _ in range(16)]
     wrong = [trial for trial, ready in filter(None, begun) if ready is None]
     two = [t for t in of.trials().values() if t["axes"]["train.epochs"] == 2]
     together = [t for t in two if t["axes"]["train.schedule"]["name"] == "cosine"]
@@ -314,7 +320,7 @@ def ended(ready: Ready, end: Outcome) -> None:
 
 def test_a_prune_of_another_study_is_no_result_of_this_one(tmp_path: Path) -> None:
     of, request = asked(tmp_path)
-    begun = search.begin(of, request, site.machine())
+    begun = search.begin(of, request, environment.machine())
     assert begun and begun[1]
     ready = begun[1]
     elsewhere = ready.config.model_copy(
@@ -326,7 +332,7 @@ def test_a_prune_of_another_study_is_no_result_of_this_one(tmp_path: Path) -> No
 
 def test_trials_that_draw_the_same_are_one_run(tmp_path: Path) -> None:
     of, request = asked(tmp_path, choices="{train.optimizer.lr: [0.1, 0.2]}", ranges="{}")
-    begun = [search.begin(of, request, site.machine()) for _ in range(16)]
+    begun = [search.begin(of, request, environment.machine()) for _ in range(16)]
     own = [(trial, ready) for trial, ready in filter(None, begun) if ready]
     assert (
         len(of.trials()) == 16 and len(own) == len({t["run_id"] for t in of.trials().values()}) == 2
@@ -356,7 +362,7 @@ def test_a_trial_whose_numbers_are_not_finite_has_failed_for_good(tmp_path: Path
     ready = [
         begun[1]
         for _ in range(3)
-        if (begun := search.begin(of, request, site.machine())) and begun[1]
+        if (begun := search.begin(of, request, environment.machine())) and begun[1]
     ]
     ended(ready[0], Outcome("failed", "nan", "local-1", "t"))
     ended(ready[1], Outcome("failed", "data", "local-1", "t"))
@@ -399,7 +405,7 @@ def test_show_check_and_what_is_refused(shell: Shell, tmp_path: Path) -> None:
 
 
 def of_shell(shell: Shell) -> list[dict[str, Any]]:
-    return sweepdir.submits(SweepDir(shell.runs / "s.sweep"))[-1]["points"]
+    return sweep_records.submits(SweepDir(shell.runs / "s.sweep"))[-1]["points"]
 
 
 def decisions(shell: Shell, study: str) -> tuple[dict[int, int], dict[int, int]]:

@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 from optuna.trial import FrozenTrial, TrialState
 
-from launch import search, study_restore
-from launch.search import Record, Searched
-from launch.sweep import Search
+from launch.spec.sweep import Search
+from launch.sweeps import search, study_restore
+from launch.sweeps.search import Record, Searched
 from tests.cli import Shell
 from tests.test_search import JOB, LR
-from trainer.config.layout import SweepDir, write_json
-from trainer.config.outcome import Outcome
-from trainer.config.study import open_study
+from trainer.config.files.layout import SweepDir, write_json
+from trainer.config.files.outcome import Outcome
+from trainer.config.files.study import open_study
 
 OF = Search.model_validate(
     {

@@ -16,15 +16,17 @@ import torch
 from PIL import Image
 
 from tests import ranks
-from trainer import checkpoint, models, pretrained, tasks
-from trainer.config.layout import RunDir, read_json, read_jsonl
-from trainer.data import masks
-from trainer.data.batches import Batches, Sampling
-from trainer.data.loader import Loader
-from trainer.data.prepared import load, prepare
-from trainer.data.raw import DataError
+from trainer import models, tasks
+from trainer.batches.batches import Batches, Sampling
+from trainer.batches.loader import Loader
+from trainer.checkpoints import files
+from trainer.config.files.layout import RunDir, read_json, read_jsonl
+from trainer.datasets.prepare import load, prepare
 from trainer.models.fcn import bilinear
+from trainer.prepared import masks
+from trainer.prepared.raw import DataError
 from trainer.tasks import MaskTally, iou
+from trainer.weights import load as pretrained
 
 CLASSES = ["ground", "red", "green"]
 PAINTS = np.array([[90, 90, 90], [220, 40, 40], [40, 200, 60]])
@@ -255,7 +257,7 @@ def test_the_weights_of_a_resnets_run_but_for_new_last_layers(
         "optimizer": {"name": "sgd", "lr": 1e-30},  # too little to move anything but a zero
     }
     after = completed(tmp_path, prepared, **begin)
-    given, found = (checkpoint.find(run, "latest")[0].weights for run in (before, after))
+    given, found = (files.find(run, "latest")[0].weights for run in (before, after))
     # as before it is queued
     pretrained.check(ranks.config(**{**SETTINGS, **begin}).train, len(CLASSES), given)
     features = [name for name in given if not name.startswith("fc.")]

@@ -13,10 +13,10 @@ import torch
 
 from tests import ranks
 from trainer import models, optim
-from trainer.config.layout import RunDir, read_json, read_jsonl
-from trainer.config.outcome import Outcome
-from trainer.data.batches import Batches, Sampling
-from trainer.data.prepared import Split, hold_out, load, prepare
+from trainer.batches.batches import Batches, Sampling
+from trainer.config.files.layout import RunDir, read_json, read_jsonl
+from trainer.config.files.outcome import Outcome
+from trainer.datasets.prepare import Split, hold_out, load, prepare
 from trainer.guard import FIRST_SCALE, GROWTH_INTERVAL, LEAST_SCALE, Guard
 
 MLP = {"name": "mlp", "hidden": [32]}

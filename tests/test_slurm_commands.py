@@ -14,11 +14,15 @@ from pathlib import Path
 
 import pytest
 
-from launch import plan as planning
-from launch import rundir, slurm, slurm_commands, slurm_node, status
+from launch import slurm_commands
+from launch.backends import slurm
+from launch.console import status
+from launch.node import requeue
+from launch.plan import build as planning
+from launch.runs import find
 from tests.cli import PROJECT, Shell, wait_for
-from trainer.config.layout import RunDir, write_json
-from trainer.config.outcome import Outcome
+from trainer.config.files.layout import RunDir, write_json
+from trainer.config.files.outcome import Outcome
 
 # Each changed a job, or an answer, of a command that was given all of our environment.
 DECIDING = {
@@ -234,7 +238,7 @@ def test_a_job_that_was_lost_is_not_submitted_again(
     token = json.loads((run.slurm / "intent.json").read_text())["token"]
     fake(tools, "squeue", f"echo '5|{token}'")
     slurm.adopt(run)
-    assert rundir.slurm_job(run) == "5" and not (run.slurm / "intent.json").exists()
+    assert find.slurm_job(run) == "5" and not (run.slurm / "intent.json").exists()
 
 
 @pytest.mark.parametrize("option", ["array: 0-2", "clusters: two", "wait: true", "test_only: true"])
@@ -263,8 +267,8 @@ def test_a_follower_is_found_and_inherits_nothing_of_its_job(
     )
     fake(tools, "squeue", f"echo \"9|$(sed -n 's/^--comment=//p' {said})\"")
     of_job = {"SLURM_SUBMIT_DIR": "/project"}
-    assert slurm_node.queue_behind(run, attempt, "7", "7", of_job) is None
-    assert rundir.slurm_job(run) == "9" and run.attempt("slurm-9.0").script.exists()
+    assert requeue.queue_behind(run, attempt, "7", "7", of_job) is None
+    assert find.slurm_job(run) == "9" and run.attempt("slurm-9.0").script.exists()
     options = Path(said).read_text()
     assert "--comment=group a batchyard:" in options and "--dependency=afterany:7" in options
     assert "--chdir=/project" in options  # launch.node itself is in the run's directory

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from launch import project_files, secret_files, snapshot
-from launch.snapshot import SnapshotError
-from trainer.config.layout import RunDir, read_json
+from launch.submit import project_files, secret_files, snapshot
+from launch.submit.snapshot import SnapshotError
+from trainer.config.files.layout import RunDir, read_json
 
 SECRETS = (
     ".env",

@@ -14,9 +14,10 @@ import jsonschema
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from launch import spec, yaml_tree
-from launch.spec import Job, JobSpec
-from launch.yaml_tree import SpecError
+from launch.spec import load as spec
+from launch.spec import yaml_tree
+from launch.spec.load import Job, JobSpec
+from launch.spec.yaml_tree import SpecError
 from trainer.config.strict import Strict
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -257,15 +258,17 @@ def test_every_job_of_the_project_is_right() -> None:
 
 
 def test_the_schema_is_generated_and_every_job_names_it() -> None:
-    from launch import schema
+    from launch.spec import schema
 
-    assert json.loads(schema.PATH.read_text()) == schema.schema(), "run: python -m launch.schema"
+    assert json.loads(schema.PATH.read_text()) == schema.schema(), (
+        "run: python -m launch.spec.schema"
+    )
     for path in schema.PATH.parent.glob("*.yaml"):
         assert path.read_text().startswith("# yaml-language-server: $schema=schema.json\n"), path
 
 
 def test_the_schema_takes_what_the_spec_takes_and_underlines_what_it_refuses() -> None:
-    from launch import schema
+    from launch.spec import schema
 
     checker = jsonschema.Draft202012Validator(schema.schema())
     for path in schema.PATH.parent.glob("*.yaml"):

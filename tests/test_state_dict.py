@@ -15,8 +15,8 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from trainer import pretrained, state_dict
-from trainer.data.raw import DataError
+from trainer.prepared.raw import DataError
+from trainer.weights import load, state_dict
 
 STATE = {
     "stem.weight": torch.arange(6.0).reshape(2, 3),
@@ -189,7 +189,7 @@ def model() -> dict[str, Tensor]:
 @pytest.mark.parametrize("prefix", ["model.", "backbone.", "net.encoder."])
 def test_a_prefix_is_left_out_where_that_is_clear(prefix: str) -> None:
     state = model()
-    laid = pretrained.lay_over(state, {**under(prefix), "loss.weight": torch.ones(3)}, ["fc"])
+    laid = load.lay_over(state, {**under(prefix), "loss.weight": torch.ones(3)}, ["fc"])
     assert laid == (["loss.weight"], prefix)
     assert torch.equal(state["stem.weight"], STATE["stem.weight"]) and torch.equal(
         state["fc.weight"], model()["fc.weight"]
@@ -202,7 +202,7 @@ def test_a_prefix_is_not_guessed() -> None:
         {**under("model."), "stem.bias": torch.ones(2)},
     ):
         with pytest.raises(DataError) as refused:
-            pretrained.lay_over(model(), found, [])
+            load.lay_over(model(), found, [])
         assert "stem.weight: is missing" in str(refused.value)
         assert "names that the model has not: model.stem.weight, " in str(refused.value)
 
@@ -210,7 +210,7 @@ def test_a_prefix_is_not_guessed() -> None:
 def test_missing_names_are_shown_beside_those_of_the_file() -> None:
     found = {f"layer{i}.weight": torch.zeros(1) for i in range(14)}
     with pytest.raises(DataError) as refused:
-        pretrained.lay_over(model(), found, ["fc"])
+        load.lay_over(model(), found, ["fc"])
     assert str(refused.value).splitlines() == [
         "train.weights: 2 of 2 tensors do not fit the model:",
         "  stem.weight: is missing",
@@ -226,7 +226,7 @@ def test_numbers_that_are_not_finite_are_refused_by_name() -> None:
     found["stem.bias"] = torch.tensor([1.0, float("nan")])
     found["fc.weight"] = torch.full((4, 2), float("inf"))
     with pytest.raises(DataError) as refused:
-        pretrained.lay_over(state, found, [])
+        load.lay_over(state, found, [])
     assert str(refused.value).splitlines() == [
         "train.weights: 2 of 3 tensors have numbers that are not finite:",
         "  stem.bias",
@@ -235,4 +235,4 @@ def test_numbers_that_are_not_finite_are_refused_by_name() -> None:
     # nothing was copied
     assert all(torch.equal(state[name], tensor) for name, tensor in model().items())
     # a new head's are not taken
-    assert pretrained.lay_over(state, {**found, "stem.bias": torch.ones(2)}, ["fc"]).unused == []
+    assert load.lay_over(state, {**found, "stem.bias": torch.ones(2)}, ["fc"]).unused == []

@@ -26,8 +26,8 @@ from tests.cli import (
     step_reached,
     wait_for,
 )
-from trainer.config.layout import RunDir, read_json, write_json
-from trainer.config.outcome import Outcome
+from trainer.config.files.layout import RunDir, read_json, write_json
+from trainer.config.files.outcome import Outcome
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def refusing(folder: Path, name: str, script: str) -> Path:
 @pytest.mark.parametrize(
     ("why", "told"),
     [
-        ("python", "has no numpy, which trainer.prepare needs"),
+        ("python", "has no numpy, which trainer.tools.prepare needs"),
         ("data", "there is no folder"),
         ("weights", "there is no file"),
         ("sbatch", "invalid partition specified: nope"),

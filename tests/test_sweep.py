@@ -17,13 +17,15 @@ from typing import Any
 
 import pytest
 
-from launch import spec, sweep, sweepdir
-from launch.spec import Job, Loaded
-from launch.sweep import Point, Range, Sweep
-from launch.yaml_tree import SpecError
+from launch.runs import sweep_records
+from launch.spec import load as spec
+from launch.spec import sweep
+from launch.spec.load import Job, Loaded
+from launch.spec.sweep import Point, Range, Sweep
+from launch.spec.yaml_tree import SpecError
 from tests.cli import SHORT, Shell, finish, outcome, step_reached, wait_for
-from trainer.config.layout import RunDir, SweepDir, read_json
-from trainer.config.lock import Lock, me
+from trainer.config.files.layout import RunDir, SweepDir, read_json
+from trainer.config.files.lock import Lock, me
 from trainer.config.run import RunConfig
 
 CASES = Path(__file__).parent / "cases"
@@ -203,7 +205,7 @@ def test_what_a_submit_has_to_do() -> None:
 def test_every_state_of_a_run_means_something_for_a_sweep() -> None:
     from typing import get_args
 
-    from launch.rundir import State
+    from launch.runs.find import State
 
     assert set(sweep.PROGRESS) == set(get_args(State))
 
@@ -234,7 +236,7 @@ def shell(tmp_path: Path, cache: str) -> Shell:
 
 
 def run_ids(shell: Shell, name: str) -> list[str]:
-    return [p["run_id"] for p in sweepdir.submits(SweepDir(shell.runs / name))[-1]["points"]]
+    return [p["run_id"] for p in sweep_records.submits(SweepDir(shell.runs / name))[-1]["points"]]
 
 
 def attempts(shell: Shell, run_id: str) -> list[str]:
@@ -246,46 +248,50 @@ def test_names_of_sweeps_and_of_runs(shell: Shell) -> None:
         (shell.runs / run_id).mkdir(parents=True, exist_ok=True)
         (shell.runs / run_id / "config.json").write_text("{}")
 
-    first = sweepdir.sweep_for("lrs", shell.runs, new=False)
-    assert first.sweep_id == "lrs.sweep" and sweepdir.find("lrs", shell.runs) is None
+    first = sweep_records.sweep_for("lrs", shell.runs, new=False)
+    assert first.sweep_id == "lrs.sweep" and sweep_records.find("lrs", shell.runs) is None
     run("lrs-00000001")
-    sweepdir.begin(first, "lrs", "local", (), [{"axes": {LR: 0.1}, "run_id": "lrs-00000001"}])
-    second = sweepdir.sweep_for("lrs", shell.runs, new=True)
+    sweep_records.begin(first, "lrs", "local", (), [{"axes": {LR: 0.1}, "run_id": "lrs-00000001"}])
+    second = sweep_records.sweep_for("lrs", shell.runs, new=True)
     assert (
         second.sweep_id == "lrs.sweep.2"
-        and sweepdir.sweep_for("lrs", shell.runs, new=False) == first
+        and sweep_records.sweep_for("lrs", shell.runs, new=False) == first
     )
-    assert sweepdir.find("lrs", shell.runs) == sweepdir.find("lrs.sweep", shell.runs) == first
     assert (
-        sweepdir.run_of("lrs.sweep", shell.runs).run_id
-        == sweepdir.run_of("lrs", shell.runs).run_id
+        sweep_records.find("lrs", shell.runs)
+        == sweep_records.find("lrs.sweep", shell.runs)
+        == first
+    )
+    assert (
+        sweep_records.run_of("lrs.sweep", shell.runs).run_id
+        == sweep_records.run_of("lrs", shell.runs).run_id
         == "lrs-00000001"
     )
     run("lrs-00000002")  # submitted by itself, later: the job's name is that run's
     assert (
-        sweepdir.find("lrs", shell.runs) is None
-        and sweepdir.find("lrs-00000001", shell.runs) is None
+        sweep_records.find("lrs", shell.runs) is None
+        and sweep_records.find("lrs-00000001", shell.runs) is None
     )
-    assert sweepdir.find("lrs.sweep", shell.runs) == first
+    assert sweep_records.find("lrs.sweep", shell.runs) == first
 
 
 def test_a_cancel_counts_for_the_submits_before_it(shell: Shell) -> None:
     here = SweepDir(shell.runs / "lrs.sweep")
-    submit = sweepdir.begin(here, "lrs", "local", (), [])
-    assert sweepdir.is_submitted(here) and not sweepdir.cancelled(here, submit)
+    submit = sweep_records.begin(here, "lrs", "local", (), [])
+    assert sweep_records.is_submitted(here) and not sweep_records.cancelled(here, submit)
     printed = shell.run("cancel", "lrs.sweep")
     assert printed == "lrs.sweep: no further point begins\n"
-    assert sweepdir.cancelled(here, submit)
-    later = sweepdir.begin(here, "lrs", "local", (), [])
-    assert not sweepdir.cancelled(here, later)
+    assert sweep_records.cancelled(here, submit)
+    later = sweep_records.begin(here, "lrs", "local", (), [])
+    assert not sweep_records.cancelled(here, later)
     for each in (submit, later):
-        sweepdir.change(here, "lrs", {**each, "ended": each["started"]})
+        sweep_records.change(here, "lrs", {**each, "ended": each["started"]})
     assert "lrs.sweep does not run, nothing to cancel" in shell.run("cancel", "lrs.sweep", code=2)
     # its pid is another process's by now
-    dead = {**sweepdir.begin(here, "lrs", "local", (), []), "start": 0}
+    dead = {**sweep_records.begin(here, "lrs", "local", (), []), "start": 0}
     assert me()["pid"] == dead["pid"]
-    sweepdir.change(here, "lrs", dead)
-    assert not sweepdir.is_submitted(here)
+    sweep_records.change(here, "lrs", dead)
+    assert not sweep_records.is_submitted(here)
 
 
 def test_show_and_check_tell_every_point(job: Path, shell: Shell) -> None:
@@ -409,7 +415,7 @@ def test_term_between_two_points_stops_before_the_next(
 ) -> None:
     waits = tmp_path / "waits"
     python = tmp_path / "python"  # prepares the data for ever
-    prepare = f'case "$*" in *trainer.prepare*) touch {waits}; exec sleep 300;; esac'
+    prepare = f'case "$*" in *trainer.tools.prepare*) touch {waits}; exec sleep 300;; esac'
     python.write_text(f'#!/bin/sh\n{prepare}\nexec {sys.executable} "$@"\n')
     python.chmod(0o755)
     (tmp_path / "site.yaml").write_text(f"python: {python}\n")
@@ -425,7 +431,7 @@ def test_term_between_two_points_stops_before_the_next(
 def test_new_begins_a_sweep_of_new_runs_and_its_id_goes_on_with_it(job: Path, shell: Shell) -> None:
     runs = [f"lrs-{s.train.digest()[:8]}" for s in load(job).specs]
     (shell.runs / runs[0]).mkdir(parents=True)
-    sweepdir.begin(SweepDir(shell.runs / "lrs.sweep"), "lrs", "local", (), [])
+    sweep_records.begin(SweepDir(shell.runs / "lrs.sweep"), "lrs", "local", (), [])
     shown = shell.run("show", "lrs.yaml", "--new")
     assert "lrs.sweep.2: 4 points: 4 missing" in shown
     # the second has no run yet
@@ -435,7 +441,7 @@ def test_new_begins_a_sweep_of_new_runs_and_its_id_goes_on_with_it(job: Path, sh
     recorded = [
         {"axes": p.axes, "run_id": f"{r}.2"} for p, r in zip(load(job).points, runs, strict=True)
     ]
-    sweepdir.begin(second, "lrs", "local", (), recorded)
+    sweep_records.begin(second, "lrs", "local", (), recorded)
     second.job.write_text(job.read_text())
     shown = shell.run("show", "lrs.sweep.2")
     assert all(f"missing  {r}.2" in shown for r in runs) and "changed" not in shown

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from launch.report import bundle, points, write, write_sweep
+from launch.report import sweep_charts, sweep_data, write, write_sweep
 from tests.test_report import HOSTILE, Page, configure, eval_row, lines, start, train_row
-from trainer.config.layout import SweepDir, write_json
-from trainer.config.lock import me
-from trainer.config.outcome import Outcome
+from trainer.config.files.layout import SweepDir, write_json
+from trainer.config.files.lock import me
+from trainer.config.files.outcome import Outcome
 
 LR, SEED, WIDTH = "train.optimizer.lr", "train.seed", "train.model.width"
 
@@ -177,7 +177,7 @@ def test_equal_points_are_said_to_be_equal(sweep: SweepDir) -> None:
 
 
 def test_means_over_seeds_are_of_completed_points(sweep: SweepDir) -> None:
-    groups = points.over_seeds(points.read(sweep).points)
+    groups = sweep_data.over_seeds(sweep_data.read(sweep).points)
     assert [(g.axes, g.seeds) for g in groups] == [({LR: 0.1}, 2), ({LR: 0.4}, 1)]
     first, second = (g.test_accuracy for g in groups)
     assert first == pytest.approx((0.92, 0.0282842712)) and second == (0.97, None)
@@ -295,7 +295,9 @@ def test_fifty_curves_stay_a_picture(tmp_path: Path) -> None:
     assert len(page.all("g", "one")) == 2 * 49 and len(page.all("g", "best")) == 2
     assert len(page.ids) == len(set(page.ids))
     legends = [a for a in page.all("li")]
-    assert len(legends) == 2 * (1 + bundle.SHADES)  # the best and five groups, not fifty names
+    assert len(legends) == 2 * (
+        1 + sweep_charts.SHADES
+    )  # the best and five groups, not fifty names
     assert re.search(r"lr 0\.001 to 0\.00\d+ ", page.text) and re.search(
         r"lr 0\.\d+ to 1\.0", page.text
     )
@@ -322,12 +324,12 @@ def test_a_point_that_diverged_does_not_flatten_the_others(sweep: SweepDir) -> N
 
 
 def test_shades_follow_the_order_of_numbers_and_leave_the_seed_out(sweep: SweepDir) -> None:
-    read = points.read(sweep)
-    shades = bundle.shades(read)
+    read = sweep_data.read(sweep)
+    shades = sweep_charts.shades(read)
     assert shades.legend == [("c0", "lr 0.1"), ("c4", "lr 0.4")]
     assert [shades.of(p) for p in read.points] == ["c0", "c0", "c4", "c4"]
     record(sweep, [point("lrs-00000001", lr=0.1, seed=0), point("lrs-00000002", lr=0.1, seed=1)])
-    assert bundle.shades(points.read(sweep)).legend == [("plain", "a point")]
+    assert sweep_charts.shades(sweep_data.read(sweep)).legend == [("plain", "a point")]
 
 
 @pytest.mark.parametrize(
@@ -341,4 +343,4 @@ def test_shades_follow_the_order_of_numbers_and_leave_the_seed_out(sweep: SweepD
 def test_axes_have_the_shortest_names_that_tell_them_apart(
     axes: list[str], names: list[str]
 ) -> None:
-    assert list(points.short_names(axes).values()) == names
+    assert list(sweep_data.short_names(axes).values()) == names

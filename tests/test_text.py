@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from launch import table
+from launch.console import table
 from launch.text import plain
 from tests.cli import BATCHYARD, PROJECT, Shell
-from trainer.config.layout import RunDir, write_json
-from trainer.config.outcome import Outcome
+from trainer.config.files.layout import RunDir, write_json
+from trainer.config.files.outcome import Outcome
 
 TITLE = "\x1b]0;X\a"  # sets a terminal's title
 HOSTILE = f"{TITLE}\x1b[31mred\x1b[8m\u202egpj.exe\x9b2J[bold]not[/bold]\r\x7f"

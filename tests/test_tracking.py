@@ -18,9 +18,9 @@ from tests import ranks
 from tests.cli import Shell, step_reached, wait_for
 from tests.wandb_server import WandbServer
 from trainer.config import wandb_mode
-from trainer.config.layout import RunDir, read_json, read_jsonl, write_json
-from trainer.config.outcome import Outcome
-from trainer.data.prepared import prepare
+from trainer.config.files.layout import RunDir, read_json, read_jsonl, write_json
+from trainer.config.files.outcome import Outcome
+from trainer.datasets.prepare import prepare
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
 AUTO = {"tracking": {"mode": "auto", "project": "tests"}}

@@ -16,13 +16,18 @@ from typing import Any
 
 import pytest
 
-from launch import rundir, site, snapshot, spec, status, submit, trust
-from launch.site_file import Site
-from launch.submit import Request
-from launch.trust import DistrustError
+from launch import environment
+from launch.console import status
+from launch.runs import find
+from launch.spec import load
+from launch.spec.site import Site
+from launch.submit import request as submit
+from launch.submit import snapshot, trust
+from launch.submit.request import Request
+from launch.submit.trust import DistrustError
 from tests.cli import PROJECT, Shell
-from trainer.config.layout import RunDir, read_json, write_json
-from trainer.config.outcome import Outcome
+from trainer.config.files.layout import RunDir, read_json, write_json
+from trainer.config.files.outcome import Outcome
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="gives files to another user")
 # what trainer.export prints, and a sign that it ran
@@ -204,16 +209,16 @@ def test_code_of_an_earlier_version_is_compared_as_a_whole(run: RunDir) -> None:
     trust.check(run, ())
 
 
-def stopped(tmp_path: Path, **changes: Any) -> tuple[submit.Ready, rundir.Standing]:
+def stopped(tmp_path: Path, **changes: Any) -> tuple[submit.Ready, find.Standing]:
     """A run of digits that was stopped, as a submit by somebody else has left it; as it is resolved
     again.
     """
-    where = site.Folders(tmp_path / "data", tmp_path / "cache", tmp_path / "runs")
-    request = Request(spec.find("digits", PROJECT), PROJECT, Site(), where, "local", **changes)
+    where = environment.Folders(tmp_path / "data", tmp_path / "cache", tmp_path / "runs")
+    request = Request(load.find("digits", PROJECT), PROJECT, Site(), where, "local", **changes)
     loaded, machine = submit.load(request)
     ready = submit.resolve(request, loaded.specs[0], machine)
     ready.run.path.mkdir(parents=True)
-    submit.write_run(ready, rundir.Standing("new"), snapshot.look(PROJECT), None, print)
+    submit.write_run(ready, find.Standing("new"), snapshot.look(PROJECT), None, print)
     attempt = ready.run.attempt("local-1")
     for path in (attempt.outcome, ready.run.outcome):
         Outcome("stopped", "preempted", "local-1", "test", 0).write(path)

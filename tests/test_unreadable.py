@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from launch import records
+from launch.runs import records
 from tests.cli import BATCHYARD, PROJECT, Shell
-from trainer.config.layout import RunDir, SweepDir, write_json
-from trainer.config.outcome import Outcome
+from trainer.config.files.layout import RunDir, SweepDir, write_json
+from trainer.config.files.outcome import Outcome
 
 HUGE = "1" + 400 * "0"
 # What may be in a file's place; a text that is not JSON first.
@@ -261,7 +261,7 @@ def test_a_bad_record_of_a_sweep(
     tmp_path: Path, content: str | None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from launch.cli import cli
-    from launch.records import Unreadable
+    from launch.runs.records import Unreadable
 
     run = make(tmp_path / "digits-00000001")
     sweep = SweepDir(tmp_path / "digits.sweep")

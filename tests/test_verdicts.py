@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from launch.verdict import judge
+from launch.runs.verdict import judge
 from tests import ranks
 from tests.cli import (
     BATCHYARD,
@@ -32,9 +32,9 @@ from tests.cli import (
     step_reached,
     wait_for,
 )
-from trainer.config.layout import Attempt, RunDir, read_json, write_json
-from trainer.config.outcome import Outcome, retries
-from trainer.data.prepared import prepare
+from trainer.config.files.layout import Attempt, RunDir, read_json, write_json
+from trainer.config.files.outcome import Outcome, retries
+from trainer.datasets.prepare import prepare
 
 CLOSED = (
     "[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:561] Connection closed by peer"
@@ -440,7 +440,7 @@ def test_an_exception_in_one_rank_of_two(
     assert found.cause == "RuntimeError: BATCHYARD_FAULT=exception:1:7" and "rank-1.log" in (
         found.hint or ""
     )
-    assert found.extra["where"].startswith("trainer/distributed.py:")
+    assert found.extra["where"].startswith("trainer/ranks/group.py:")
 
 
 def test_nan_in_one_rank_is_found_by_all(
@@ -696,7 +696,7 @@ def test_a_data_file_cut_short_under_the_run(tmp_path: Path) -> None:
     found = outcome(run)
     assert (found.status, found.verdict, found.rank) == ("failed", "data", 0)
     # faulthandler's stack
-    assert "trainer/data/batches.py" in run.attempt("local-1").rank_log(0).read_text()
+    assert "trainer/batches/batches.py" in run.attempt("local-1").rank_log(0).read_text()
     assert "SIGBUS" in why(shell)
 
 

@@ -17,10 +17,10 @@ from tests import ranks
 from tests.test_imagefolder import picture_set, refused
 from tests.test_pictures import config, encoded, noise
 from tests.test_segmentation import SETTINGS, write_scenes
-from trainer.data import masks
-from trainer.data.pictures import BadPicture
-from trainer.data.prepared import prepare
-from trainer.data.raw import DataError
+from trainer.datasets.prepare import prepare
+from trainer.prepared import masks
+from trainer.prepared.pictures import BadPicture
+from trainer.prepared.raw import DataError
 
 DATA = ranks.config(**SETTINGS).train.data
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from launch.watch import STEP, Follower, Tail
+from launch.console.follow import STEP, Follower, Tail
 from tests.cli import BATCHYARD, ONE_RANK, PROJECT, SHORT
-from trainer.config.layout import Attempt
+from trainer.config.files.layout import Attempt
 
 
 def test_a_terminal_shows_a_bar_and_every_line(

@@ -16,15 +16,17 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from launch import spec
+from launch.spec import load
 from tests import ranks
 from tests.cli import PROJECT, Shell, outcome
 from tests.test_data import tool
-from trainer import checkpoint, freeze, models, optim, weights
-from trainer.config.layout import RunDir, read_json
+from trainer import freeze, models, optim
+from trainer.checkpoints import files
+from trainer.config.files.layout import RunDir, read_json
 from trainer.config.weights import Weights
-from trainer.data.prepared import prepare
-from trainer.data.raw import DataError
+from trainer.datasets.prepare import prepare
+from trainer.prepared.raw import DataError
+from trainer.weights import fetch
 
 ALL_BUT_THE_HEAD = ["*", "!fc.*"]
 RESNET = {"name": "resnet", "width": 4, "blocks": [1, 1]}
@@ -55,16 +57,14 @@ def prepared_run(
     manifest = prepare(config.train.data, folder, folder / "cache")
     given = config.train.weights
     record = (
-        {"weights": weights.bring(given, folder, folder / "cache")}
-        if given and not given.run
-        else {}
+        {"weights": fetch.bring(given, folder, folder / "cache")} if given and not given.run else {}
     )
     return ranks.make_run(folder / "runs", config, {**manifest, **record})
 
 
 def trained(run: RunDir, world: int = 1, attempt: str = "local-1") -> dict[str, torch.Tensor]:
     assert ranks.train(run, attempt, world) == 0, ranks.logs(run)
-    found, _ = checkpoint.find(run, "latest")
+    found, _ = files.find(run, "latest")
     return found.weights
 
 
@@ -143,7 +143,7 @@ def test_a_stopped_run_does_not_take_the_weights_again(tmp_path: Path) -> None:
     ranks.set_execution(run, stop_after_step=2)
     trained(run)
     ranks.set_execution(run, stop_after_step=None)
-    assert checkpoint.weights_sha256(trained(run, attempt="local-2")) == checkpoint.weights_sha256(
+    assert files.weights_sha256(trained(run, attempt="local-2")) == files.weights_sha256(
         trained(whole)
     )
     assert run.metrics.read_bytes() == whole.metrics.read_bytes()
@@ -169,7 +169,7 @@ def test_what_does_not_fit_is_listed_by_name(tmp_path: Path) -> None:
 
 
 def prepare_by_hand(folder: Path, train: dict[str, Any]) -> Any:
-    """`python -m trainer.prepare`, as submit runs it, without the start of torch."""
+    """`python -m trainer.tools.prepare`, as submit runs it, without the start of torch."""
     _, _, name, *arguments = tool(folder, ranks.DIGITS)
     config = Path(next(a for a in arguments if str(a).endswith("config.json")))
     config.write_text(ranks.config(**{**SHORT, **train}).model_dump_json())
@@ -205,10 +205,10 @@ def test_a_file_that_holds_no_weights(tmp_path: Path) -> None:
 
 def test_another_sha256_and_no_file(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"there is no file .*/w\.pt\. Put it there, or name"):
-        weights.bring(Weights(file="w.pt", sha256="0" * 64), tmp_path, tmp_path / "cache")
+        fetch.bring(Weights(file="w.pt", sha256="0" * 64), tmp_path, tmp_path / "cache")
     given = saved(tmp_path / "w.pt", {})
     with pytest.raises(DataError, match=f"has the sha256 {given['sha256']}, the job says 000"):
-        weights.bring(Weights(file="w.pt", sha256="0" * 64), tmp_path, tmp_path / "cache")
+        fetch.bring(Weights(file="w.pt", sha256="0" * 64), tmp_path, tmp_path / "cache")
     assert not list((tmp_path / "cache/weights").iterdir())
 
 
@@ -227,20 +227,20 @@ def test_fetched_checked_and_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     threading.Thread(target=server.serve_forever, daemon=True).start()
     address = f"http://127.0.0.1:{server.server_port}"
     try:
-        assert weights.fetch(f"{address}/{name}", cache).read_bytes() == content
+        assert fetch.fetch(f"{address}/{name}", cache).read_bytes() == content
         with pytest.raises(DataError, match="invalid hash value"):
-            weights.fetch(f"{address}/tiny-00000000.pth", cache)
+            fetch.fetch(f"{address}/tiny-00000000.pth", cache)
     finally:
         server.shutdown()
         server.server_close()
-    assert weights.fetch(f"{address}/{name}", cache).exists()  # nobody serves it any more
+    assert fetch.fetch(f"{address}/{name}", cache).exists()  # nobody serves it any more
     with pytest.raises(
         DataError,
         match=(
             r"tiny-11111111.pth is not in .*cache, nor could be fetched from .*Put the file there"
         ),
     ):
-        weights.fetch(f"{address}/tiny-11111111.pth", cache)
+        fetch.fetch(f"{address}/tiny-11111111.pth", cache)
     theirs = tmp_path / "torch/hub/checkpoints"
     theirs.mkdir(parents=True)
     # torch.hub's own cache is looked into, and not believed
@@ -248,7 +248,7 @@ def test_fetched_checked_and_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     with pytest.raises(
         DataError, match=r"its name says 22222222\.\.\.: remove it to fetch it again"
     ):
-        weights.fetch(f"{address}/tiny-22222222.pth", cache)
+        fetch.fetch(f"{address}/tiny-22222222.pth", cache)
     assert [p.name for p in cache.iterdir() if p.name.startswith(".")] == []
 
 
@@ -260,7 +260,7 @@ def test_torchvisions_names_are_its_own(tmp_path: Path) -> None:
             r"has no ResNet18_Weights\.IMAGENET1K_V9; did you mean ResNet18_Weights\.IMAGENET1K_V1"
         ),
     ):
-        weights.bring(Weights(torchvision="ResNet18_Weights.IMAGENET1K_V9"), tmp_path, tmp_path)
+        fetch.bring(Weights(torchvision="ResNet18_Weights.IMAGENET1K_V9"), tmp_path, tmp_path)
 
 
 def test_the_last_layer_has_a_rate_of_its_own() -> None:
@@ -335,7 +335,7 @@ def test_weights_of_a_job_that_is_submitted_along(tmp_path: Path) -> None:
     assert read_json(after.plan)["after"] == str(before.path)
     # the same id before and after the parent has run
     assert f"run        {after.run_id} " in shown
-    of_parent, own = (checkpoint.find(run, "latest")[0].weights for run in (before, after))
+    of_parent, own = (files.find(run, "latest")[0].weights for run in (before, after))
     assert torch.equal(of_parent["1.weight"], own["1.weight"]) and not torch.equal(
         of_parent["3.weight"], own["3.weight"]
     )
@@ -364,5 +364,5 @@ def test_weights_of_a_run_by_its_id_and_of_none(tmp_path: Path) -> None:
 
 
 def test_old_ids_stay() -> None:
-    digits = spec.load(spec.find("digits", PROJECT), (), without_gpu=True)
+    digits = load.load(load.find("digits", PROJECT), (), without_gpu=True)
     assert digits.train.digest()[:8] == "213c57c3"

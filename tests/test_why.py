@@ -13,13 +13,14 @@ from typing import Any
 
 import pytest
 
-from launch import rundir, why
+from launch.console import why
+from launch.runs import find
 from tests import ranks
 from tests.cli import Shell
-from trainer.config.layout import RunDir, write_json
-from trainer.config.lock import Lock
-from trainer.config.outcome import Outcome
-from trainer.watchdog import Watchdog
+from trainer.config.files.layout import RunDir, write_json
+from trainer.config.files.lock import Lock
+from trainer.config.files.outcome import Outcome
+from trainer.ranks.watchdog import Watchdog
 
 
 @pytest.fixture
@@ -71,7 +72,7 @@ def ended(run: RunDir, status: Any, verdict: Any, attempt: str = "local-1", **de
 
 
 def answer(run: RunDir, slurm: dict[str, str] | None = None) -> list[str]:
-    lines = why.answer(run, rundir.standing(run, slurm))
+    lines = why.answer(run, find.standing(run, slurm))
     assert 1 <= len(lines) <= 5 and all(line and "\n" not in line for line in lines), lines
     return lines
 
@@ -118,7 +119,7 @@ def test_one_that_stalls_names_the_rank_that_is_waited_for(held: RunDir) -> None
         since=400,
         collective=False,
         phase="data",
-        where="trainer/data/batches.py:81 in _make",
+        where="trainer/batches/batches.py:81 in _make",
     )
     lines = answer(held)
     assert (
@@ -127,7 +128,7 @@ def test_one_that_stalls_names_the_rank_that_is_waited_for(held: RunDir) -> None
     )
     assert (
         lines[1]
-        == "rank 1 stands at trainer/data/batches.py:81 in _make (data); rank 0 waits for it"
+        == "rank 1 stands at trainer/batches/batches.py:81 in _make (data); rank 0 waits for it"
     )
     assert "after 10 min 00 s without progress it is ended" in lines[2]
     beat(held, 1, seen=100, since=400)

@@ -10,12 +10,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from trainer import distributed, tasks, watchdog
-from trainer.config.layout import finite_or_none
+from trainer import tasks
+from trainer.batches.batches import Batches
+from trainer.config.files.layout import finite_or_none
 from trainer.config.run import TrainConfig
-from trainer.data.batches import Batches
-from trainer.data.prepared import Split
-from trainer.distributed import World
+from trainer.datasets.prepare import Split
+from trainer.ranks import group, watchdog
+from trainer.ranks.group import World
 from trainer.tasks import Evaluation
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -52,8 +53,8 @@ def evaluate(
     Where an output is not finite, no figure of the evaluation is: an argmax of NaN would be an
     accuracy like any other.
     """
-    distributed.broadcast_buffers(model, world)
-    bare = distributed.unwrap(model)
+    group.broadcast_buffers(model, world)
+    bare = group.unwrap(model)
     training = bare.training
     bare.eval()
     split, batch_size = data.split, data.batch_size
@@ -86,9 +87,9 @@ def evaluate(
         not_finite += (~torch.isfinite(outputs)).flatten(1).any(1).sum()
         seen += len(labels)
     bare.train(training)
-    seen, not_finite = distributed.total(torch.stack((seen, not_finite.cpu())), world)
+    seen, not_finite = group.total(torch.stack((seen, not_finite.cpu())), world)
     assert seen == samples, f"evaluated {int(seen)} of {samples} samples"
-    (loss_sum,) = in_order(distributed.total(losses, world))
+    (loss_sum,) = in_order(group.total(losses, world))
     result = Evaluation(finite_or_none(loss_sum / samples), **tally.over_ranks(world))
     return result.without_figures(int(not_finite)) if not_finite else result
 

@@ -15,11 +15,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from trainer.batches.batches import Step
 from trainer.config.run import TrainConfig
-from trainer.data.batches import Step
-from trainer.distributed import World
 from trainer.freeze import FrozenBatchNorm2d
 from trainer.guard import Guard
+from trainer.ranks.group import World
 
 Gradients = Callable[[nn.Module, Step, TrainConfig, World, Guard, Tensor], None]
 

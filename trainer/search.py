@@ -10,10 +10,10 @@ import math
 from optuna import Study
 from optuna.trial import Trial, TrialState
 
-from trainer.config.layout import RunDir, SweepDir
+from trainer.config.files.layout import RunDir, SweepDir
+from trainer.config.files.study import open_study
 from trainer.config.run import RunConfig
-from trainer.config.study import open_study
-from trainer.distributed import say
+from trainer.ranks.group import say
 
 
 class Judge:

@@ -13,30 +13,24 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from trainer import (
-    checkpoint,
-    distributed,
-    figures,
-    freeze,
-    models,
-    optim,
-    pretrained,
-    randomness,
-    tasks,
-)
-from trainer.checkpoint_writer import Writer
+from trainer import freeze, models, optim, randomness, tasks
+from trainer.batches import loader
+from trainer.checkpoints import files
+from trainer.checkpoints.writer import Writer
 from trainer.config import steps
-from trainer.config.layout import finite_or_none, write_json
-from trainer.config.outcome import Outcome
+from trainer.config.files.layout import finite_or_none, write_json
+from trainer.config.files.outcome import Outcome
 from trainer.config.run import RunConfig
 from trainer.config.weights import Weights
-from trainer.data import loader
-from trainer.data.prepared import Prepared
-from trainer.distributed import World, say
+from trainer.datasets.prepare import Prepared
 from trainer.evaluate import EvaluationSet, evaluate
 from trainer.guard import Guard
+from trainer.output import figures
+from trainer.output.tracking import Tracker
+from trainer.ranks import group
+from trainer.ranks.group import World, say
 from trainer.tasks import Evaluation
-from trainer.tracking import Tracker
+from trainer.weights import load
 
 if TYPE_CHECKING:
     from trainer import search
@@ -82,7 +76,7 @@ class Trainer:
         self.initial = {k: v.clone() for k, v in bare.state_dict().items()}
         if train.compile:
             bare.compile()  # in place: the names of the weights stay what they are
-        self.model = bare if train.parity else distributed.wrap(bare, world)
+        self.model = bare if train.parity else group.wrap(bare, world)
         self.batches = loader.build(data, config, world)
         self.total_steps = steps.total(self.batches.steps_per_epoch, train.epochs, train.max_steps)
         self.step = 0
@@ -117,12 +111,12 @@ class Trainer:
         self._warm_up()
         found = None
         if self.world.rank == 0:  # it decides for all
-            found, complaints = checkpoint.load_newest(self.world.run)
-            for line in checkpoint.tidy(self.world.run, found, complaints):
+            found, complaints = files.load_newest(self.world.run)
+            for line in files.tidy(self.world.run, found, complaints):
                 say(line)
-        chosen = distributed.from_rank_0(found.path.name if found else None, self.world)
+        chosen = group.from_rank_0(found.path.name if found else None, self.world)
         if chosen and self.world.rank:
-            found = checkpoint.load(self.world.run.checkpoints / chosen)
+            found = files.load(self.world.run.checkpoints / chosen)
         if found:
             self._load(found)
         else:
@@ -134,7 +128,7 @@ class Trainer:
         if self.world.rank == 0:
             hardware = {
                 "device": self.world.device.type,
-                "name": distributed.name_of(self.world.device),
+                "name": group.name_of(self.world.device),
             }
             with suppress(OSError):  # a full disk stops nothing
                 write_json(self.world.attempt.hardware, hardware)
@@ -159,9 +153,9 @@ class Trainer:
 
     def _begin_with(self, weights: Weights) -> None:
         """Lays the weights of another training over the initial ones."""
-        source, found = pretrained.load_for(self.world.run, weights)
-        new = optim.head(distributed.unwrap(self.model)) if weights.head == "new" else []
-        laid = pretrained.lay_over(self.initial, found, new)
+        source, found = load.load_for(self.world.run, weights)
+        new = optim.head(group.unwrap(self.model)) if weights.head == "new" else []
+        laid = load.lay_over(self.initial, found, new)
         if self.world.rank == 0:
             say(
                 f"begins with the weights of {source}"
@@ -180,7 +174,7 @@ class Trainer:
             self.model(images).sum().backward()
         self.optimizer.zero_grad(set_to_none=False)
 
-    def _load(self, found: checkpoint.Checkpoint) -> None:
+    def _load(self, found: files.Checkpoint) -> None:
         manifest = found.manifest
         for what, now in (
             ("digest", self.config.train.digest()),
@@ -220,13 +214,13 @@ class Trainer:
                 say(f"written by {len(sums)} rank(s), continued by {self.world.size}: {exact}")
 
     def _load_weights(self, weights: dict[str, Tensor], average: dict[str, Tensor] | None) -> None:
-        distributed.unwrap(self.model).load_state_dict(weights)
+        group.unwrap(self.model).load_state_dict(weights)
         if self.average is not None and average is not None:
             self.average.model.load_state_dict(average)
 
     def result(self) -> torch.nn.Module:
         """The model that is evaluated and kept: the average of the weights where there is one."""
-        return self.average.model if self.average else distributed.unwrap(self.model)
+        return self.average.model if self.average else group.unwrap(self.model)
 
     def update_average(self) -> None:
         """After an update that was refused, the average stays as it is."""
@@ -245,13 +239,13 @@ class Trainer:
 
         Collective.
         """
-        sums = distributed.gather(self.sums, self.world)
+        sums = group.gather(self.sums, self.world)
         if self.world.rank == 0:
             self.writer.save(
                 self.step,
                 weights=self.result().state_dict(),
                 trainer={
-                    "model": distributed.unwrap(self.model).state_dict() if self.average else None,
+                    "model": group.unwrap(self.model).state_dict() if self.average else None,
                     "optimizer": self.optimizer.state_dict(),
                     "guard": self.guard.state_dict(),
                     "global_step": self.step,
@@ -278,7 +272,7 @@ class Trainer:
 
         Collective. Waits for the device, as only log steps do.
         """
-        loss, correct, samples = distributed.total(self.sums, self.world).tolist()
+        loss, correct, samples = group.total(self.sums, self.world).tolist()
         self.sums.zero_()
         if self.world.rank == 0:
             place = {"global_step": self.step, "epoch": self.epoch}
@@ -342,7 +336,7 @@ class Trainer:
             return False
         is_best = self._is_best(results["val"])
         if self.config.trial:
-            self.pruned = distributed.from_rank_0(
+            self.pruned = group.from_rank_0(
                 self.world.rank == 0 and self._is_losing(results["val"]), self.world
             )
         return is_best
@@ -449,7 +443,7 @@ class Trainer:
         """Keeps the weights from before `step`, which the guard has left as they were; whether the
         disk took them.
         """
-        path, weights = self.world.attempt.not_finite, distributed.unwrap(self.model).state_dict()
+        path, weights = self.world.attempt.not_finite, group.unwrap(self.model).state_dict()
         try:
             torch.save({"weights": weights, "global_step": step}, path)
         # torch hides some errors of the disk behind its own
@@ -484,7 +478,7 @@ class Trainer:
         return self._outcome(
             "completed",
             "completed",
-            weights_sha256=checkpoint.weights_sha256(self.result().state_dict()),
+            weights_sha256=files.weights_sha256(self.result().state_dict()),
         )
 
     def _outcome(self, status: Any, verdict: Any, **details: Any) -> Outcome:

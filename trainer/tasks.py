@@ -14,12 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from trainer import distributed
 from trainer.config.run import TrainConfig
 from trainer.config.tables import LinearData
-from trainer.data.masks import VOID
-from trainer.data.prepared import Prepared
-from trainer.distributed import World
+from trainer.datasets.prepare import Prepared
+from trainer.prepared.masks import VOID
+from trainer.ranks import group
+from trainer.ranks.group import World
 
 TOP5_FROM_CLASSES = 11  # with ten classes or fewer, half of all guesses would be right
 MOST_MISTAKES = 16
@@ -130,18 +130,16 @@ class ClassTally(Tally):
             self.predictions[i] = torch.stack((predicted[at].double(), probability[at].double()))
 
     def over_ranks(self, world: World) -> dict[str, Any]:
-        confusion = distributed.total(self.confusion, world).view(
-            self.num_classes, self.num_classes
-        )
+        confusion = group.total(self.confusion, world).view(self.num_classes, self.num_classes)
         metrics = {"accuracy": int(confusion.diagonal().sum()) / self.samples}
         if self.num_classes >= TOP5_FROM_CLASSES:
-            metrics["accuracy_top5"] = int(distributed.total(self.top5, world)) / self.samples
-        worst = most_confident(torch.cat(distributed.gather(self.mistakes, world)))
+            metrics["accuracy_top5"] = int(group.total(self.top5, world)) / self.samples
+        worst = most_confident(torch.cat(group.gather(self.mistakes, world)))
         mistakes = [
             Prediction(int(sample), int(guess), p) for p, sample, guess in worst.tolist() if p >= 0
         ]
         # zero where they are another rank's
-        shown = distributed.total(self.predictions, world).tolist()
+        shown = group.total(self.predictions, world).tolist()
         predictions = [
             Prediction(sample, int(guess), p)
             for sample, (guess, p) in zip(self.shown, shown, strict=True)
@@ -176,16 +174,14 @@ class MaskTally(Tally):
             self.predicted[i] = predicted[at].to(torch.uint8)
 
     def over_ranks(self, world: World) -> dict[str, Any]:
-        confusion = distributed.total(self.confusion, world).view(
-            self.num_classes, self.num_classes
-        )
+        confusion = group.total(self.confusion, world).view(self.num_classes, self.num_classes)
         present = [value for value in iou(confusion) if value is not None]
         pixels = max(1, int(confusion.sum()))
         metrics = {
             "accuracy": int(confusion.diagonal().sum()) / pixels,
             "mean_iou": sum(present) / max(1, len(present)),
         }
-        predicted = dict(zip(self.shown, distributed.total(self.predicted, world), strict=True))
+        predicted = dict(zip(self.shown, group.total(self.predicted, world), strict=True))
         return {"metrics": metrics, "confusion": confusion, "predicted": predicted}
 
 

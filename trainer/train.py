@@ -14,15 +14,16 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from trainer import distributed, mix, optim, parity, randomness, tasks, watchdog
-from trainer.config.layout import RunDir, write_json
-from trainer.config.outcome import Outcome
+from trainer import mix, optim, parity, randomness, tasks
+from trainer.batches.batches import Step
+from trainer.config.files.layout import RunDir, write_json
+from trainer.config.files.outcome import Outcome
 from trainer.config.run import RunConfig, TrainConfig
-from trainer.data.batches import Step
-from trainer.data.prepared import load
-from trainer.distributed import Agreement, World
+from trainer.datasets.prepare import load
 from trainer.evaluate import autocast
 from trainer.guard import Guard
+from trainer.ranks import group, watchdog
+from trainer.ranks.group import Agreement, World
 from trainer.state import Trainer
 
 
@@ -33,12 +34,12 @@ def main(config_path: str) -> None:
     run = RunDir(Path(config_path).absolute().parent)
     try:
         config = RunConfig.model_validate_json(Path(config_path).read_text())
-        world = distributed.start(config, run)
+        world = group.start(config, run)
         write_to_rank_log(world)
         data = load(
             run,
             config.train.data.validation,
-            distributed.prepared_from_environment(),
+            group.prepared_from_environment(),
             config.train.data.wanted(),
         )
         trainer = Trainer(config, world, data)
@@ -48,7 +49,7 @@ def main(config_path: str) -> None:
         # DDP's reducer goes before the process group: the other way round a rank aborts at its end,
         # one time in forty
         del trainer
-        distributed.finish(world)
+        group.finish(world)
     except BaseException as error:
         leave_evidence(run, error)
         raise
@@ -67,7 +68,7 @@ def train(t: Trainer) -> Outcome:
         waited = time.perf_counter()
         step = Step(t.step, batches.at(t.step))
         t.clock.waited(waited)
-        distributed.inject_fault(t.world, t.step, step.micro_batches[0].images)
+        group.inject_fault(t.world, t.step, step.micro_batches[0].images)
 
         lr = optim.learning_rate(
             config.optimizer.lr, config.schedule, t.step, batches.steps_per_epoch, t.total_steps
@@ -131,7 +132,7 @@ def gradients(
     """
     task = tasks.of(config)
     for i, batch in enumerate(step.micro_batches):
-        with distributed.reduction(model, on=i == len(step.micro_batches) - 1):
+        with group.reduction(model, on=i == len(step.micro_batches) - 1):
             # no samples in this round: take part in the reduction at weight zero
             if batch.chunk is None:
                 model.eval()  # leaves BatchNorm's buffers alone
@@ -185,7 +186,7 @@ def leave_evidence(run: RunDir, error: BaseException) -> None:
     """Writes what this rank saw, for the verdict: the earliest file over all ranks
     names the cause.
     """
-    rank = distributed.rank_from_environment()
+    rank = group.rank_from_environment()
     evidence = {
         "rank": rank,
         "time": time.time(),
@@ -197,7 +198,7 @@ def leave_evidence(run: RunDir, error: BaseException) -> None:
         "traceback": traceback.format_exception(error)[-6:],
         **watchdog.place(traceback.walk_tb(error.__traceback__)),
     }
-    path = distributed.attempt_from_environment(run).rank_evidence(rank)
+    path = group.attempt_from_environment(run).rank_evidence(rank)
     # the disk may be the cause: the end of the rank's log tells it
     with contextlib.suppress(OSError):
         if not path.exists():  # the watchdog's came first: this error is its effect

@@ -17,8 +17,8 @@ import click
 
 from launch.errors import Failed, Wrong, of_the_system
 from launch.text import echo
-from trainer.config.lock import LockLost
-from trainer.config.outcome import EXIT_FAILED, EXIT_WRONG
+from trainer.config.files.lock import LockLost
+from trainer.config.files.outcome import EXIT_FAILED, EXIT_WRONG
 
 # verb -> (the file that holds it, its line in --help). In the order of a person's day.
 VERBS = {

@@ -11,15 +11,17 @@ from pathlib import Path
 
 import click
 
-from launch import clean, records, rundir, site, status, sweepdir
+from launch import environment
 from launch.cli import options
-from launch.records import Unreadable
-from launch.report.words import plural
-from launch.rundir import Standing
+from launch.console import status
+from launch.runs import clean, find, records, sweep_records
+from launch.runs.find import Standing
+from launch.runs.records import Unreadable
 from launch.text import echo
-from trainer.config.layout import RunDir
-from trainer.config.lock import Lock
-from trainer.config.outcome import EXIT_FAILED
+from launch.words import plural
+from trainer.config.files.layout import RunDir
+from trainer.config.files.lock import Lock
+from trainer.config.files.outcome import EXIT_FAILED
 
 
 def _age(context: click.Context, parameter: click.Parameter, value: str | None) -> float:
@@ -56,7 +58,7 @@ def clean_(
     """
     folder = options.runs_folder(site_file, runs_dir)
     found = (
-        [run for name in runs for run in _named(name, folder)] if runs else rundir.all_runs(folder)
+        [run for name in runs for run in _named(name, folder)] if runs else find.all_runs(folder)
     )
     where, _ = status.look(found)  # what is completed is so whatever Slurm says
     goes = [r for run in found if (r := _removals(run, where[run.run_id], older_than))]
@@ -71,7 +73,7 @@ def clean_(
         echo(f"{removal.size / 1e6:10.1f} MB  {removal.run.run_id}: {names}")
     total = (
         f"{sum(r.size for r in goes) / 1e6:.1f} MB of {plural(len(goes), 'run')} in"
-        f" {site.shown(folder)}"
+        f" {environment.shown(folder)}"
     )
     if dry_run:
         echo(f"{total} would be removed")
@@ -98,9 +100,9 @@ def _removals(run: RunDir, where: Standing, older_than_s: float) -> clean.Remova
 
 
 def _named(name: str, folder: Path) -> list[RunDir]:
-    if sweep := sweepdir.find(name, folder):
-        return [run for run in sweepdir.runs(sweep) if run.config.exists()]
-    return [rundir.find(name, folder)]
+    if sweep := sweep_records.find(name, folder):
+        return [run for run in sweep_records.runs(sweep) if run.config.exists()]
+    return [find.find(name, folder)]
 
 
 def _remove(removal: clean.Removal) -> bool:

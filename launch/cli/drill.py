@@ -10,12 +10,14 @@ from typing import Any
 
 import click
 
-from launch import drill, site, spec
+from launch import environment
 from launch.cli import options
-from launch.drill_slurm import SlurmDrill
+from launch.drill import kills as drill
+from launch.drill.cluster import SlurmDrill
 from launch.slurm_commands import SlurmError
+from launch.spec import load
 from launch.text import echo
-from trainer.config.outcome import EXIT_DONE, EXIT_FAILED, EXIT_WRONG
+from trainer.config.files.outcome import EXIT_DONE, EXIT_FAILED, EXIT_WRONG
 
 
 @dataclass(frozen=True)
@@ -121,11 +123,11 @@ def drill_(**given: Any) -> None:
     asked = DrillOptions(**given)
     asked.refuse_slurms_alone()
     runs = options.runs_folder(asked.site_file, asked.runs_dir)
-    name = spec.find(asked.job, site.project()).name
+    name = load.find(asked.job, environment.project()).name
     folder = runs / f"{name}.drill"
     echo(
         f"{name}: an undisturbed run, then {asked.kills} kills (seed {asked.seed}) in"
-        f" {site.shown(folder)}"
+        f" {environment.shown(folder)}"
     )
     echo(f"{'':4}{'kill':40}{'asked at':>9}{'reached':>9}  attempt    seconds")
     number = 0

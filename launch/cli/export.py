@@ -10,9 +10,10 @@ from typing import Any
 
 import click
 
-from launch import site, submit
+from launch import environment
 from launch.cli import options
 from launch.cli.options import RunOptions
+from launch.submit import request
 from launch.text import echo
 
 FORMATS = ("safetensors", "onnx", "torch-export")
@@ -65,8 +66,8 @@ def export_(
     ]
     if form != FORMATS[0]:  # the code of older runs knows no other, and not the option
         asked += ["--format", form]
-    result = submit.tool(
-        found, submit.python_of(found, used), "export", *asked, needs="safetensors"
+    result = request.tool(
+        found, request.python_of(found, used), "export", *asked, needs="safetensors"
     )
     echo(result.stderr, nl=False, err=True)
     written = json.loads(result.stdout)
@@ -76,6 +77,6 @@ def export_(
         else f"{form}, at most {written['largest_difference']:.1g} from the model's own scores"
     )
     echo(
-        f"{site.shown(written['file'])}: {what}, {written['bytes'] / 1e6:.1f} MB, from "
+        f"{environment.shown(written['file'])}: {what}, {written['bytes'] / 1e6:.1f} MB, from "
         f"{written['checkpoint']}, weights_sha256 {written['weights_sha256'][:16]}"
     )

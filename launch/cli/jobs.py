@@ -10,25 +10,26 @@ from typing import Any
 import click
 import yaml
 
-from launch import site, spec
+from launch import environment
 from launch.cli import options
 from launch.cli.options import JobOptions
 from launch.slurm_commands import SlurmError
+from launch.spec import load
+from launch.spec.yaml_tree import Problem, SpecError
 from launch.text import echo, plain
-from launch.yaml_tree import Problem, SpecError
-from trainer.config.outcome import EXIT_DONE, EXIT_FAILED, EXIT_WRONG
+from trainer.config.files.outcome import EXIT_DONE, EXIT_FAILED, EXIT_WRONG
 
 
 @click.command("list")
 def list_() -> None:
     """The jobs of this project, with their descriptions."""
-    jobs = spec.find_all(site.project())
+    jobs = load.find_all(environment.project())
     if not jobs:
-        echo(f"no jobs in {site.project() / 'jobs'}")
+        echo(f"no jobs in {environment.project() / 'jobs'}")
     width = max((len(job.name) for job in jobs), default=0)
     for job in jobs:
         try:
-            line = plain(spec.load(job, without_gpu=False).description or "")
+            line = plain(load.load(job, without_gpu=False).description or "")
         except SpecError as error:
             line = f"({len(error.problems)} mistake(s): batchyard check {job.name})"
         echo(f"{job.name:{width}}  {line}".rstrip())
@@ -40,23 +41,23 @@ def show_(**given: Any) -> None:
     """What JOB would run: its resolved spec, where it would run, and the exact command or batch
     script. Runs nothing.
     """
-    from launch import submit
+    from launch.submit import request as submit
 
     request, used = options.request(JobOptions(**given))
     loaded, machine = submit.load(request)
     if loaded.search:
-        from launch.cli import search
+        from launch.console import search
 
         ready = search.show_plan_of(request, loaded, machine)
     elif loaded.is_sweep:
-        from launch.cli import sweep
+        from launch.console import sweep
 
         ready = sweep.show_plan_of(request, loaded, machine)
     else:
         ready = submit.resolve(request, loaded.specs[0], machine)
     plan, placement = ready.plan, ready.placement
-    echo(f"run        {ready.run.run_id}  ({site.shown(ready.run.path)})")
-    echo(f"backend    {plan.backend}" + (f"  (site: {site.shown(used)})" if used else ""))
+    echo(f"run        {ready.run.run_id}  ({environment.shown(ready.run.path)})")
+    echo(f"backend    {plan.backend}" + (f"  (site: {environment.shown(used)})" if used else ""))
     threads = ready.config.execution.threads_per_rank
     nodes = f"{placement.nodes} node(s) x " if placement.nodes > 1 else ""
     echo(
@@ -83,7 +84,7 @@ def show_(**given: Any) -> None:
         ).rstrip()
     )
     if plan.backend == "slurm":
-        from launch import slurm
+        from launch.backends import slurm
 
         echo("\n# the batch script")
         try:
@@ -133,14 +134,14 @@ def check_(
     Exit codes: 0 right, 2 mistakes; with --deep 1 where only data are not there, neither the job's
     nor its fallback's stand-in.
     """
-    project = site.project()
+    project = environment.project()
     problems: list[Problem] = []
-    names = jobs or tuple(job.name for job in spec.find_all(project))
+    names = jobs or tuple(job.name for job in load.find_all(project))
     right = []
     for name in names:
         try:
-            job = spec.find(name, project)
-            loaded = spec.load_points(job, settings, without_gpu=False)
+            job = load.find(name, project)
+            loaded = load.load_points(job, settings, without_gpu=False)
             points = f", {len(loaded.points)} points" if loaded.is_sweep else ""
             echo(
                 f"{name}: right" + (f", {loaded.search.trials} trials" if loaded.search else points)
@@ -158,9 +159,10 @@ def _deep(
     names: list[str], settings: tuple[str, ...], data_dir: Path | None, site_file: Path | None
 ) -> int:
     """Looks at the models and the data of jobs that are right as written; returns the exit code."""
-    from launch import inspection, submit
+    from launch.submit import inspection
+    from launch.submit import request as submit
 
-    machine, codes = site.machine(), [EXIT_DONE]
+    machine, codes = environment.machine(), [EXIT_DONE]
     for name in names:
         request, _ = options.request(
             JobOptions(name, site_file, settings=settings, data_dir=data_dir)

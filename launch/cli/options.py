@@ -10,17 +10,19 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from launch import array, records, rundir, site, slurm_commands, sweepdir
-from launch.rundir import NoSuchRun
-from trainer.config.layout import RunDir, SweepDir
+from launch import environment, slurm_commands
+from launch.runs import array_listing, records, sweep_records
+from launch.runs import find as rundir
+from launch.runs.find import NoSuchRun
+from trainer.config.files.layout import RunDir, SweepDir
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from launch.site import BackendName
-    from launch.site_file import Site
-    from launch.spec import Job
-    from launch.submit import Request
+    from launch.environment import BackendName
+    from launch.spec.load import Job
+    from launch.spec.site import Site
+    from launch.submit.request import Request
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -57,7 +59,7 @@ def for_jobs(function: F) -> F:
         ),
         click.option(
             "--backend",
-            type=click.Choice(site.BACKENDS),
+            type=click.Choice(environment.BACKENDS),
             help="Where to run; else the site's, else local.",
         ),
         for_runs,
@@ -79,21 +81,23 @@ def trust(function: F) -> F:
 def runs_folder(site_file: Path | None, runs_dir: Path | None) -> Path:
     """The folder of the run directories. Raises SpecError, and NoSiteFile."""
     if runs_dir and site_file is None:
-        return site.printable(runs_dir.absolute(), "--runs-dir")
-    if site.find(site_file, site.project()) is None:
-        return site.printable(Path(site.RUNS).absolute(), "the working folder")
+        return environment.printable(runs_dir.absolute(), "--runs-dir")
+    if environment.find(site_file, environment.project()) is None:
+        return environment.printable(Path(environment.RUNS).absolute(), "the working folder")
     used = site_of(site_file)
     return (
-        site.printable(runs_dir.absolute(), "--runs-dir") if runs_dir else site.folders(used).runs
+        environment.printable(runs_dir.absolute(), "--runs-dir")
+        if runs_dir
+        else environment.folders(used).runs
     )
 
 
 def site_of(site_file: Path | None) -> Site:
     """The site. Raises SpecError, and NoSiteFile."""
     # and with it pydantic, which takes longer than the table of a thousand runs
-    from launch.site_file import load
+    from launch.spec.site import load
 
-    return load(site_file, site.project())[0]
+    return load(site_file, environment.project())[0]
 
 
 @dataclass(frozen=True)
@@ -110,7 +114,7 @@ class RunOptions:
 
         Raises SpecError, NoSiteFile, NoSuchRun and DistrustError.
         """
-        from launch import trust as trusting
+        from launch.submit import trust as trusting
 
         runs = runs_folder(self.site_file, self.runs_dir)
         used = site_of(self.site_file)
@@ -142,11 +146,11 @@ class JobOptions:
 
 def request(given: JobOptions) -> tuple[Request, Path | None]:
     """What the options ask for, and the site file that was used. Raises SpecError."""
-    from launch import site_file as site_files  # here, for the verbs about runs need no job
-    from launch import spec
-    from launch.submit import Request
+    from launch.spec import load as spec
+    from launch.spec import site as site_files  # here, for the verbs about runs need no job
+    from launch.submit.request import Request
 
-    project = site.project()
+    project = environment.project()
     found, used = site_files.load(given.site_file, project)
     backend = given.backend or found.backend
     notes: tuple[str, ...] = ()
@@ -154,10 +158,10 @@ def request(given: JobOptions) -> tuple[Request, Path | None]:
         slurm_commands.refuse_other_cluster(submitting=True)
         found, notes = site_files.with_variables(found)
 
-    where = site.folders(found, given.data_dir)
+    where = environment.folders(found, given.data_dir)
     if given.runs_dir:
-        runs = site.printable(given.runs_dir.absolute(), "--runs-dir")
-        where = site.Folders(where.data, where.cache, runs)
+        runs = environment.printable(given.runs_dir.absolute(), "--runs-dir")
+        where = environment.Folders(where.data, where.cache, runs)
 
     run = RunDir(where.runs / given.job)
     sweep = SweepDir(where.runs / given.job)
@@ -171,7 +175,7 @@ def request(given: JobOptions) -> tuple[Request, Path | None]:
         after = _before([run])
     elif of_sweep:
         job = _job_of_sweep(sweep)
-        after = _before(sweepdir.runs(sweep))
+        after = _before(sweep_records.runs(sweep))
     else:
         job = spec.find(given.job, project)
 
@@ -194,10 +198,10 @@ def request(given: JobOptions) -> tuple[Request, Path | None]:
 
 def _job_of_run(run: RunDir) -> Job:
     """The resolved job of an existing run. Raises NoSuchRun where it has none."""
-    from launch.spec import Job
+    from launch.spec.load import Job
 
     config = records.read(run.config, {**records.CONFIG, "job*": records.TEXT}) or {}
-    text = array.job_text(run)
+    text = array_listing.job_text(run)
     if text is None and not run.job.exists():
         raise NoSuchRun(
             f"{run.run_id} was never queued: `batchyard submit"
@@ -207,7 +211,7 @@ def _job_of_run(run: RunDir) -> Job:
 
 
 def _job_of_sweep(sweep: SweepDir) -> Job:
-    from launch.spec import Job
+    from launch.spec.load import Job
 
     record = records.read(sweep.record, {**records.SWEEP, "job*": records.TEXT}) or {}
     return Job(str(record.get("job")), sweep.job)

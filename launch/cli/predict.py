@@ -9,11 +9,11 @@ from typing import Any
 
 import click
 
-from launch import submit
 from launch.cli import options
 from launch.cli.options import RunOptions
+from launch.submit import request
 from launch.text import echo
-from trainer.config.outcome import EXIT_FAILED
+from trainer.config.files.outcome import EXIT_FAILED
 
 MOST_CLASSES = 5
 WHICH = {"best": ", the best one on the validation split", "latest": ", the last one"}
@@ -48,7 +48,7 @@ def predict_(
     """
     found, used = RunOptions(**given).find()
     asked = ("--out", str(out or found.predicted), "--", *pictures)
-    result = submit.tool(found, submit.python_of(found, used), "predict", *asked, needs="torch")
+    result = request.tool(found, request.python_of(found, used), "predict", *asked, needs="torch")
     echo(result.stderr, nl=False, err=True)
     told = json.loads(result.stdout)
     unread = [p for p in told["pictures"] if "problem" in p]

@@ -10,11 +10,11 @@ from typing import Any
 
 import click
 
-from launch import submit
 from launch.cli import options
 from launch.cli.options import RunOptions
+from launch.submit import request
 from launch.text import echo
-from trainer.config.outcome import EXIT_FAILED
+from trainer.config.files.outcome import EXIT_FAILED
 
 SHOWN = 8
 CALMER = (
@@ -35,7 +35,7 @@ def replay_(**given: Any) -> None:
     """
     found, used = RunOptions(**given).find()
     told = json.loads(
-        submit.tool(found, submit.python_of(found, used), "replay", needs="torch").stdout
+        request.tool(found, request.python_of(found, used), "replay", needs="torch").stdout
     )
     for line in lines(told):
         echo(line)
@@ -43,7 +43,7 @@ def replay_(**given: Any) -> None:
 
 
 def lines(told: dict[str, Any]) -> list[str]:
-    """What trainer.replay found, for a person."""
+    """What trainer.tools.replay found, for a person."""
     other = (
         ""
         if told["device"] == told["trained_on"]

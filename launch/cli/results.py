@@ -9,13 +9,16 @@ from pathlib import Path
 
 import click
 
-from launch import measured, results, site, spec, table
+from launch import environment
 from launch.cli import options
-from launch.report import points
-from launch.report.words import NONE, plural
-from launch.results import Row
+from launch.console import table
+from launch.report import sweep_data
+from launch.results import compare, measurements
+from launch.results.compare import Row
+from launch.spec import load
+from launch.spec.yaml_tree import Problem, SpecError
 from launch.text import echo, echo_styled
-from launch.yaml_tree import Problem, SpecError
+from launch.words import NONE, plural
 
 
 @click.command("results")
@@ -51,16 +54,16 @@ def results_(
     if as_html and as_json:
         raise click.UsageError("--html and --json: choose one")
     folder = options.runs_folder(site_file, runs_dir)
-    project = site.project()
+    project = environment.project()
     found, problems, without = _rows(
-        [spec.find(job, project) for job in jobs] or spec.find_all(project), folder
+        [load.find(job, project) for job in jobs] or load.find_all(project), folder
     )
     if as_json:
         echo(json.dumps([row.to_json() for row in found], indent=2, ensure_ascii=False))
     elif as_html:
-        from launch.report import results as pages
+        from launch.results import results_page as pages
 
-        echo(site.shown(pages.write(found, folder)))
+        echo(environment.shown(pages.write(found, folder)))
     elif found:
         show(found)
     if jobs and without:
@@ -72,17 +75,17 @@ def results_(
         raise SpecError(problems)
 
 
-def _rows(jobs: list[spec.Job], folder: Path) -> tuple[list[Row], list[Problem], list[str]]:
+def _rows(jobs: list[load.Job], folder: Path) -> tuple[list[Row], list[Problem], list[str]]:
     """The rows of the jobs that are right, the mistakes of the others, and the jobs that name no
     figure.
     """
-    runs, unread = measured.read_runs(folder)
+    runs, unread = measurements.read_runs(folder)
     found: list[Row] = []
     problems: list[Problem] = []
     without = []
     for job in jobs:
         try:
-            of_job = results.rows(job, runs)
+            of_job = compare.rows(job, runs)
         except SpecError as error:
             problems += error.problems
             continue
@@ -100,9 +103,9 @@ def show(found: list[Row]) -> None:
     cells: list[tuple[table.Cell, ...]] = []
     notes: dict[str, int] = {}  # numbered as they come
     for row in found:
-        colour = results.COLOURS[row.verdict]
+        colour = compare.COLOURS[row.verdict]
         ours = (
-            points.spread((row.mean, row.deviation), in_percent=row.in_percent)
+            sweep_data.spread((row.mean, row.deviation), in_percent=row.in_percent)
             if row.mean is not None
             else NONE
         )
@@ -134,4 +137,4 @@ def show(found: list[Row]) -> None:
 
 def _heading(row: Row) -> str:
     """jobs/digits.yaml: 3 seeds, 15 epochs, 2 threads of AMD EPYC"""
-    return ": ".join(filter(None, (site.shown(row.job_file), row.measured)))
+    return ": ".join(filter(None, (environment.shown(row.job_file), row.measured)))

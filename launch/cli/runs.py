@@ -7,14 +7,16 @@ from pathlib import Path
 
 import click
 
-from launch import records, rundir, site, status, sweepdir
+from launch import environment
 from launch.cli import options
+from launch.console import status
 from launch.errors import Failed
-from launch.records import Unreadable
-from launch.rundir import NoSuchRun, Standing
+from launch.runs import find, records, sweep_records
+from launch.runs.find import NoSuchRun, Standing
+from launch.runs.records import Unreadable
 from launch.slurm_commands import NotHere
 from launch.text import echo, echo_log, plain
-from trainer.config.layout import Attempt, RunDir, SweepDir, open_file
+from trainer.config.files.layout import Attempt, RunDir, SweepDir, open_file
 
 
 @click.command("status")
@@ -23,17 +25,17 @@ from trainer.config.layout import Attempt, RunDir, SweepDir, open_file
 def status_(run: str | None, site_file: Path | None, runs_dir: Path | None) -> None:
     """Where all runs stand, or one RUN with its attempts, or the points of a sweep."""
     runs = options.runs_folder(site_file, runs_dir)
-    if run and (sweep := sweepdir.find(run, runs)):
-        from launch.cli import sweep as sweeps
+    if run and (sweep := sweep_records.find(run, runs)):
+        from launch.console import sweep as sweeps
 
         sweeps.status(sweep)
         return
     if run:
-        status.show_one(rundir.find(run, runs))
+        status.show_one(find.find(run, runs))
         return
-    found = rundir.all_runs(runs)
+    found = find.all_runs(runs)
     if not found:
-        echo(f"no runs in {site.shown(runs)} yet: batchyard submit JOB makes one")
+        echo(f"no runs in {environment.shown(runs)} yet: batchyard submit JOB makes one")
         return
     status.show(found)
 
@@ -43,10 +45,10 @@ def status_(run: str | None, site_file: Path | None, runs_dir: Path | None) -> N
 @click.argument("run")
 def why_(run: str, site_file: Path | None, runs_dir: Path | None) -> None:
     """Why RUN waits, runs, stalls, stopped or failed, and what to try: five lines or fewer."""
-    from launch import why
+    from launch.console import why
 
     runs = options.runs_folder(site_file, runs_dir)
-    found = rundir.find(run, runs)
+    found = find.find(run, runs)
     standings, silence = status.look([found])
     try:
         with records.reading(found):
@@ -74,10 +76,10 @@ def logs_(
     """What one rank of RUN's newest attempt printed; what torchrun printed where the rank left
     nothing.
     """
-    from launch.watch import Tail
+    from launch.console.follow import Tail
 
     runs = options.runs_folder(site_file, runs_dir)
-    found = sweepdir.run_of(run, runs)
+    found = sweep_records.run_of(run, runs)
     tail, shown = None, None
     while True:
         standings, silence = status.look([found])
@@ -99,7 +101,7 @@ def logs_(
         status.tell(silence)
     elif not shown.rank_log(rank).exists():
         log = shown.node_log(0)
-        echo(f"# rank {rank} left no log; {site.shown(log)}:", err=True)
+        echo(f"# rank {rank} left no log; {environment.shown(log)}:", err=True)
         if log.exists():
             with open_file(log) as file:
                 for line in file.read().splitlines():
@@ -134,29 +136,29 @@ def cancel_(*, run: str, now: bool, site_file: Path | None, runs_dir: Path | Non
     runs = options.runs_folder(site_file, runs_dir)
     # a sweep's own id names no job: that one is found below
     active, problems = list[SweepDir](), list[Unreadable]()
-    for sweep in sweepdir.of_job(run, runs):
+    for sweep in sweep_records.of_job(run, runs):
         try:
             active += [sweep] if _cancel_sweep(sweep, now=now) else []
         except Unreadable as error:
             problems.append(error)
-    points = {point.run_id for sweep in active for point in sweepdir.runs(sweep)}
-    others = [r for r in rundir.of_job(run, rundir.all_runs(runs)) if r.run_id not in points]
+    points = {point.run_id for sweep in active for point in sweep_records.runs(sweep)}
+    others = [r for r in find.of_job(run, find.all_runs(runs)) if r.run_id not in points]
     standings = status.standings(others)
     if problems:  # the others are stopped all the same
         cancel_runs(others, standings, now=now)
         raise problems[0]
     if not cancel_runs(others, standings, now=now) and not active:
-        if newest := sweepdir.find(run, runs):
+        if newest := sweep_records.find(run, runs):
             if not _cancel_sweep(newest, now=now):
                 raise NoSuchRun(f"{newest.sweep_id} does not run, nothing to cancel")
             return
-        found = rundir.find(run, runs)
+        found = find.find(run, runs)
         cancel_run(found, status.standings([found])[found.run_id], now=now)
 
 
 def _cancel_sweep(sweep: SweepDir, *, now: bool) -> bool:
     # with all that a spec may hold, which a single run's cancel does not wait for
-    from launch.cli import sweep as sweeps
+    from launch.console import sweep as sweeps
 
     return sweeps.cancel(sweep, now=now)
 
@@ -198,13 +200,13 @@ def cancel_run(found: RunDir, standing: Standing, *, now: bool = False) -> None:
         raise _not_cancelled(found, standing)
     if not standing.is_active:
         raise NoSuchRun(f"{found.run_id} does not run, nothing to cancel: it is {standing.state}")
-    from launch import local
+    from launch.backends import local
 
     in_slurm = standing.state == "queued" or (
         standing.attempt and standing.attempt.id.startswith("slurm-")
     )
     if standing.slurm_job and in_slurm:
-        from launch import slurm
+        from launch.backends import slurm
 
         # raises before anything is written
         state = slurm.states([standing.slurm_job]).get(standing.slurm_job, "gone")
@@ -213,7 +215,7 @@ def cancel_run(found: RunDir, standing: Standing, *, now: bool = False) -> None:
         _say_cancelled(found, standing, now=now)
         return
     local.write_cancel(found, standing.attempt.id if standing.attempt else None)
-    if pid := rundir.owner_pid(standing):
+    if pid := find.owner_pid(standing):
         local.cancel(pid, now=now)
     else:
         found.cancel.unlink()
@@ -237,5 +239,9 @@ def report_(run: str, site_file: Path | None, runs_dir: Path | None) -> None:
     from launch import report
 
     runs = options.runs_folder(site_file, runs_dir)
-    sweep = sweepdir.find(run, runs)
-    echo(site.shown(report.write_sweep(sweep) if sweep else report.write(rundir.find(run, runs))))
+    sweep = sweep_records.find(run, runs)
+    echo(
+        environment.shown(
+            report.write_sweep(sweep) if sweep else report.write(find.find(run, runs))
+        )
+    )

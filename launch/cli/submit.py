@@ -12,17 +12,21 @@ from typing import Any
 
 import click
 
-from launch import local, parent, refused, report, run_code, site, snapshot, status, submit
+from launch import environment, report
+from launch.backends import local
 from launch.cli import options
 from launch.cli.options import JobOptions
-from launch.rundir import Standing
-from launch.site import BackendName, Machine
-from launch.snapshot import Code
-from launch.spec import JobSpec, Loaded
-from launch.submit import Ready, Request
+from launch.console import status
+from launch.environment import BackendName, Machine
+from launch.runs.find import Standing
+from launch.spec.load import JobSpec, Loaded
+from launch.submit import parents, refused, run_code, snapshot
+from launch.submit import request as submit
+from launch.submit.request import Ready, Request
+from launch.submit.snapshot import Code
 from launch.text import echo, plain
-from trainer.config.layout import SweepDir
-from trainer.config.outcome import EXIT_DONE, Outcome
+from trainer.config.files.layout import SweepDir
+from trainer.config.files.outcome import EXIT_DONE, Outcome
 
 
 @click.command("submit")
@@ -54,15 +58,15 @@ def submit_(*, backend: BackendName | None, prune: bool, trust: bool, **given: A
     loaded, machine = submit.load(request)
     if prune:
         _refuse_prune(request, loaded)
-    if parent.waits_for(request.job, loaded.specs[0]):
+    if parents.waits_for(request.job, loaded.specs[0]):
         _refuse_before_its_parents(request, loaded, machine)
     request = _after_its_parents(request, loaded.specs[0])
     if loaded.search:
-        from launch.cli import search
+        from launch.console import search
 
         sys.exit(search.submit_all(request, loaded, machine))
     if loaded.is_sweep:
-        from launch.cli import sweep
+        from launch.console import sweep
 
         sys.exit(sweep.submit_all(request, loaded, machine, prune=prune))
     ready = submit.resolve(request, loaded.specs[0], machine)
@@ -86,11 +90,11 @@ def _refuse_before_its_parents(request: Request, loaded: Loaded, machine: Machin
     Writes nothing. Raises SpecError, SubmitError, StartError.
     """
     if loaded.search:
-        from launch.cli import search
+        from launch.console import search
 
         search.refuse(request)
     if loaded.is_sweep and not loaded.search:
-        from launch.cli import sweep
+        from launch.console import sweep
 
         all_ready = [
             ready for _, ready in sweep.resolve(request, loaded, machine, sweep.sweep_of(request))
@@ -109,7 +113,7 @@ def _after_its_parents(request: Request, job: JobSpec) -> Request:
     Returns the request, which knows the run before it. Exits where a job before it did not
     complete.
     """
-    before = parent.waits_for(request.job, job)
+    before = parents.waits_for(request.job, job)
     if before is None:
         return request
     own = replace(request, job=before, settings=(), new=False, run_id=None, sweep=None)
@@ -138,7 +142,7 @@ def run(ready: Ready, code: Code, front: local.Foreground) -> int:
     is_first = not ready.run.config.exists()
     try:
         if ready.plan.backend == "slurm":
-            from launch import slurm
+            from launch.backends import slurm
 
             slurm.adopt(ready.run)
         before = status.standings([ready.run])[ready.run.run_id]
@@ -170,7 +174,7 @@ def run(ready: Ready, code: Code, front: local.Foreground) -> int:
         lock.release()
         refused.remove_if_empty(ready.run)
     # and with it rich, for those alone who stay in front of a run
-    from launch.watch import Follower
+    from launch.console.follow import Follower
 
     return _ended(ready, front.wait(ready.run, attempt, process, Follower(attempt)))
 
@@ -180,7 +184,7 @@ def _adopt_sweep(sweep: SweepDir) -> None:
 
     Raises SubmitError and SlurmError.
     """
-    from launch import slurm
+    from launch.backends import slurm
 
     if sweep.slurm.exists():
         lock = submit.take(sweep.queue_lock, sweep.sweep_id)
@@ -197,7 +201,7 @@ def _announce(ready: Ready, before: Standing) -> None:
         f"{ready.run.run_id} on {ready.plan.backend}: {nodes}{placement.nproc_per_node} rank(s) on"
         f" {placement.device}, {threads} CPU thread(s) each"
     )
-    echo(f"  {site.shown(ready.run.path)}")
+    echo(f"  {environment.shown(ready.run.path)}")
     for note in ready.plan.notes:
         echo(f"  {note}")
     if before.state != "new":
@@ -221,10 +225,10 @@ def image_of(ready: Ready) -> str:
 
 
 def _queue(ready: Ready) -> int:
-    from launch import slurm
+    from launch.backends import slurm
 
     attempt, job_id = slurm.submit(ready.run, ready.plan)
-    echo(f"queued as Slurm job {job_id}; its script: {site.shown(attempt.script)}")
+    echo(f"queued as Slurm job {job_id}; its script: {environment.shown(attempt.script)}")
     echo(
         f"batchyard logs {ready.run.run_id} -f follows it; batchyard cancel {ready.run.run_id}"
         " stops it after a checkpoint"
@@ -238,7 +242,7 @@ def _done(ready: Ready, before: Standing, code: Code) -> int:
     echo(f"{ready.run.run_id} is done: {submit.result_line(outcome)} ({outcome.attempt})")
     if run_code.differs(ready.run, code):
         echo("finished with other code than yours: --new trains with yours")
-    echo(f"report: {site.shown(report.write(ready.run))}")
+    echo(f"report: {environment.shown(report.write(ready.run))}")
     return EXIT_DONE
 
 
@@ -251,5 +255,5 @@ def _ended(ready: Ready, outcome: Outcome) -> int:
     if outcome.status == "stopped":
         echo(f"batchyard submit {ready.run.run_id} continues it")
     with contextlib.suppress(OSError):  # a disk that ended the run takes no report
-        echo(f"report: {site.shown(report.write(ready.run))}")
+        echo(f"report: {environment.shown(report.write(ready.run))}")
     return outcome.exit_code

@@ -7,9 +7,11 @@ from typing import Any
 import click
 from rich.table import Table
 
-from launch import inspection, site, spec
+from launch import environment
 from launch.cli import options
 from launch.cli.options import JobOptions
+from launch.spec import load
+from launch.submit import inspection
 from launch.text import echo
 
 
@@ -34,8 +36,8 @@ def summary_(*, depth: int | None, fallback: bool, **given: Any) -> None:
     attention.
     """
     request, _ = options.request(JobOptions(**given))
-    job = spec.load(request.job, request.settings, without_gpu=fallback)
-    found = inspection.inspect(request, job, site.machine())
+    job = load.load(request.job, request.settings, without_gpu=fallback)
+    found = inspection.inspect(request, job, environment.machine())
     table = Table(box=None, pad_edge=False)
     for column, right in (
         ("layer", False),

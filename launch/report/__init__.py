@@ -7,18 +7,18 @@ The modules that make a page are imported when one is written: most commands wri
 
 from pathlib import Path
 
-from trainer.config.layout import RunDir, SweepDir
+from trainer.config.files.layout import RunDir, SweepDir
 
 
 def write(run: RunDir) -> Path:
     """Writes the run's page; returns its path."""
-    from launch.report import page
+    from launch.report import run_page
 
-    return page.write(run)
+    return run_page.write(run)
 
 
 def write_sweep(sweep: SweepDir) -> Path:
     """Writes the sweep's page; returns its path."""
-    from launch.report import sweep as page
+    from launch.report import sweep_page
 
-    return page.write(sweep)
+    return sweep_page.write(sweep)

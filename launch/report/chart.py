@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass, field, replace
 from html import escape
 
-from launch.report.words import finite, number, percent, plural
+from launch.words import finite, number, percent, plural
 
 # (global_step, or what else lies across, value); the value may be NaN or infinite
 Point = tuple[float, float]

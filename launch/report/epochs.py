@@ -10,9 +10,9 @@ import math
 from dataclasses import dataclass
 
 from launch.report import chart
-from launch.report.facts import Facts, Row
-from launch.report.markup import section, table, text
-from launch.report.words import NONE, as_float, finite, number, percent, plural, seconds, shown
+from launch.report.html import section, table, text
+from launch.report.run_data import Facts, Row
+from launch.words import NONE, as_float, finite, number, percent, plural, seconds, shown
 
 MOST_COLUMNS = 12  # of the table: more rows of an epoch are put together
 MOST_OPEN, MOST_EPOCHS = 12, 200  # epochs of a table that is not folded, and of one at all

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-from launch.report.facts import Facts, as_row
-from launch.report.markup import Html, section, table, text
-from launch.report.words import NONE, finite, number, percent
+from launch.report.html import Html, section, table, text
+from launch.report.run_data import Facts, as_row
+from launch.words import NONE, finite, number, percent
 
 SPLITS = {"test": "Test set", "val": "Validation set"}  # in the order of the page
 # a table of more classes than the first shows so many of the best and of the worst

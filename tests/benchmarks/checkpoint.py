@@ -24,10 +24,10 @@ import torch
 from torch.nn import functional
 
 from trainer import models
-from trainer.checkpoint import size_bytes
-from trainer.checkpoint_writer import Writer
-from trainer.config.layout import RunDir
-from trainer.config.model import ResNetModel
+from trainer.checkpoints.files import size_bytes
+from trainer.checkpoints.writer import Writer
+from trainer.config.files.layout import RunDir
+from trainer.config.models.model import ResNetModel
 
 RUNS = 9
 STEPS = 6  # of 16 pictures: long enough for a checkpoint to be written beside them

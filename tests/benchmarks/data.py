@@ -25,11 +25,11 @@ from torch.nn import functional
 
 from tests import ranks
 from trainer import models, randomness
+from trainer.batches.batches import Batches, Sampling, augment
+from trainer.batches.loader import Loader
 from trainer.config.data import ImageData, SyntheticData
-from trainer.config.model import LeNetModel
-from trainer.data.batches import Batches, Sampling, augment
-from trainer.data.loader import Loader
-from trainer.data.prepared import Prepared, load, prepare
+from trainer.config.models.model import LeNetModel
+from trainer.datasets.prepare import Prepared, load, prepare
 
 RUNS = 9
 IMAGES = {128: 6_400, 4: 2_000}  # of a run, by batch size: many times what workers make ahead

@@ -19,8 +19,8 @@ from typing import Any
 import torch
 
 from tests import ranks
-from trainer.config.layout import read_jsonl
-from trainer.data.prepared import prepare
+from trainer.config.files.layout import read_jsonl
+from trainer.datasets.prepare import prepare
 
 RUNS = 3
 RANKS = 2

@@ -27,9 +27,10 @@ import torch
 from torch.nn import functional
 
 from tests import ranks
-from trainer import distributed, models, watchdog
-from trainer.config.layout import RunDir
-from trainer.data.prepared import Prepared, load, prepare
+from trainer import models
+from trainer.config.files.layout import RunDir
+from trainer.datasets.prepare import Prepared, load, prepare
+from trainer.ranks import group, watchdog
 from trainer.state import Trainer
 from trainer.train import train
 
@@ -48,7 +49,7 @@ class Ours:
     """The trainer's own loop, a piece of a run at a time."""
 
     def __init__(self, run: RunDir, data: Prepared, config: Any) -> None:
-        self.trainer = Trainer(config, distributed.start(config, run), data)
+        self.trainer = Trainer(config, group.start(config, run), data)
         self.trainer.restore()
 
     def steps(self, count: int) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from launch.report import pictures, write
+from launch.report import images, write
 from tests import ranks
 from tests.browser.chromium import Chromium, View
 from tests.test_report import HOSTILE, luminance
@@ -27,8 +27,8 @@ from tests.test_report_evaluation import (
     run,
     square,
 )
-from trainer.config.layout import RunDir, write_json
-from trainer.data.prepared import prepare
+from trainer.config.files.layout import RunDir, write_json
+from trainer.datasets.prepare import prepare
 
 __all__ = ["run"]  # the fixture
 WIDE, NARROW = 1200, 400
@@ -61,7 +61,7 @@ def check(view: View, width: int) -> None:
     assert view.evaluate("document.documentElement.scrollWidth") == width
     assert view.evaluate(OUTSIDE) == []
     picture = view.screenshot()
-    assert picture.startswith(pictures.SIGNATURE)
+    assert picture.startswith(images.SIGNATURE)
     across, down = struct.unpack(">II", picture[16:24])
     assert (across, down) == (
         width,

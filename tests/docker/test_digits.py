@@ -14,7 +14,7 @@ import pytest
 
 from tests.cli import SHORT, Shell, finish, outcome, step_reached, wait_for
 from tests.docker.engine import Engine
-from trainer.config.layout import RunDir, read_json, write_json
+from trainer.config.files.layout import RunDir, read_json, write_json
 
 pytestmark = pytest.mark.docker
 IN_DOCKER = (*SHORT, "--backend", "docker")

@@ -15,13 +15,13 @@ from pathlib import Path
 
 import pytest
 
-from launch import rundir
-from launch.drill import of_run
-from launch.node import free_port
+from launch.drill.kills import of_run
+from launch.node.attempt import free_port
+from launch.runs import find
 from tests.cli import SHORT, Shell, outcome, step_reached, wait_for
 from tests.slurm.conftest import Slurm
-from trainer.config.layout import RunDir, read_json
-from trainer.config.outcome import Outcome
+from trainer.config.files.layout import RunDir, read_json
+from trainer.config.files.outcome import Outcome
 
 TWO_NODES = ("--set", "resources.nodes=2")
 
@@ -54,7 +54,7 @@ def wait_for_end(run: RunDir) -> None:
 
 
 def job_id(run: RunDir) -> str:
-    return str(rundir.slurm_job(run))
+    return str(find.slurm_job(run))
 
 
 def same_as(run: RunDir, whole: RunDir) -> None:

@@ -16,7 +16,7 @@ from tests.slurm.cluster import Options
 from tests.slurm.conftest import Slurm, booted
 from tests.slurm.test_digits import TWO_NODES, job_id, wait_for_end
 from tests.slurm.test_sweep import requeue_one_of_two
-from trainer.config.layout import RunDir
+from trainer.config.files.layout import RunDir
 
 # epochs enough to outlast Slurm's shortest limit of a minute
 LONG = (

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from launch import rundir
+from launch.runs import find
 from tests.cli import BATCHYARD, PROJECT, SHORT, Shell, outcome, step_reached, wait_for
-from trainer.config.layout import RunDir
+from trainer.config.files.layout import RunDir
 
 from .conftest import Slurm
 
@@ -44,7 +44,7 @@ DECIDING = {
 
 
 def job(run: RunDir) -> str:
-    return str(rundir.slurm_job(run))
+    return str(find.slurm_job(run))
 
 
 def test_a_job_is_what_its_script_says_whatever_the_environment_says(

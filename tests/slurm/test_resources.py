@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from launch.drill import of_run
+from launch.drill.kills import of_run
 from tests.cli import SHORT, Shell, outcome, step_reached, wait_for
 from tests.slurm.cluster import Options
 from tests.slurm.conftest import Slurm, booted
 from tests.slurm.test_digits import TWO_NODES, job_id, wait_for_end
-from trainer.config.layout import RunDir, read_json
+from trainer.config.files.layout import RunDir, read_json
 
 pytestmark = pytest.mark.long
 ONE_RANK = (

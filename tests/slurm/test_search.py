@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from launch import sweepdir
+from launch.runs import sweep_records
 from tests.cli import Shell, outcome, step_reached, wait_for
 from tests.slurm.conftest import Slurm
 from tests.test_search import decisions
-from trainer.config.layout import RunDir, SweepDir, read_json
-from trainer.config.study import open_study
+from trainer.config.files.layout import RunDir, SweepDir, read_json
+from trainer.config.files.study import open_study
 
 JOB = """
 train:
@@ -48,7 +48,7 @@ def job(folder: Path, *, trials: int, epochs: int = 4, halving: str = "null") ->
 
 def begun(shell: Shell) -> list[dict[str, Any]]:
     """The trials that have begun, by their numbers."""
-    found = sweepdir.submits(SweepDir(shell.runs / "s.sweep"))
+    found = sweep_records.submits(SweepDir(shell.runs / "s.sweep"))
     return sorted(found[-1]["points"], key=lambda p: int(p["trial"])) if found else []
 
 

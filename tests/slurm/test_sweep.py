@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from launch import rundir
+from launch.runs import find
 from tests.cli import SHORT, Shell, outcome, step_reached, wait_for
 from tests.slurm.conftest import Slurm
-from trainer.config.layout import RunDir, read_json
+from trainer.config.files.layout import RunDir, read_json
 
 HERE = ("--set", "resources.nproc_per_node=1", "--set", "resources.cpus_per_task=1")
 
@@ -28,7 +28,7 @@ def runs_of(shell: Shell) -> list[RunDir]:
 
 
 def job(run: RunDir) -> str:
-    return str(rundir.slurm_job(run))
+    return str(find.slurm_job(run))
 
 
 def queue(cluster: Slurm) -> list[str]:

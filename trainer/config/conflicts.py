@@ -12,8 +12,8 @@ from typing import Any
 from trainer.config import micro_batches
 from trainer.config.augment import ColourJitter, HorizontalFlip, RandomCrop, ResizedCrop
 from trainer.config.data import ImageData, ImageFolderData, SmallPictures, VOCData
-from trainer.config.layers import Model
-from trainer.config.model import FCNModel, MLPModel
+from trainer.config.models.layers import Model
+from trainer.config.models.model import FCNModel, MLPModel
 from trainer.config.optim import MultiStepSchedule, OneCycleSchedule, Optimizer, StepSchedule
 from trainer.config.run import TrainConfig
 from trainer.config.tables import TableData

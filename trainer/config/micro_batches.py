@@ -10,8 +10,8 @@ from typing import Any
 
 from trainer.config import steps
 from trainer.config.data import ImageData, SmallPictures
-from trainer.config.layers import Model
-from trainer.config.library import LibraryModel
+from trainer.config.models.layers import Model
+from trainer.config.models.library import LibraryModel
 
 
 def of_job(train: Mapping[str, Any]) -> str | None:

@@ -12,10 +12,10 @@ from pydantic import Field
 
 from trainer.config.augment import Mix
 from trainer.config.data import DataConfig
-from trainer.config.model import DefaultInit, InitConfig, ModelConfig
+from trainer.config.files.study import Trial
+from trainer.config.models.model import DefaultInit, InitConfig, ModelConfig
 from trainer.config.optim import ConstantSchedule, OptimizerConfig, ScheduleConfig
 from trainer.config.strict import Strict
-from trainer.config.study import Trial
 from trainer.config.weights import Weights
 
 

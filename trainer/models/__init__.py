@@ -10,8 +10,8 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from trainer.config.library import family
-from trainer.config.model import InitConfig, ModelConfig
+from trainer.config.models.library import family
+from trainer.config.models.model import InitConfig, ModelConfig
 from trainer.models import (
     alexnet,
     cnn,

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from trainer.config.convnets import CNNModel
+from trainer.config.models.convnets import CNNModel
 
 
 def build(

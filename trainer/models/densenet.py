@@ -7,7 +7,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from trainer.config.convnets import DenseNetModel
+from trainer.config.models.convnets import DenseNetModel
 
 
 class DenseBlock(nn.Module):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from trainer.config.model import FCNModel
+from trainer.config.models.model import FCNModel
 
 STRIDE = 32  # pixels of the picture that become one before the transposed convolution
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from trainer.config.convnets import INCEPTIONS, GoogLeNetModel, Inception
+from trainer.config.models.convnets import INCEPTIONS, GoogLeNetModel, Inception
 
 
 class InceptionBlock(nn.Module):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from trainer.config.convnets import LeNetModel
+from trainer.config.models.convnets import LeNetModel
 
 ACTIVATIONS = {"relu": nn.ReLU, "sigmoid": nn.Sigmoid}
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from trainer.config.library import TimmModel, TorchvisionModel
+from trainer.config.models.library import TimmModel, TorchvisionModel
 
 
 def torchvision(

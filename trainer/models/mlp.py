@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from trainer.config.model import MLPModel
+from trainer.config.models.model import MLPModel
 
 
 def build(

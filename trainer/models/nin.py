@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from trainer.config.convnets import NiNModel
+from trainer.config.models.convnets import NiNModel
 
 
 def block(

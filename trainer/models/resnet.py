@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from trainer.config.convnets import ResNetModel
+from trainer.config.models.convnets import ResNetModel
 
 
 class BasicBlock(nn.Module):

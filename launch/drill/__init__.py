@@ -1,0 +1,1 @@
+"""Kills a run on purpose, and compares what it ends with."""

@@ -1,0 +1,1 @@
+"""What a job would run, and where: pure functions of spec, site and machine."""

@@ -1,0 +1,1 @@
+"""Published results beside the ones that were measured."""

@@ -1,0 +1,1 @@
+"""One request becomes a run directory that can be started."""

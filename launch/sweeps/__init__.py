@@ -1,0 +1,1 @@
+"""Many runs: the points of a sweep, the trials of a search."""

@@ -1,0 +1,1 @@
+"""From prepared arrays to augmented micro-batches."""

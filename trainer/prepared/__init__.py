@@ -1,0 +1,1 @@
+"""Prepared data: uint8 images or float32 rows in files that the trainer maps."""

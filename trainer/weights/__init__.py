@@ -1,0 +1,1 @@
+"""Weights to begin with: fetched, read and matched with the model."""
