@@ -9,7 +9,7 @@ ARGS ?=
 SUBMIT := $(BIN)/batchyard submit $(JOB) $(if $(BACKEND),--backend $(BACKEND)) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all test-long test-slurm test-slurm-all test-docker test-browser test-gpu lint format check show submit status logs cancel report image
+.PHONY: help install demo test coverage test-all test-long test-slurm test-slurm-all test-docker test-browser test-gpu lint format check show submit status logs cancel report image
 
 help:  ## print this list
 	@echo "make TARGET [JOB=digits] [RUN=...] [BACKEND=local|docker|slurm] [ARGS='--set train.epochs=3']"
@@ -36,8 +36,11 @@ demo: install  ## train digits on this machine: the whole path in half a minute
 test: install  ## the tests that need no daemon, no browser and no data set
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile -m "not long and not slurm and not docker and not browser and not gpu" $(ARGS)
 
-test-all:  ## all tests that this machine can run, with coverage
+coverage: install  ## how much of launch and trainer the tests of `make test` reach; takes twice as long
 	$(MAKE) test ARGS="--cov --cov-report=term:skip-covered"
+
+test-all:  ## all tests that this machine can run
+	$(MAKE) test
 	$(MAKE) lint test-long test-slurm test-docker test-browser
 
 test-long: install  ## the tests of this machine alone that take longest: drills, sweeps, disks

@@ -9,16 +9,15 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 from launch.errors import Wrong
 from launch.text import plain
 
 if TYPE_CHECKING:
-    from launch.spec.site import Site
+    pass
 
 BackendName = Literal["local", "docker", "slurm"]
 BACKENDS: tuple[BackendName, ...] = get_args(BackendName)
@@ -51,32 +50,6 @@ class Machine:
     gpus: int
     cpus: int
     cpu_bf16: bool = True  # has instructions for bf16
-
-
-@dataclass(frozen=True)
-class Folders:
-    """Absolute paths."""
-
-    data: Path
-    cache: Path
-    runs: Path
-
-
-def folders(site: Site, data_dir: Path | None = None) -> Folders:
-    """Where things lie: `data_dir` (an option of the call), else the site's, else $BATCHYARD_DATA
-    and the defaults.
-    """
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "batchyard"
-    data = data_dir or site.paths.data or os.environ.get("BATCHYARD_DATA") or "data"
-    found = Folders(
-        *(
-            Path(p).expanduser().absolute()
-            for p in (data, site.paths.cache or cache, site.paths.runs or RUNS)
-        )
-    )
-    for name, folder in (("data", found.data), ("cache", found.cache), ("runs", found.runs)):
-        printable(folder, f"paths.{name}")
-    return found
 
 
 def printable(path: Path, what: str) -> Path:
@@ -133,11 +106,6 @@ def _gpus() -> int:
     return sum(p.name[6:].isdigit() for p in Path("/dev").glob("nvidia[0-9]*"))
 
 
-def python(site: Site) -> str:
-    """The Python that runs the trainer."""
-    return str(Path(site.python).expanduser()) if site.python else sys.executable
-
-
 def environment(**changes: str) -> dict[str, str]:
     """This process's environment for a child, with changes."""
     return {**os.environ, **changes}
@@ -151,11 +119,3 @@ def project() -> Path:
         if (folder / "jobs").is_dir() and (folder / "trainer").is_dir():
             return folder
     return Path(__file__).resolve().parents[1]
-
-
-def shown(value: Any) -> str:
-    """A path as the person would type it from here."""
-    try:
-        return str(Path(value).relative_to(Path.cwd()))
-    except ValueError:
-        return str(value)

@@ -5,6 +5,11 @@ Imports next to nothing, so that no command waits.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    pass
+
 import errno
 
 TO_TRY = {
@@ -53,3 +58,11 @@ def of_the_system(error: OSError) -> str:
     line = ": ".join([*named, error.strerror])
     to_try = TO_TRY.get(error.errno or 0)
     return f"{line}; {to_try}" if to_try else line
+
+
+class StartError(Failed):
+    """The attempt could not be started; the message shows the command and what it said."""
+
+
+class SubmitError(Wrong):
+    """The run cannot be submitted; the message says why and what to try."""

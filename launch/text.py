@@ -5,6 +5,12 @@ Every line that the verbs print goes through here.
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    pass
+
 import re
 import sys
 
@@ -66,3 +72,11 @@ def echo_log(line: bytes) -> None:
         echo(line.decode(errors="replace"))
     else:
         click.echo(line)
+
+
+def shown(value: Any) -> str:
+    """A path as the person would type it from here."""
+    try:
+        return str(Path(value).relative_to(Path.cwd()))
+    except ValueError:
+        return str(value)

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from trainer.config.files.layout import RunDir, read_jsonl
+from trainer.config.files.json_files import read_jsonl
+from trainer.config.files.layout import RunDir
 from trainer.config.files.outcome import Outcome
 
 T = TypeVar("T")

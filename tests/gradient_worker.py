@@ -10,7 +10,7 @@ import torch
 from trainer.batches.batches import Step
 from trainer.config.files.layout import RunDir
 from trainer.config.run import RunConfig
-from trainer.datasets.prepare import load
+from trainer.prepared.arrays import load
 from trainer.ranks import group
 from trainer.state import Trainer
 from trainer.train import gradients

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from launch.spec import load
-from launch.spec.load import Job
+from launch.spec.job import Job
 from launch.spec.yaml_tree import SpecError
 from tests.cli import Shell, outcome
-from trainer.config.files.layout import RunDir, read_json
+from trainer.config.files.json_files import read_json
+from trainer.config.files.layout import RunDir
 
 TINY = """
 train:

@@ -14,12 +14,13 @@ import yaml
 
 from launch.backends import slurm
 from launch.console import status
-from launch.runs import array_listing, find
+from launch.runs import array_listing, state
 from launch.runs.array_listing import Task
 from launch.spec import load
-from launch.spec.load import Job
-from launch.submit import request
-from trainer.config.files.layout import RunDir, SweepDir, read_json, write_json
+from launch.spec.job import Job
+from launch.submit import write
+from trainer.config.files.json_files import read_json, write_json
+from trainer.config.files.layout import RunDir, SweepDir
 
 PROJECT = Path(__file__).resolve().parents[1]
 CODE: dict[str, Any] = {"root": "/somewhere/code", "record": {"sha256": "c0de"}}
@@ -106,50 +107,50 @@ def test_a_run_that_has_begun_has_its_own_record(sweep: SweepDir) -> None:
         slurm.queued(begun.run, "7_1", sweep.slurm)
         assert read_json(begun.run.slurm_job) == own
     slurm.queued(begun.run, "100", sweep.slurm)
-    assert find.slurm_job(begun.run) == "100"
+    assert state.slurm_job(begun.run) == "100"
 
 
 def test_where_a_waiting_point_stands(sweep: SweepDir) -> None:
     waits, other = (task.run for task in points(sweep, 0, 1))
-    assert array_listing.job_of(waits) is None and find.standing(waits, {}).state == "new"
+    assert array_listing.job_of(waits) is None and state.standing(waits, {}).state == "new"
     queue(sweep, points(sweep, 0, 1), "7")
     assert array_listing.job_of(other) == {"job_id": "7_1", "logs": str(sweep.slurm)}
-    assert find.slurm_jobs([waits, other])[0] == {waits.run_id: "7_0", other.run_id: "7_1"}
+    assert state.slurm_jobs([waits, other])[0] == {waits.run_id: "7_0", other.run_id: "7_1"}
     states = {"7_0": "PENDING (Priority)", "7_1": "PENDING (Priority)"}
-    for jobs in (None, find.slurm_jobs([waits, other])[0]):
-        where = find.standing(other, states, jobs)
+    for jobs in (None, state.slurm_jobs([waits, other])[0]):
+        where = state.standing(other, states, jobs)
         assert (where.state, where.where) == ("queued", "Slurm job 7_1 PENDING (Priority)")
         assert status.Row.of(other, where).step == "-/?"
-        gone = find.standing(other, {}, jobs)
+        gone = state.standing(other, {}, jobs)
         assert (gone.state, gone.attempt, gone.where) == ("dead", None, "Slurm job 7_1 is gone")
     queue(sweep, points(sweep, 1), "8")  # submitted again
-    assert find.slurm_jobs([waits, other])[0] == {waits.run_id: "7_0", other.run_id: "8_0"}
+    assert state.slurm_jobs([waits, other])[0] == {waits.run_id: "7_0", other.run_id: "8_0"}
     assert array_listing.job_of(other) == {"job_id": "8_0", "logs": str(sweep.slurm)}
     write_json(other.slurm_job, {"job_id": "9"})  # by itself
     write_json(other.plan, {})
-    assert find.slurm_jobs([other])[0] == {other.run_id: "9"}
-    assert find.slurm_jobs([other, waits])[0] == {other.run_id: "9", waits.run_id: "7_0"}
+    assert state.slurm_jobs([other])[0] == {other.run_id: "9"}
+    assert state.slurm_jobs([other, waits])[0] == {other.run_id: "9", waits.run_id: "7_0"}
     write_json(waits.plan, {})  # begun elsewhere, it waits no longer
-    assert find.slurm_jobs([waits])[0] == {} and array_listing.job_of(waits) is None
+    assert state.slurm_jobs([waits])[0] == {} and array_listing.job_of(waits) is None
 
 
 def test_what_comes_before_a_point_has_begun_does_not_hide_that_it_waits(sweep: SweepDir) -> None:
     (task,) = points(sweep, 0)
     listing, _ = queue(sweep, [task], "7")
     task.run.attempt("slurm-7_0.0").path.mkdir(parents=True)  # by a second node that was quicker
-    assert find.standing(task.run, {"7_0": "RUNNING"}).where == "Slurm job 7_0 RUNNING"
+    assert state.standing(task.run, {"7_0": "RUNNING"}).where == "Slurm job 7_0 RUNNING"
     array_listing.begin(listing, 0, "7_0", first_node=True)
     task.run.plan.unlink()  # the disk became full on the way; the point is queued once more
     queue(sweep, [task], "8")
     for runs in ([task.run], [task.run, *(t.run for t in points(sweep, 1))]):
-        assert find.slurm_jobs(runs)[0] == {task.run.run_id: "8_0"}
+        assert state.slurm_jobs(runs)[0] == {task.run.run_id: "8_0"}
 
 
 def test_a_listing_that_became_no_job_says_nothing(sweep: SweepDir) -> None:
     tasks = points(sweep, 0, 1)
     array_listing.write(sweep, tasks, "", CODE, DATA)
     assert (
-        find.slurm_jobs([t.run for t in tasks])[0] == {}
+        state.slurm_jobs([t.run for t in tasks])[0] == {}
         and array_listing.job_of(tasks[0].run) is None
     )
     (sweep.slurm / "points-of-another-version.json").write_text(
@@ -160,7 +161,7 @@ def test_a_listing_that_became_no_job_says_nothing(sweep: SweepDir) -> None:
     )
     (sweep.slurm / "points-cut.json").write_text('{"runs": [')
     assert (
-        find.slurm_jobs([t.run for t in tasks])[0] == {}
+        state.slurm_jobs([t.run for t in tasks])[0] == {}
         and array_listing.job_of(tasks[0].run) is None
     )
 
@@ -183,7 +184,7 @@ def test_a_removed_point_is_new_and_its_task_leaves_it_to_the_one_that_is_queued
     task.run.config.unlink()
     write_json(task.run.submit_lock, {})
     assert (
-        find.standing(task.run, {"7_0": "PENDING"}, find.slurm_jobs([task.run])[0]).state == "new"
+        state.standing(task.run, {"7_0": "PENDING"}, state.slurm_jobs([task.run])[0]).state == "new"
     )
     assert array_listing.begin(old, 0, "7_0", first_node=True) is None and [
         p.name for p in task.run.path.iterdir()
@@ -194,10 +195,12 @@ def test_a_removed_point_is_new_and_its_task_leaves_it_to_the_one_that_is_queued
     assert (
         array_listing.begin(old, 0, "7_0", first_node=True) is None and not task.run.plan.exists()
     )
-    assert array_listing.begin(new, 0, "8_0", first_node=True) and find.slurm_job(task.run) == "8_0"
+    assert (
+        array_listing.begin(new, 0, "8_0", first_node=True) and state.slurm_job(task.run) == "8_0"
+    )
     # finds the run held or done, as every start does
     begun = array_listing.begin(old, 0, "7_0", first_node=True)
-    assert begun and begun[0] == task.run and find.slurm_job(task.run) == "8_0"
+    assert begun and begun[0] == task.run and state.slurm_job(task.run) == "8_0"
 
 
 def test_the_job_of_a_waiting_point_can_be_had(sweep: SweepDir) -> None:
@@ -218,4 +221,4 @@ def test_the_job_of_a_waiting_point_can_be_had(sweep: SweepDir) -> None:
 def test_a_job_is_written_key_by_key_as_it_would_be_at_once(path: Path) -> None:
     for made in load.load_points(Job(path.stem, path), (), without_gpu=True).specs[:3]:
         whole = made.model_dump(mode="json", exclude_unset=True, exclude={"after", "published"})
-        assert request.job_text(made) == yaml.dump(whole, Dumper=request.DUMPER, sort_keys=False)
+        assert write.job_text(made) == yaml.dump(whole, Dumper=write.DUMPER, sort_keys=False)

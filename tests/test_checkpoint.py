@@ -25,7 +25,8 @@ from trainer.checkpoints import files
 from trainer.checkpoints import writer as checkpoint_writer
 from trainer.checkpoints.files import NewerCheckpoint, load_newest, tidy
 from trainer.checkpoints.writer import HashedFile, Writer
-from trainer.config.files.layout import RunDir, read_json
+from trainer.config.files.json_files import read_json
+from trainer.config.files.layout import RunDir
 from trainer.config.files.outcome import Outcome, retries
 from trainer.ranks import watchdog
 

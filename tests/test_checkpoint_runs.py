@@ -24,7 +24,8 @@ from tests.cli import PROJECT, Shell, wait_for
 from tests.test_checkpoint import newest, state
 from trainer.checkpoints.files import load_newest, tidy, weights_sha256
 from trainer.checkpoints.writer import Writer
-from trainer.config.files.layout import RunDir, read_json, write_json
+from trainer.config.files.json_files import read_json, write_json
+from trainer.config.files.layout import RunDir
 from trainer.config.files.outcome import Outcome
 from trainer.datasets.prepare import prepare
 from trainer.output.tracking import Rows

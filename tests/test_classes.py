@@ -21,7 +21,7 @@ from tests.test_segmentation import CLASSES, SETTINGS, write_mask, write_scenes
 from trainer.config.data import DataConfig
 from trainer.datasets.prepare import prepare
 from trainer.prepared.classes import check
-from trainer.prepared.raw import DataError
+from trainer.prepared.errors import DataError
 
 
 def notes(data: DataConfig, folder: Path, *, started: bool = False) -> list[str]:

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from launch.runs import clean
-from launch.runs.find import standing
+from launch.runs.state import standing
 from tests.cli import Shell
-from trainer.config.files.layout import RunDir, write_json
+from trainer.config.files.json_files import write_json
+from trainer.config.files.layout import RunDir
 from trainer.config.files.outcome import Outcome, Status, Verdict
 
 

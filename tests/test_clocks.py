@@ -13,7 +13,8 @@ import pytest
 
 from tests.cli import ONE_RANK, PROJECT, SHORT, Shell
 from trainer.config.files import lock
-from trainer.config.files.layout import RunDir, write_json
+from trainer.config.files.json_files import write_json
+from trainer.config.files.layout import RunDir
 
 HOUR = 3600.0
 
@@ -89,12 +90,13 @@ def test_the_file_systems_clock_is_asked_once_for_all_runs(tmp_path: Path, ahead
     for number, run in enumerate(runs):
         leave_attempt(run, 600.0 if number % 2 else 0.0)
     code = (
-        "import sys; from pathlib import Path; from launch import rundir, status\n"
+        "import sys; from pathlib import Path; from launch.runs import find\n"
+        "from launch.backends import standings\n"
         "written = []\n"
         "is_clock = lambda event, about: event == 'open' and '.clock.' in str(about[0])\n"
         "sys.addaudithook(lambda event, about: is_clock(event, about) and written.append(about))\n"
-        "runs = rundir.all_runs(Path(sys.argv[1]))\n"
-        "states = [[s.state for s in status.standings(runs).values()] for _ in range(2)]\n"
+        "runs = find.all_runs(Path(sys.argv[1]))\n"
+        "states = [[s.state for s in standings.standings(runs).values()] for _ in range(2)]\n"
         "print(states, len(written))\n"
     )
     environment = {**os.environ, **dict(with_clock(tmp_path / "clock", ahead_s))}

@@ -23,11 +23,13 @@ from tests.test_data import PROJECT
 from tests.test_imagefolder import settings
 from tests.test_pictures import config
 from tests.test_segmentation import SETTINGS, write_mask, write_scenes
-from trainer.config.files.layout import RunDir, write_json
+from trainer.config.files.json_files import write_json
+from trainer.config.files.layout import RunDir
 from trainer.config.run import RunConfig
-from trainer.datasets.prepare import load, prepare
+from trainer.datasets.prepare import prepare
+from trainer.prepared.arrays import load
 from trainer.prepared.contents import JUST_CHANGED_NS, Contents, Unreadable
-from trainer.prepared.raw import DataError
+from trainer.prepared.errors import DataError
 
 
 def bitmaps(root: Path, level: int, count: int = 3) -> list[Path]:
@@ -99,7 +101,7 @@ READS = """
 import json, sys
 from pathlib import Path
 from tests.test_pictures import config
-from trainer.data.prepared import prepare
+from trainer.datasets.prepare import prepare
 folder, opened = Path(sys.argv[1]), []
 sys.addaudithook(lambda event, found: event == "open" and opened.append(str(found[0])))
 record = prepare(config(), folder, folder / "cache")

@@ -18,14 +18,15 @@ import numpy as np
 import pytest
 import torch
 
-from launch.runs import find
+from launch.runs import progress
 from tests import ranks
 from trainer.config.data import CIFAR10Data, SyntheticData
 from trainer.config.run import TrainConfig
 from trainer.datasets import cifar10
 from trainer.datasets.find import DATASETS, dataset
-from trainer.datasets.prepare import load, prepare
-from trainer.prepared import raw
+from trainer.datasets.prepare import prepare
+from trainer.prepared import errors
+from trainer.prepared.arrays import load
 from trainer.ranks.group import World
 from trainer.state import Trainer
 
@@ -122,7 +123,7 @@ def test_a_pickle_that_is_no_data_is_never_run(tmp_path: Path) -> None:
     (tmp_path / "cifar-10-batches-py/data_batch_3").write_bytes(
         pickle.dumps({"data": Evil(), "labels": []})
     )
-    with pytest.raises(raw.DataError, match=r"wants to load \w+.system: it is no data"):
+    with pytest.raises(errors.DataError, match=r"wants to load \w+.system: it is no data"):
         prepare(CIFAR10Data(name="cifar10"), tmp_path, tmp_path / "cache", allow_unverified=True)
     assert not marker.exists()
 
@@ -296,7 +297,7 @@ def test_the_steps_that_status_shows_before_a_run_begins_are_the_trainers(
     trainer = Trainer(
         config, world, load(run, config.train.data.validation, wanted=config.train.data.wanted())
     )
-    assert find.progress(run)["total"] == trainer.total_steps
+    assert progress.progress(run)["total"] == trainer.total_steps
 
 
 def test_every_data_set_has_its_parts() -> None:

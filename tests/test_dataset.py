@@ -15,7 +15,7 @@ from PIL import Image
 from tests import ranks
 from tests.cli import Shell
 from tests.test_segmentation import SETTINGS, write_scenes
-from trainer.datasets.prepare import load
+from trainer.prepared.arrays import load
 from trainer.tools import dataset
 
 JOB = """train:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from trainer.prepared import delimited
-from trainer.prepared.raw import DataError
+from trainer.prepared.errors import DataError
 
 COLUMNS = 3
 ROWS = [["1.5", "-2e3", ".25"], ["0", "7.", "+1E-2"], ["12", "0.001", "3"]]

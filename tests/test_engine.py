@@ -14,7 +14,8 @@ import pytest
 
 from launch import engine
 from tests.cli import PROJECT
-from trainer.config.files.layout import RunDir, write_json
+from trainer.config.files.json_files import write_json
+from trainer.config.files.layout import RunDir
 from trainer.config.files.lock import Lock
 from trainer.config.files.outcome import Outcome
 

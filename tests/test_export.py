@@ -24,7 +24,8 @@ from tests.cli import Shell
 from tests.test_predict import PROJECT, asked, trained
 from tests.test_segmentation import SETTINGS, write_scenes
 from trainer.checkpoints.files import find
-from trainer.config.files.layout import RunDir, write_json
+from trainer.config.files.json_files import write_json
+from trainer.config.files.layout import RunDir
 from trainer.config.run import RunConfig
 from trainer.tools import export, program
 from trainer.tools import trained as loading

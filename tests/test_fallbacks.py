@@ -16,7 +16,7 @@ from tests import ranks
 from tests.cli import PROJECT
 from tests.test_data import real_data
 from tests.test_segmentation import camvid_in_colours
-from trainer.config.files.layout import read_jsonl
+from trainer.config.files.json_files import read_jsonl
 from trainer.config.run import RunConfig
 from trainer.datasets.prepare import prepare
 

@@ -12,7 +12,8 @@ import pytest
 
 from tests import ranks
 from tests.cli import SHORT, Shell, outcome
-from trainer.config.files.layout import RunDir, read_json
+from trainer.config.files.json_files import read_json
+from trainer.config.files.layout import RunDir
 from trainer.config.files.outcome import Outcome
 from trainer.datasets.prepare import prepare
 
@@ -78,6 +79,35 @@ def test_a_checkpoint_holds_the_state_before_the_next_update(tmp_path: Path) -> 
         assert bool((found.weights["weight"] == found.manifest["global_step"]).all()), found.path
 
 
+# The gradients of one step, without and with DDP.
+GRADIENTS = """
+import sys, torch, torch.distributed as dist
+from pathlib import Path
+from trainer.batches.batches import Step
+from trainer.config.files.layout import RunDir
+from trainer.config.run import RunConfig
+from trainer.prepared.arrays import load
+from trainer.ranks import group
+from trainer.state import Trainer
+from trainer.train import gradients
+
+run = RunDir(Path(sys.argv[1]))
+config = RunConfig.model_validate_json(run.config.read_text())
+world = group.start(config, run)
+found = []
+for with_ddp in (False, True):
+    if with_ddp:
+        dist.init_process_group("cpu:gloo,cuda:nccl", device_id=world.device)
+    t = Trainer(config, world, load(run))
+    t.model.train()
+    assert isinstance(t.model, torch.nn.parallel.DistributedDataParallel) == with_ddp
+    gradients(t.model, Step(14, t.batches.at(14)), config.train, world, t.guard, t.sums)
+    found.append([p.grad.clone() for p in t.model.parameters()])
+torch.testing.assert_close(found[0], found[1])
+dist.destroy_process_group()
+"""
+
+
 def test_nccl_reduces_gradients_to_those_of_one_plain_pass(
     tmp_path: Path, prepared: dict[str, Any]
 ) -> None:
@@ -86,23 +116,9 @@ def test_nccl_reduces_gradients_to_those_of_one_plain_pass(
         execution=ON_GPU, model={"name": "mlp", "hidden": [16]}, micro_batch_size=30
     )
     run = ranks.make_run(tmp_path, config, prepared)
-    code = (
-        "import sys, torch, torch.distributed as dist\nfrom pathlib import Path\nfrom trainer"
-        " import distributed\nfrom trainer.config.files.layout import RunDir\nfrom trainer.config.run"
-        " import RunConfig\nfrom trainer.datasets.prepare import load\nfrom trainer.batches.batches import Step\nfrom trainer.state import"
-        " Trainer\nfrom trainer.train import gradients\nrun = RunDir(Path(sys.argv[1])); config ="
-        " RunConfig.model_validate_json(run.config.read_text())\nworld = distributed.start(config,"
-        " run); found = []\nfor with_ddp in (False, True):\n    if with_ddp:"
-        " dist.init_process_group('cpu:gloo,cuda:nccl', device_id=world.device)\n    t ="
-        " Trainer(config, world, load(run)); t.model.train()\n    assert isinstance(t.model,"
-        " torch.nn.parallel.DistributedDataParallel) == with_ddp\n    gradients(t.model,"
-        " Step(14, t.batches.at(14)), config.train, world, t.guard, t.sums)\n   "
-        " found.append([p.grad.clone() for p in"
-        " t.model.parameters()])\ntorch.testing.assert_close(found[0],"
-        " found[1])\ndist.destroy_process_group()\n"
-    )
     assert (
-        ranks.spawn(["-c", code, str(run.path)], 1, PYTHONPATH=str(Path(__file__).parents[1])) == 0
+        ranks.spawn(["-c", GRADIENTS, str(run.path)], 1, PYTHONPATH=str(Path(__file__).parents[1]))
+        == 0
     )
 
 

@@ -15,7 +15,8 @@ from tests import gradient_worker, ranks
 from trainer import models, randomness
 from trainer.batches.batches import Batches, Sampling
 from trainer.config.steps import cut
-from trainer.datasets.prepare import load, prepare
+from trainer.datasets.prepare import prepare
+from trainer.prepared.arrays import load
 
 MLP = {"name": "mlp", "hidden": [16, 16]}
 # the last batch of the epoch has 37 of 100 samples: with 3 ranks of 34 the last rank has none

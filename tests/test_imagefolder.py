@@ -23,10 +23,11 @@ from tests.test_data import PROJECT, call, real_data, tool
 from tests.test_pictures import BAD, config, encoded, noise, torchvision
 from trainer.config.data import ImageFolderData
 from trainer.datasets import imagefolder
-from trainer.datasets.prepare import Encoded, Prepared, load, prepare
+from trainer.datasets.prepare import prepare
 from trainer.prepared import pictures
+from trainer.prepared.arrays import Encoded, Prepared, load
+from trainer.prepared.errors import DataError
 from trainer.prepared.pictures import Fit
-from trainer.prepared.raw import DataError
 
 
 def settings(**more: Any) -> dict[str, Any]:

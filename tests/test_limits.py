@@ -13,7 +13,7 @@ import pytest
 
 from launch.errors import of_the_system
 from launch.spec import load
-from launch.spec.load import Job
+from launch.spec.job import Job
 from launch.spec.yaml_tree import MAX_SHOWN, SpecError, parse, setting
 from tests.cli import BATCHYARD, PROJECT, Shell
 from tests.test_unreadable import make

@@ -21,8 +21,9 @@ from tests.test_data import call
 from tests.test_imagefolder import picture_set, prepared, refused, settings
 from tests.test_pictures import config, encoded, noise
 from tests.test_segmentation import SETTINGS, write_scenes
-from trainer.config.files.layout import read_json, write_json
-from trainer.datasets.prepare import load, prepare
+from trainer.config.files.json_files import read_json, write_json
+from trainer.datasets.prepare import prepare
+from trainer.prepared.arrays import load
 from trainer.prepared.listing import NEVER_DATA, Listing
 from trainer.tools import predict
 

@@ -26,10 +26,12 @@ from trainer import randomness
 from trainer.batches.batches import Batches, Sampling, augment
 from trainer.batches.loader import Loader, crop_box
 from trainer.config.data import RandomResizedCrop
-from trainer.config.files.layout import RunDir, read_json, read_jsonl
+from trainer.config.files.json_files import read_json, read_jsonl
+from trainer.config.files.layout import RunDir
 from trainer.config.files.outcome import Outcome
-from trainer.datasets.prepare import load, prepare
-from trainer.prepared.raw import DataError
+from trainer.datasets.prepare import prepare
+from trainer.prepared.arrays import load
+from trainer.prepared.errors import DataError
 
 CROPPED = {
     "name": "imagefolder",

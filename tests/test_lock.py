@@ -18,7 +18,7 @@ import pytest
 from tests import old_version
 from tests.cli import PROJECT, wait_for
 from trainer.config.files import lock
-from trainer.config.files.layout import write_json
+from trainer.config.files.json_files import write_json
 from trainer.config.files.lock import Lock, LockLost
 
 AT_ONCE: dict[str, float] = {"settle_s": 0.0}  # only an older version's process needs the wait

@@ -16,7 +16,8 @@ import pytest
 from launch.node import scratch
 from tests.cli import PROJECT, Shell, finish, wait_for
 from trainer.config.files import lock
-from trainer.config.files.layout import RunDir, read_json, write_json
+from trainer.config.files.json_files import read_json, write_json
+from trainer.config.files.layout import RunDir
 from trainer.config.files.outcome import Outcome
 
 

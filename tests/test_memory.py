@@ -12,9 +12,10 @@ import sys
 from pathlib import Path
 
 from launch.spec import load
-from launch.spec.load import Job
+from launch.spec.job import Job
 from tests.cli import BATCHYARD, PROJECT, Shell
-from trainer.config.files.layout import RunDir, write_json
+from trainer.config.files.json_files import write_json
+from trainer.config.files.layout import RunDir
 from trainer.config.files.outcome import Outcome
 from trainer.config.run import RunConfig
 

@@ -19,7 +19,8 @@ from trainer.batches.batches import Batches, Sampling
 from trainer.config.data import Pictures
 from trainer.config.models.library import TORCHVISION
 from trainer.config.run import RunConfig
-from trainer.datasets.prepare import load, prepare
+from trainer.datasets.prepare import prepare
+from trainer.prepared.arrays import load
 
 OWN = [
     {"name": "alexnet"},

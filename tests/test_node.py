@@ -15,12 +15,13 @@ from pathlib import Path
 
 import pytest
 
-from launch.node import attempt as node
+from launch.node import place
 from launch.runs import array_listing
 from launch.runs.verdict import conclude
 from tests.cli import wait_for
 from trainer.config.files import lock
-from trainer.config.files.layout import RunDir, SweepDir, read_json, write_json
+from trainer.config.files.json_files import read_json, write_json
+from trainer.config.files.layout import RunDir, SweepDir
 from trainer.config.files.lock import Lock
 from trainer.config.files.outcome import Outcome
 
@@ -39,19 +40,19 @@ PROJECT = Path(__file__).resolve().parents[1]
     ],
 )
 def test_host_lists(nodelist: str, hosts: list[str]) -> None:
-    assert node.expand_hosts(nodelist) == hosts
+    assert place.expand_hosts(nodelist) == hosts
 
 
 def test_the_port_is_free_and_not_the_kernels() -> None:
     low, high = map(int, Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
-    ports = {node.free_port(f"slurm-{job}.0") for job in range(300)}
+    ports = {place.free_port(f"slurm-{job}.0") for job in range(300)}
     assert len(ports) > 250 and not any(low <= p <= high or p == 29500 or p < 15000 for p in ports)
-    taken = node.free_port("slurm-7.0")
+    taken = place.free_port("slurm-7.0")
     with socket.socket() as other:
         other.bind(("127.0.0.1", taken))
         other.listen()
-        assert node.free_port("slurm-7.0") != taken
-    assert node.free_port("slurm-7.0") == taken
+        assert place.free_port("slurm-7.0") != taken
+    assert place.free_port("slurm-7.0") == taken
 
 
 def test_another_node_takes_the_port_that_the_first_has_found(tmp_path: Path) -> None:

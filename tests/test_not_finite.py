@@ -15,22 +15,24 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from launch.console.run import result_line
 from launch.console.status import Row
 from launch.report import sweep_data
 from launch.report.run_page import write
 from launch.report.sweep_data import best
 from launch.results import measurements
-from launch.runs import find
-from launch.submit.request import result_line
+from launch.runs import state
 from tests import ranks
 from tests.test_report import Page, configure, eval_row, lines, start, train_row
 from trainer.batches.batches import Batches
 from trainer.checkpoints import files
-from trainer.config.files.layout import RunDir, SweepDir, to_json, write_json
+from trainer.config.files.json_files import to_json, write_json
+from trainer.config.files.layout import RunDir, SweepDir
 from trainer.config.files.outcome import Outcome
 from trainer.config.run import RunConfig
-from trainer.datasets.prepare import Split, prepare
+from trainer.datasets.prepare import prepare
 from trainer.evaluate import EvaluationSet, evaluate
+from trainer.prepared.arrays import Split
 from trainer.prepared.listing import Listing
 from trainer.ranks.group import World
 from trainer.tools import predict, trained
@@ -165,7 +167,7 @@ def test_page_and_status_show_none(diverged: RunDir) -> None:
         in page.text
     )
     assert "test: NaN at step 13" in page.text
-    row = Row.of(diverged, find.standing(diverged))
+    row = Row.of(diverged, state.standing(diverged))
     assert row.accuracy == "-"
     assert "test accuracy" not in result_line(Outcome.read(diverged.outcome))  # type: ignore[arg-type]
 

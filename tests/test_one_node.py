@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from launch.plan.build import ONE_NODE
+from launch.plan.placement import ONE_NODE
 from launch.runs.verdict import judge
 from tests.cli import PROJECT
-from trainer.config.files.layout import Attempt, RunDir, write_json
+from trainer.config.files.json_files import write_json
+from trainer.config.files.layout import Attempt, RunDir
 from trainer.config.files.outcome import Outcome
 
 LOST = "Connection closed by peer [127.0.0.1]:35555"
@@ -26,7 +27,7 @@ GAI = (
 # The trainer's own start, without a run: a group of two, and a sum over it.
 TWO_RANKS = """
 import os, torch, torch.distributed as dist
-from trainer.distributed import stay_on_loopback
+from trainer.ranks.group import stay_on_loopback
 stay_on_loopback()
 dist.init_process_group("gloo")
 number = torch.ones(1)

@@ -14,9 +14,11 @@ from torch.nn import functional
 from tests import ranks
 from trainer import models, parity, randomness
 from trainer.batches.batches import Step
-from trainer.config.files.layout import RunDir, read_jsonl
+from trainer.config.files.json_files import read_jsonl
+from trainer.config.files.layout import RunDir
 from trainer.config.files.outcome import Outcome
-from trainer.datasets.prepare import load, prepare
+from trainer.datasets.prepare import prepare
+from trainer.prepared.arrays import load
 from trainer.ranks import group
 from trainer.state import Trainer
 from trainer.train import gradients

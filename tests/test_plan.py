@@ -7,16 +7,19 @@ from typing import Any
 
 import pytest
 
-from launch.backends import slurm
-from launch.environment import BackendName, Folders, Machine
+from launch.backends import arrays, slurm
+from launch.environment import BackendName, Machine
 from launch.plan import build as planning
 from launch.plan.build import Plan
+from launch.plan.placement import Destination, has_gpu, place, with_defaults
 from launch.spec import load
-from launch.spec.load import Job
+from launch.spec.folders import Folders
+from launch.spec.job import Job
 from launch.spec.site import Site
 from launch.spec.yaml_tree import SpecError
-from launch.submit.request import known_to
+from launch.submit.write import known_to
 from tests import ranks
+from tests.cli import PROJECT
 from trainer import models
 from trainer.config.files.layout import RunDir
 
@@ -48,14 +51,14 @@ def build(
 ) -> Plan:
     (tmp_path / "x.yaml").write_text(text)
     site = site or Site()
-    without_gpu = not planning.has_gpu(backend, site, machine)
+    without_gpu = not has_gpu(backend, site, machine)
     job = load.load(
         Job("x", tmp_path / "x.yaml"), given.get("settings", ()), without_gpu=without_gpu
     )
-    job = planning.with_defaults(job, site, backend)
-    placement = planning.place(job, site, machine, backend, strict=given.get("strict", False))
+    job = with_defaults(job, site, backend)
+    placement = place(job, site, machine, backend, strict=given.get("strict", False))
     config = planning.run_config("x", RUN.run_id, job, placement, None)
-    to = planning.Destination(backend, site, WHERE, "/venv/bin/python", (1000, 1001))
+    to = Destination(backend, site, WHERE, "/venv/bin/python", (1000, 1001))
     return planning.build(job, config, placement, given.get("run", RUN), to)
 
 
@@ -87,7 +90,7 @@ def test_fewer_gpus_keep_the_micro_batch_and_accumulate(
 ) -> None:
     (tmp_path / "x.yaml").write_text(JOB)
     job = load.load(Job("x", tmp_path / "x.yaml"), without_gpu=False)
-    placement = planning.place(job, Site(), machine, "local")
+    placement = place(job, Site(), machine, "local")
     config = planning.run_config("x", "x-00000000", job, placement, None)
     assert (config.execution.ranks, config.micro_batch_size()) == (8, 13)
     assert -(-100 // (13 * placement.world_size)) == rounds
@@ -131,11 +134,9 @@ def test_slurm_believes_the_site_and_never_the_login_node(tmp_path: Path) -> Non
 def test_a_continued_run_keeps_its_ranks_and_threads(tmp_path: Path) -> None:
     (tmp_path / "x.yaml").write_text(JOB)
     job = load.load(Job("x", tmp_path / "x.yaml"), without_gpu=False)
-    first = planning.run_config(
-        "x", "x-0", job, planning.place(job, Site(), Machine(8, 64), "local"), None
-    )
+    first = planning.run_config("x", "x-0", job, place(job, Site(), Machine(8, 64), "local"), None)
     later = planning.run_config(
-        "x", "x-0", job, planning.place(job, Site(), Machine(0, 2), "local"), first.execution
+        "x", "x-0", job, place(job, Site(), Machine(0, 2), "local"), first.execution
     )
     assert (later.execution.ranks, later.execution.threads_per_rank, later.execution.device) == (
         8,
@@ -321,7 +322,7 @@ def test_a_cluster_has_defaults_and_takes_along_what_the_site_names(tmp_path: Pa
 def test_the_site_example_is_right_and_holds_the_defaults() -> None:
     from launch.spec import site as sites
 
-    found, used = sites.load(Path(sites.__file__).with_name("site.example.yaml"), Path("/"))
+    found, used = sites.load(PROJECT / "launch" / "site.example.yaml", Path("/"))
     assert used is not None and found == Site()
 
 
@@ -419,7 +420,7 @@ def test_the_size_of_a_model_is_known_without_torch(
 def test_a_sweep_is_cut_into_arrays_that_share_its_limit(
     points: int, largest: int, at_once: int, expected: Any
 ) -> None:
-    found = slurm.pieces(points, largest, at_once)
+    found = arrays.pieces(points, largest, at_once)
     assert [(p.start, p.stop, p.at_once, p.after) for p in found] == expected
     assert all(p.stop - p.start <= largest for p in found)
     lanes = [p for p in found if p.after is None]

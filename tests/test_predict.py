@@ -21,10 +21,12 @@ from tests import ranks
 from tests.cli import Shell
 from tests.test_segmentation import SETTINGS, write_scenes
 from trainer.checkpoints import files
-from trainer.config.files.layout import RunDir, read_json, write_json
+from trainer.config.files.json_files import read_json, write_json
+from trainer.config.files.layout import RunDir
 from trainer.config.run import RunConfig
-from trainer.datasets.prepare import load, prepare
+from trainer.datasets.prepare import prepare
 from trainer.output.captions import Line, captioned, grid
+from trainer.prepared.arrays import load
 from trainer.prepared.listing import Listing
 from trainer.tools import predict
 from trainer.tools import trained as loading

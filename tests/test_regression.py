@@ -14,10 +14,12 @@ import torch
 from tests import ranks
 from tests.cli import Shell
 from trainer import tasks
-from trainer.config.files.layout import RunDir, read_jsonl
+from trainer.config.files.json_files import read_jsonl
+from trainer.config.files.layout import RunDir
 from trainer.datasets import airfoil
-from trainer.datasets.prepare import load, prepare
-from trainer.prepared.raw import DataError
+from trainer.datasets.prepare import prepare
+from trainer.prepared.arrays import load
+from trainer.prepared.errors import DataError
 
 W, B = [2.0, -3.4], 4.2
 LINEAR = {"name": "linear", "features": 2, "w": W, "b": B, "train_samples": 205, "test_samples": 90}

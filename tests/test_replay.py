@@ -16,9 +16,11 @@ from launch.cli.replay import lines
 from tests import ranks
 from tests.cli import PROJECT, Shell
 from trainer import models
-from trainer.config.files.layout import RunDir, to_json, write_json
+from trainer.config.files.json_files import to_json, write_json
+from trainer.config.files.layout import RunDir
 from trainer.config.files.outcome import Outcome
-from trainer.datasets.prepare import load, prepare
+from trainer.datasets.prepare import prepare
+from trainer.prepared.arrays import load
 from trainer.ranks.group import World
 from trainer.state import Trainer
 from trainer.tools.replay import replay

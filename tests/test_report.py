@@ -18,7 +18,8 @@ import pytest
 
 from launch import words
 from launch.report import chart, style, write
-from trainer.config.files.layout import RunDir, write_json
+from trainer.config.files.json_files import write_json
+from trainer.config.files.layout import RunDir
 from trainer.config.files.outcome import Outcome, Verdict
 from trainer.config.run import RunConfig
 

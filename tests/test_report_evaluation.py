@@ -27,7 +27,8 @@ from tests.test_report import (
     timing_row,
     train_row,
 )
-from trainer.config.files.layout import RunDir, read_json, write_json
+from trainer.config.files.json_files import read_json, write_json
+from trainer.config.files.layout import RunDir
 from trainer.config.files.outcome import Outcome
 
 PETS = ["cat", "dog", "frog"]

@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 
+from launch.console.run import result_line
 from launch.report import write, write_sweep
-from launch.submit.request import result_line
 from tests.test_report import HOSTILE, Page, configure, lines, start, train_row
 from tests.test_report_evaluation import CONFUSION, PETS, change, encoded, evaluation, png
 from tests.test_sweep_report import point, record
-from trainer.config.files.layout import RunDir, SweepDir, write_json
+from trainer.config.files.json_files import write_json
+from trainer.config.files.layout import RunDir, SweepDir
 from trainer.config.files.outcome import Outcome
 
 FIT = {

@@ -18,7 +18,8 @@ from launch.runs.restarts import MAX_PREEMPTED, next_start
 from tests.cli import PROJECT, wait_for
 from tests.test_node import fake, run_dir
 from trainer.config.files import lock
-from trainer.config.files.layout import RunDir, read_json, write_json
+from trainer.config.files.json_files import read_json, write_json
+from trainer.config.files.layout import RunDir
 from trainer.config.files.outcome import Outcome, Status, Verdict
 
 # the verdict, and Slurm's word

@@ -20,10 +20,11 @@ from launch.results import compare, measurements
 from launch.results import results_page as pages
 from launch.results.compare import Row
 from launch.spec import load
-from launch.spec.load import Job
+from launch.spec.job import Job
 from tests.cli import Shell, outcome
 from tests.test_report import HOSTILE, Page, eval_row, lines, start, train_row
-from trainer.config.files.layout import RunDir, write_json
+from trainer.config.files.json_files import write_json
+from trainer.config.files.layout import RunDir
 from trainer.config.files.outcome import Outcome
 from trainer.config.run import RunConfig
 

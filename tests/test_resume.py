@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests import ranks
-from trainer.config.files.layout import read_json, write_json
+from trainer.config.files.json_files import read_json, write_json
 from trainer.datasets.prepare import prepare
 
 STEPS_PER_EPOCH = 15  # 1,437 / 100

@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from launch.node import attempt, scratch
+from launch.node import execute, scratch
 from tests import ranks
-from trainer.config.files.layout import RunDir, read_json
-from trainer.datasets.prepare import load, prepare
+from trainer.config.files.json_files import read_json
+from trainer.config.files.layout import RunDir
+from trainer.datasets.prepare import prepare
+from trainer.prepared.arrays import load
 
 
 @pytest.fixture
@@ -73,15 +75,15 @@ def test_the_trainer_reads_the_copy_or_else_the_cache(
         tmp_path / "runs", config, prepare(config.train.data, tmp_path, tmp_path / "cache")
     )
     monkeypatch.setenv("OWN_DISK", str(tmp_path / "ssd"))
-    own = attempt.on_local_scratch(run, "$OWN_DISK/data")
+    own = execute.on_local_scratch(run, "$OWN_DISK/data")
     assert own is not None and own.is_relative_to(tmp_path / "ssd/data")
     assert load(run, None, own).path == own and load(run, None, own).sha256 == load(run).sha256
-    assert attempt.on_local_scratch(run, "$NOT_SET/data") is None
+    assert execute.on_local_scratch(run, "$NOT_SET/data") is None
     assert (
         "not from local_scratch: $NOT_SET/data is $NOT_SET/data on this node, no absolute path"
         in capsys.readouterr().out
     )
-    assert attempt.on_local_scratch(RunDir(tmp_path), str(tmp_path)) is None
+    assert execute.on_local_scratch(RunDir(tmp_path), str(tmp_path)) is None
 
 
 def test_ranks_train_from_the_copy(tmp_path: Path) -> None:

@@ -26,7 +26,8 @@ from launch.sweeps import search
 from launch.sweeps.search import Searched
 from tests import ranks
 from tests.cli import Shell, finish, outcome, step_reached, wait_for
-from trainer.config.files.layout import RunDir, SweepDir, read_json, write_json
+from trainer.config.files.json_files import read_json, write_json
+from trainer.config.files.layout import RunDir, SweepDir
 from trainer.config.files.outcome import Outcome
 from trainer.config.files.study import Halving, Trial, open_study
 from trainer.datasets.prepare import prepare

@@ -14,7 +14,8 @@ from launch.sweeps import search, study_restore
 from launch.sweeps.search import Record, Searched
 from tests.cli import Shell
 from tests.test_search import JOB, LR
-from trainer.config.files.layout import SweepDir, write_json
+from trainer.config.files.json_files import write_json
+from trainer.config.files.layout import SweepDir
 from trainer.config.files.outcome import Outcome
 from trainer.config.files.study import open_study
 

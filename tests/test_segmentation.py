@@ -20,11 +20,13 @@ from trainer import models, tasks
 from trainer.batches.batches import Batches, Sampling
 from trainer.batches.loader import Loader
 from trainer.checkpoints import files
-from trainer.config.files.layout import RunDir, read_json, read_jsonl
-from trainer.datasets.prepare import load, prepare
+from trainer.config.files.json_files import read_json, read_jsonl
+from trainer.config.files.layout import RunDir
+from trainer.datasets.prepare import prepare
 from trainer.models.fcn import bilinear
 from trainer.prepared import masks
-from trainer.prepared.raw import DataError
+from trainer.prepared.arrays import load
+from trainer.prepared.errors import DataError
 from trainer.tasks import MaskTally, iou
 from trainer.weights import load as pretrained
 

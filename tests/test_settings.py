@@ -14,10 +14,12 @@ import torch
 from tests import ranks
 from trainer import models, optim
 from trainer.batches.batches import Batches, Sampling
-from trainer.config.files.layout import RunDir, read_json, read_jsonl
+from trainer.config.files.json_files import read_json, read_jsonl
+from trainer.config.files.layout import RunDir
 from trainer.config.files.outcome import Outcome
-from trainer.datasets.prepare import Split, hold_out, load, prepare
+from trainer.datasets.prepare import prepare
 from trainer.guard import FIRST_SCALE, GROWTH_INTERVAL, LEAST_SCALE, Guard
+from trainer.prepared.arrays import Split, hold_out, load
 
 MLP = {"name": "mlp", "hidden": [32]}
 

@@ -15,13 +15,13 @@ from pathlib import Path
 import pytest
 
 from launch import slurm_commands
-from launch.backends import slurm
-from launch.console import status
+from launch.backends import slurm, standings
 from launch.node import requeue
 from launch.plan import build as planning
-from launch.runs import find
+from launch.runs.state import slurm_job
 from tests.cli import PROJECT, Shell, wait_for
-from trainer.config.files.layout import RunDir, write_json
+from trainer.config.files.json_files import write_json
+from trainer.config.files.layout import RunDir
 from trainer.config.files.outcome import Outcome
 
 # Each changed a job, or an answer, of a command that was given all of our environment.
@@ -238,7 +238,7 @@ def test_a_job_that_was_lost_is_not_submitted_again(
     token = json.loads((run.slurm / "intent.json").read_text())["token"]
     fake(tools, "squeue", f"echo '5|{token}'")
     slurm.adopt(run)
-    assert find.slurm_job(run) == "5" and not (run.slurm / "intent.json").exists()
+    assert slurm_job(run) == "5" and not (run.slurm / "intent.json").exists()
 
 
 @pytest.mark.parametrize("option", ["array: 0-2", "clusters: two", "wait: true", "test_only: true"])
@@ -268,7 +268,7 @@ def test_a_follower_is_found_and_inherits_nothing_of_its_job(
     fake(tools, "squeue", f"echo \"9|$(sed -n 's/^--comment=//p' {said})\"")
     of_job = {"SLURM_SUBMIT_DIR": "/project"}
     assert requeue.queue_behind(run, attempt, "7", "7", of_job) is None
-    assert find.slurm_job(run) == "9" and run.attempt("slurm-9.0").script.exists()
+    assert slurm_job(run) == "9" and run.attempt("slurm-9.0").script.exists()
     options = Path(said).read_text()
     assert "--comment=group a batchyard:" in options and "--dependency=afterany:7" in options
     assert "--chdir=/project" in options  # launch.node itself is in the run's directory
@@ -333,10 +333,10 @@ def test_a_machine_without_squeue_knows_what_the_directories_tell(
 ) -> None:
     """A laptop that sees a cluster's runs: nothing is `gone`, and a run may go on there."""
     monkeypatch.setenv("PATH", str(tools))
-    found, silence = status.look([queued])
+    found, silence = standings.look([queued])
     assert isinstance(silence, slurm_commands.NotHere)
     assert found[queued.run_id].state == "unknown"
-    assert status.standings([queued]) == found
+    assert standings.standings([queued]) == found
 
 
 GONE = [

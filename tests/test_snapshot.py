@@ -13,7 +13,8 @@ import pytest
 
 from launch.submit import project_files, secret_files, snapshot
 from launch.submit.snapshot import SnapshotError
-from trainer.config.files.layout import RunDir, read_json
+from trainer.config.files.json_files import read_json
+from trainer.config.files.layout import RunDir
 
 SECRETS = (
     ".env",

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 
 from launch.spec import load as spec
 from launch.spec import yaml_tree
-from launch.spec.load import Job, JobSpec
+from launch.spec.job import Job, JobSpec
 from launch.spec.yaml_tree import SpecError
 from trainer.config.strict import Strict
 

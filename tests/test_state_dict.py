@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from trainer.prepared.raw import DataError
+from trainer.prepared.errors import DataError
 from trainer.weights import load, state_dict
 
 STATE = {

@@ -16,11 +16,12 @@ from pathlib import Path
 import pytest
 
 from launch.console import status
-from launch.runs import find
-from launch.runs.find import Standing
+from launch.runs import progress
+from launch.runs.state import Standing, standing
 from tests.cli import PROJECT
 from trainer.config.files import lock
-from trainer.config.files.layout import RunDir, read_jsonl, write_json
+from trainer.config.files.json_files import read_jsonl, write_json
+from trainer.config.files.layout import RunDir
 from trainer.config.files.outcome import Outcome
 
 
@@ -60,7 +61,7 @@ def test_an_ended_run_tells_how_long_it_took(run: RunDir) -> None:
 
 def test_a_waiting_run_tells_slurms_reason(run: RunDir) -> None:
     write_json(run.slurm_job, {"job_id": "12_3"})
-    where = find.standing(run, {"12_3": "PENDING (Priority)"})
+    where = standing(run, {"12_3": "PENDING (Priority)"})
     assert (where.state, where.where, where.slurm_job) == (
         "queued",
         "Slurm job 12_3 PENDING (Priority)",
@@ -73,9 +74,9 @@ def test_a_completed_run_is_completed_while_its_job_ends(run: RunDir) -> None:
     attempt = run.attempt("slurm-12.0")
     write_json(attempt.record, {"started": time.time()})
     Outcome("stopped", "preempted", attempt.id, "trainer rank 0", 400).write(attempt.outcome)
-    assert find.standing(run, {"12": "COMPLETING"}).state == "queued"
+    assert standing(run, {"12": "COMPLETING"}).state == "queued"
     Outcome("completed", "completed", attempt.id, "trainer rank 0", 700).write(attempt.outcome)
-    assert find.standing(run, {"12": "COMPLETING"}).state == "completed"
+    assert standing(run, {"12": "COMPLETING"}).state == "completed"
 
 
 def test_a_run_that_is_over_does_not_wait_while_its_job_ends(run: RunDir) -> None:
@@ -84,8 +85,8 @@ def test_a_run_that_is_over_does_not_wait_while_its_job_ends(run: RunDir) -> Non
     write_json(attempt.record, {"started": time.time()})
     Outcome("failed", "user_error", attempt.id, "trainer rank 0", 400).write(attempt.outcome)
     for state in ("RUNNING", "COMPLETING"):
-        assert find.standing(run, {"12": state}).state == "failed"
-    assert find.standing(run, {"12": "PENDING (BeginTime)"}).state == "queued"
+        assert standing(run, {"12": state}).state == "failed"
+    assert standing(run, {"12": "PENDING (BeginTime)"}).state == "queued"
 
 
 def test_a_lock_of_a_job_that_slurm_no_longer_has_holds_nothing(run: RunDir) -> None:
@@ -96,15 +97,15 @@ def test_a_lock_of_a_job_that_slurm_no_longer_has_holds_nothing(run: RunDir) -> 
     elsewhere = {**lock.me(), "host": "n1", "boot": "another", "attempt": attempt.id}
     write_json(run.lock, elsewhere)
     for asked in (None, {"12": "RUNNING"}, {"12": "COMPLETING"}):
-        assert find.standing(run, asked).state == "running"
-    gone = find.standing(run, {})
+        assert standing(run, asked).state == "running"
+    gone = standing(run, {})
     assert (gone.state, gone.attempt) == ("dead", attempt)
-    assert find.standing(run, {"12": "PENDING (BeginTime)"}).state == "queued"
+    assert standing(run, {"12": "PENDING (BeginTime)"}).state == "queued"
     write_json(run.slurm_job, {"job_id": "13"})  # Slurm was not asked for the other
-    assert find.standing(run, {}).state == "running"
+    assert standing(run, {}).state == "running"
     write_json(run.slurm_job, {"job_id": "12"})
     write_json(run.lock, {**lock.me(), "attempt": attempt.id})  # a living process of this machine
-    assert find.standing(run, {}).state == "running"
+    assert standing(run, {}).state == "running"
 
 
 def test_the_silence_about_another_users_job_tells_nothing(run: RunDir) -> None:
@@ -117,11 +118,11 @@ def test_the_silence_about_another_users_job_tells_nothing(run: RunDir) -> None:
     as_another_user = (
         "import os, sys\n"
         "from pathlib import Path\n"
-        "from launch import rundir\n"
+        "from launch.runs.state import standing\n"
         "from trainer.config.files.layout import RunDir\n"
         "os.chdir(sys.argv[1])\n"
         "os.geteuid() or (os.setgroups([]), os.setgid(65534), os.setuid(65534))\n"
-        "print(find.standing(RunDir(Path('.')), {}).state)\n"
+        "print(standing(RunDir(Path('.')), {}).state)\n"
     )
     if os.geteuid() == 0:
         run.path.chmod(0o755)
@@ -133,16 +134,16 @@ def test_the_silence_about_another_users_job_tells_nothing(run: RunDir) -> None:
             check=True,
         )
         assert done.stdout == "running\n"
-    assert find.standing(run, {}).state == "dead"
+    assert standing(run, {}).state == "dead"
 
 
 def test_a_run_that_was_cancelled_while_it_stopped_is_cancelled(run: RunDir) -> None:
     Outcome("stopped", "preempted", "local-1", "trainer rank 0", 400).write(
         run.attempt("local-1").outcome
     )
-    assert find.standing(run).state == "stopped"
+    assert standing(run).state == "stopped"
     write_json(run.cancel, {})
-    assert find.standing(run).state == "cancelled"
+    assert standing(run).state == "cancelled"
 
 
 def test_what_was_submitted_again_and_never_began_does_not_tell_of_the_attempt_before(
@@ -153,13 +154,13 @@ def test_what_was_submitted_again_and_never_began_does_not_tell_of_the_attempt_b
     )
     write_json(run.slurm_job, {"job_id": "12"})
     run.attempt("slurm-12.0").path.mkdir()
-    assert find.standing(run, {}) == Standing("dead", None, None, "Slurm job 12 is gone")
+    assert standing(run, {}) == Standing("dead", None, None, "Slurm job 12 is gone")
     write_json(run.cancel, {})
-    assert find.standing(run, {}).state == "cancelled"
+    assert standing(run, {}).state == "cancelled"
     done = Outcome("completed", "completed", "local-1", "trainer rank 0", 700)
     # a task that begins after all finds nothing to do, and leaves its folder empty
     done.write(run.outcome)
-    assert find.standing(run, {}) == Standing("completed", done, run.attempt("local-1"), "local-1")
+    assert standing(run, {}) == Standing("completed", done, run.attempt("local-1"), "local-1")
 
 
 def test_the_table(run: RunDir) -> None:
@@ -192,7 +193,7 @@ def test_of_a_long_file_only_the_end_is_read(run: RunDir) -> None:
     with run.metrics.open("a") as file:
         for step in range(110, 20_000):
             file.write(json.dumps({"kind": "train", "global_step": step, "loss": 1.0}) + "\n")
-    assert run.metrics.stat().st_size > 10 * find.LAST_BYTES
-    found = read_jsonl(run.metrics, find.LAST_BYTES)
+    assert run.metrics.stat().st_size > 10 * progress.LAST_BYTES
+    found = read_jsonl(run.metrics, progress.LAST_BYTES)
     assert found == read_jsonl(run.metrics)[-len(found) :] and 500 < len(found) < 2000
-    assert find.progress(run)["step"] == 19_999
+    assert progress.progress(run)["step"] == 19_999

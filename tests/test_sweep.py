@@ -20,11 +20,13 @@ import pytest
 from launch.runs import sweep_records
 from launch.spec import load as spec
 from launch.spec import sweep
-from launch.spec.load import Job, Loaded
+from launch.spec.job import Job, Loaded
 from launch.spec.sweep import Point, Range, Sweep
 from launch.spec.yaml_tree import SpecError
+from launch.sweeps import reconcile
 from tests.cli import SHORT, Shell, finish, outcome, step_reached, wait_for
-from trainer.config.files.layout import RunDir, SweepDir, read_json
+from trainer.config.files.json_files import read_json
+from trainer.config.files.layout import RunDir, SweepDir
 from trainer.config.files.lock import Lock, me
 from trainer.config.run import RunConfig
 
@@ -180,7 +182,7 @@ def test_what_a_submit_has_to_do() -> None:
         (axes[5], "older"),
         ({LR: 9}, "went"),
     ]
-    found = sweep.reconcile(runs, states, before)
+    found = reconcile.reconcile(runs, states, before)
     assert [w.progress for w in found.wanted] == [
         "done",
         "failed",
@@ -205,9 +207,9 @@ def test_what_a_submit_has_to_do() -> None:
 def test_every_state_of_a_run_means_something_for_a_sweep() -> None:
     from typing import get_args
 
-    from launch.runs.find import State
+    from launch.runs.state import State
 
-    assert set(sweep.PROGRESS) == set(get_args(State))
+    assert set(reconcile.PROGRESS) == set(get_args(State))
 
 
 def test_the_sweeps_id_changes_no_run_id(tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ import pytest
 
 from launch.report import sweep_charts, sweep_data, write, write_sweep
 from tests.test_report import HOSTILE, Page, configure, eval_row, lines, start, train_row
-from trainer.config.files.layout import SweepDir, write_json
+from trainer.config.files.json_files import write_json
+from trainer.config.files.layout import SweepDir
 from trainer.config.files.lock import me
 from trainer.config.files.outcome import Outcome
 

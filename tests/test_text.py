@@ -14,7 +14,8 @@ import pytest
 from launch.console import table
 from launch.text import plain
 from tests.cli import BATCHYARD, PROJECT, Shell
-from trainer.config.files.layout import RunDir, write_json
+from trainer.config.files.json_files import write_json
+from trainer.config.files.layout import RunDir
 from trainer.config.files.outcome import Outcome
 
 TITLE = "\x1b]0;X\a"  # sets a terminal's title

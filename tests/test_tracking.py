@@ -18,7 +18,8 @@ from tests import ranks
 from tests.cli import Shell, step_reached, wait_for
 from tests.wandb_server import WandbServer
 from trainer.config import wandb_mode
-from trainer.config.files.layout import RunDir, read_json, read_jsonl, write_json
+from trainer.config.files.json_files import read_json, read_jsonl, write_json
+from trainer.config.files.layout import RunDir
 from trainer.config.files.outcome import Outcome
 from trainer.datasets.prepare import prepare
 

@@ -16,17 +16,18 @@ from typing import Any
 
 import pytest
 
-from launch import environment
-from launch.console import status
-from launch.runs import find
-from launch.spec import load
+from launch import errors
+from launch.backends import standings
+from launch.runs import state
+from launch.spec import folders, load
 from launch.spec.site import Site
 from launch.submit import request as submit
-from launch.submit import snapshot, trust
+from launch.submit import snapshot, trust, write
 from launch.submit.request import Request
 from launch.submit.trust import DistrustError
 from tests.cli import PROJECT, Shell
-from trainer.config.files.layout import RunDir, read_json, write_json
+from trainer.config.files.json_files import read_json, write_json
+from trainer.config.files.layout import RunDir
 from trainer.config.files.outcome import Outcome
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="gives files to another user")
@@ -209,20 +210,20 @@ def test_code_of_an_earlier_version_is_compared_as_a_whole(run: RunDir) -> None:
     trust.check(run, ())
 
 
-def stopped(tmp_path: Path, **changes: Any) -> tuple[submit.Ready, find.Standing]:
+def stopped(tmp_path: Path, **changes: Any) -> tuple[submit.Ready, state.Standing]:
     """A run of digits that was stopped, as a submit by somebody else has left it; as it is resolved
     again.
     """
-    where = environment.Folders(tmp_path / "data", tmp_path / "cache", tmp_path / "runs")
+    where = folders.Folders(tmp_path / "data", tmp_path / "cache", tmp_path / "runs")
     request = Request(load.find("digits", PROJECT), PROJECT, Site(), where, "local", **changes)
     loaded, machine = submit.load(request)
     ready = submit.resolve(request, loaded.specs[0], machine)
     ready.run.path.mkdir(parents=True)
-    submit.write_run(ready, find.Standing("new"), snapshot.look(PROJECT), None, print)
+    write.write_run(ready, state.Standing("new"), snapshot.look(PROJECT), None, print)
     attempt = ready.run.attempt("local-1")
     for path in (attempt.outcome, ready.run.outcome):
         Outcome("stopped", "preempted", "local-1", "test", 0).write(path)
-    return ready, status.standings([ready.run])[ready.run.run_id]
+    return ready, standings.standings([ready.run])[ready.run.run_id]
 
 
 def test_submit_continues_no_code_that_others_can_write(tmp_path: Path) -> None:
@@ -234,10 +235,10 @@ def test_submit_continues_no_code_that_others_can_write(tmp_path: Path) -> None:
         and "/code can be written by everybody" in printed
     )
     assert "can be written by everybody" in Shell(tmp_path / "runs").run("submit", "digits", code=2)
-    with pytest.raises(submit.SubmitError, match="can be written by everybody"):
-        submit.write_run(ready, before, snapshot.look(PROJECT), None, print)
+    with pytest.raises(errors.SubmitError, match="can be written by everybody"):
+        write.write_run(ready, before, snapshot.look(PROJECT), None, print)
     vouched = replace(ready, request=replace(ready.request, trust=True))
-    submit.write_run(vouched, before, snapshot.look(PROJECT), None, print)
+    write.write_run(vouched, before, snapshot.look(PROJECT), None, print)
 
 
 @pytest.mark.parametrize("verb", ["export", "predict", "replay", "submit"])

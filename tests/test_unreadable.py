@@ -16,7 +16,8 @@ import pytest
 
 from launch.runs import records
 from tests.cli import BATCHYARD, PROJECT, Shell
-from trainer.config.files.layout import RunDir, SweepDir, write_json
+from trainer.config.files.json_files import write_json
+from trainer.config.files.layout import RunDir, SweepDir
 from trainer.config.files.outcome import Outcome
 
 HUGE = "1" + 400 * "0"
@@ -221,9 +222,9 @@ def test_what_may_not_be_read(tmp_path: Path) -> None:
     closed.path.chmod(0)
     # root reads everything: where the tests are root's, somebody else looks
     code = (
-        "import os, pathlib; from launch import rundir, status\n"
+        "import os, pathlib; from launch.console import status; from launch.runs import find\n"
         "os.getuid() or (os.setgroups([]), os.setgid(65534), os.setuid(65534))\n"
-        "status.show(rundir.all_runs(pathlib.Path('.')))"
+        "status.show(find.all_runs(pathlib.Path('.')))"
     )
     folder = tmp_path
     for parent in (folder, *folder.parents[:3]):

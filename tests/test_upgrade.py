@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from launch import environment
-from launch.spec import load
+from launch.spec import folders, load
 from launch.spec.site import Site
 from launch.submit import request, snapshot
 from launch.sweeps import trial
 from tests import old_version
 from tests.cli import PROJECT, SHORT, Shell, finish, outcome, processes_of, step_reached, wait_for
-from trainer.config.files.layout import RunDir, SweepDir, read_json, read_jsonl
+from trainer.config.files.json_files import read_json, read_jsonl
+from trainer.config.files.layout import RunDir, SweepDir
 
 pytestmark = pytest.mark.long
 
@@ -173,7 +173,7 @@ def test_a_task_of_the_earlier_version_reads_a_searchs_new_request(
     """A newer submit writes it while the earlier one's tasks wait in the queue."""
     sweep = SweepDir(tmp_path / "runs/digits.sweep")
     sweep.path.mkdir(parents=True)
-    where = environment.Folders(tmp_path / "data", tmp_path / "cache", tmp_path / "runs")
+    where = folders.Folders(tmp_path / "data", tmp_path / "cache", tmp_path / "runs")
     used = Site.model_validate({"backend": "slurm", "trusted": ["vision"]})
     asked = request.Request(load.find("digits", PROJECT), PROJECT, used, where, "slurm")
     loaded, machine = request.load(asked)
@@ -181,7 +181,7 @@ def test_a_task_of_the_earlier_version_reads_a_searchs_new_request(
     trial.leave_request(sweep, template, snapshot.look(PROJECT))
 
     code = (
-        "import sys; from launch.sweeps.trial import read_request, SweepDir, Path; r, c ="
+        "import sys; from launch.trial import read_request, SweepDir, Path; r, c ="
         " read_request(SweepDir(Path(sys.argv[1])));"
     )
     code += " print(r.backend, len(c.files), c.sha256)"

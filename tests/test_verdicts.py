@@ -32,7 +32,8 @@ from tests.cli import (
     step_reached,
     wait_for,
 )
-from trainer.config.files.layout import Attempt, RunDir, read_json, write_json
+from trainer.config.files.json_files import read_json, write_json
+from trainer.config.files.layout import Attempt, RunDir
 from trainer.config.files.outcome import Outcome, retries
 from trainer.datasets.prepare import prepare
 

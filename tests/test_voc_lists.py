@@ -19,8 +19,8 @@ from tests.test_pictures import config, encoded, noise
 from tests.test_segmentation import SETTINGS, write_scenes
 from trainer.datasets.prepare import prepare
 from trainer.prepared import masks
+from trainer.prepared.errors import DataError
 from trainer.prepared.pictures import BadPicture
-from trainer.prepared.raw import DataError
 
 DATA = ranks.config(**SETTINGS).train.data
 

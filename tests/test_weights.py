@@ -22,10 +22,11 @@ from tests.cli import PROJECT, Shell, outcome
 from tests.test_data import tool
 from trainer import freeze, models, optim
 from trainer.checkpoints import files
-from trainer.config.files.layout import RunDir, read_json
+from trainer.config.files.json_files import read_json
+from trainer.config.files.layout import RunDir
 from trainer.config.weights import Weights
 from trainer.datasets.prepare import prepare
-from trainer.prepared.raw import DataError
+from trainer.prepared.errors import DataError
 from trainer.weights import fetch
 
 ALL_BUT_THE_HEAD = ["*", "!fc.*"]

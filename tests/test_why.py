@@ -14,10 +14,11 @@ from typing import Any
 import pytest
 
 from launch.console import why
-from launch.runs import find
+from launch.runs import state
 from tests import ranks
 from tests.cli import Shell
-from trainer.config.files.layout import RunDir, write_json
+from trainer.config.files.json_files import write_json
+from trainer.config.files.layout import RunDir
 from trainer.config.files.lock import Lock
 from trainer.config.files.outcome import Outcome
 from trainer.ranks.watchdog import Watchdog
@@ -72,7 +73,7 @@ def ended(run: RunDir, status: Any, verdict: Any, attempt: str = "local-1", **de
 
 
 def answer(run: RunDir, slurm: dict[str, str] | None = None) -> list[str]:
-    lines = why.answer(run, find.standing(run, slurm))
+    lines = why.answer(run, state.standing(run, slurm))
     assert 1 <= len(lines) <= 5 and all(line and "\n" not in line for line in lines), lines
     return lines
 

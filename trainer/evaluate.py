@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from trainer import tasks
 from trainer.batches.batches import Batches
-from trainer.config.files.layout import finite_or_none
+from trainer.config.files.json_files import finite_or_none
 from trainer.config.run import TrainConfig
-from trainer.datasets.prepare import Split
+from trainer.prepared.arrays import Split
 from trainer.ranks import group, watchdog
 from trainer.ranks.group import World
 from trainer.tasks import Evaluation

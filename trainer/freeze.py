@@ -9,7 +9,7 @@ from typing import Self
 from torch import nn
 from typing_extensions import override
 
-from trainer.prepared.raw import DataError
+from trainer.prepared.errors import DataError
 
 MOST_SHOWN = 12
 

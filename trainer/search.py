@@ -13,7 +13,7 @@ from optuna.trial import Trial, TrialState
 from trainer.config.files.layout import RunDir, SweepDir
 from trainer.config.files.study import open_study
 from trainer.config.run import RunConfig
-from trainer.ranks.group import say
+from trainer.ranks.environment import say
 
 
 class Judge:

@@ -18,17 +18,18 @@ from trainer.batches import loader
 from trainer.checkpoints import files
 from trainer.checkpoints.writer import Writer
 from trainer.config import steps
-from trainer.config.files.layout import finite_or_none, write_json
+from trainer.config.files.json_files import finite_or_none, write_json
 from trainer.config.files.outcome import Outcome
 from trainer.config.run import RunConfig
 from trainer.config.weights import Weights
-from trainer.datasets.prepare import Prepared
 from trainer.evaluate import EvaluationSet, evaluate
 from trainer.guard import Guard
 from trainer.output import figures
 from trainer.output.tracking import Tracker
-from trainer.ranks import group
-from trainer.ranks.group import World, say
+from trainer.prepared.arrays import Prepared
+from trainer.ranks import group, machine
+from trainer.ranks.environment import say
+from trainer.ranks.group import World
 from trainer.tasks import Evaluation
 from trainer.weights import load
 
@@ -128,7 +129,7 @@ class Trainer:
         if self.world.rank == 0:
             hardware = {
                 "device": self.world.device.type,
-                "name": group.name_of(self.world.device),
+                "name": machine.name_of(self.world.device),
             }
             with suppress(OSError):  # a full disk stops nothing
                 write_json(self.world.attempt.hardware, hardware)

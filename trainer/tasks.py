@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from trainer.config.run import TrainConfig
 from trainer.config.tables import LinearData
-from trainer.datasets.prepare import Prepared
+from trainer.prepared.arrays import Prepared
 from trainer.prepared.masks import VOID
 from trainer.ranks import group
 from trainer.ranks.group import World

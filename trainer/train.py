@@ -16,14 +16,16 @@ from torch import Tensor, nn
 
 from trainer import mix, optim, parity, randomness, tasks
 from trainer.batches.batches import Step
-from trainer.config.files.layout import RunDir, write_json
+from trainer.config.files.json_files import write_json
+from trainer.config.files.layout import RunDir
 from trainer.config.files.outcome import Outcome
 from trainer.config.run import RunConfig, TrainConfig
-from trainer.datasets.prepare import load
 from trainer.evaluate import autocast
 from trainer.guard import Guard
-from trainer.ranks import group, watchdog
-from trainer.ranks.group import Agreement, World
+from trainer.prepared.arrays import load
+from trainer.ranks import environment, faults, group, watchdog
+from trainer.ranks.agreement import Agreement
+from trainer.ranks.group import World
 from trainer.state import Trainer
 
 
@@ -39,7 +41,7 @@ def main(config_path: str) -> None:
         data = load(
             run,
             config.train.data.validation,
-            group.prepared_from_environment(),
+            environment.prepared_from_environment(),
             config.train.data.wanted(),
         )
         trainer = Trainer(config, world, data)
@@ -68,7 +70,7 @@ def train(t: Trainer) -> Outcome:
         waited = time.perf_counter()
         step = Step(t.step, batches.at(t.step))
         t.clock.waited(waited)
-        group.inject_fault(t.world, t.step, step.micro_batches[0].images)
+        faults.inject_fault(t.world, t.step, step.micro_batches[0].images)
 
         lr = optim.learning_rate(
             config.optimizer.lr, config.schedule, t.step, batches.steps_per_epoch, t.total_steps
@@ -186,7 +188,7 @@ def leave_evidence(run: RunDir, error: BaseException) -> None:
     """Writes what this rank saw, for the verdict: the earliest file over all ranks
     names the cause.
     """
-    rank = group.rank_from_environment()
+    rank = environment.rank_from_environment()
     evidence = {
         "rank": rank,
         "time": time.time(),
@@ -198,7 +200,7 @@ def leave_evidence(run: RunDir, error: BaseException) -> None:
         "traceback": traceback.format_exception(error)[-6:],
         **watchdog.place(traceback.walk_tb(error.__traceback__)),
     }
-    path = group.attempt_from_environment(run).rank_evidence(rank)
+    path = environment.attempt_from_environment(run).rank_evidence(rank)
     # the disk may be the cause: the end of the rank's log tells it
     with contextlib.suppress(OSError):
         if not path.exists():  # the watchdog's came first: this error is its effect

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import click
 
-from launch import environment
+from launch import text
+from launch.backends import standings
 from launch.cli import options
-from launch.console import status
 from launch.runs import clean, find, records, sweep_records
-from launch.runs.find import Standing
 from launch.runs.records import Unreadable
+from launch.runs.state import Standing
 from launch.text import echo
 from launch.words import plural
 from trainer.config.files.layout import RunDir
@@ -60,7 +60,7 @@ def clean_(
     found = (
         [run for name in runs for run in _named(name, folder)] if runs else find.all_runs(folder)
     )
-    where, _ = status.look(found)  # what is completed is so whatever Slurm says
+    where, _ = standings.look(found)  # what is completed is so whatever Slurm says
     goes = [r for run in found if (r := _removals(run, where[run.run_id], older_than))]
     if not goes:
         echo(
@@ -73,7 +73,7 @@ def clean_(
         echo(f"{removal.size / 1e6:10.1f} MB  {removal.run.run_id}: {names}")
     total = (
         f"{sum(r.size for r in goes) / 1e6:.1f} MB of {plural(len(goes), 'run')} in"
-        f" {environment.shown(folder)}"
+        f" {text.shown(folder)}"
     )
     if dry_run:
         echo(f"{total} would be removed")
@@ -93,7 +93,7 @@ def _removals(run: RunDir, where: Standing, older_than_s: float) -> clean.Remova
         with records.reading(run):
             found = clean.removals(run, where, time.time(), older_than_s)
     except Unreadable as error:
-        found, where = None, status.unreadable(run, error)
+        found, where = None, standings.unreadable(run, error)
     if where.state == "unreadable":
         echo(f"{run.run_id} is left as it is; unreadable: {where.where}", err=True)
     return found

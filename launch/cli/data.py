@@ -8,12 +8,12 @@ from typing import Any
 
 import click
 
-from launch import environment
+from launch import environment, text
 from launch.cli import options
 from launch.cli.options import JobOptions
 from launch.console import table
 from launch.spec import load
-from launch.submit import request as submit
+from launch.submit import tools
 from launch.text import echo
 
 MOST_CLASSES = 40  # rows of the table
@@ -49,7 +49,7 @@ def data_(*, workers: int | None, out: Path | None, fallback: bool, **given: Any
     asked = ["--data-dir", str(request.folders.data), "--cache-dir", str(request.folders.cache)]
     asked += ["--out", str(out or f"{request.job.name}-data.png")]
     asked += ["--workers", str(workers)] if workers is not None else []
-    result = submit.ask_of_job(request, job, environment.machine(), "dataset", *asked)
+    result = tools.ask_of_job(request, job, environment.machine(), "dataset", *asked)
     echo(result.stderr, nl=False, err=True)
     told = json.loads(result.stdout)
     for line in lines(told):
@@ -81,13 +81,11 @@ def lines(told: dict[str, Any]) -> list[str]:
     if told["skipped"]:
         found.append(f"{told['skipped']} picture(s) cannot be used and are left out")
     found += told.get("notes", [])
-    found.append(
-        f"prepared {'now' if told['made'] else 'before'} in {environment.shown(told['path'])}"
-    )
+    found.append(f"prepared {'now' if told['made'] else 'before'} in {text.shown(told['path'])}")
     return [
         *found,
         *(
-            [f"train pictures as the model is given them: {environment.shown(told['grid'])}"]
+            [f"train pictures as the model is given them: {text.shown(told['grid'])}"]
             if told["grid"]
             else []
         ),

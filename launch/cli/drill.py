@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from launch import environment
+from launch import environment, text
 from launch.cli import options
 from launch.drill import kills as drill
 from launch.drill.cluster import SlurmDrill
@@ -127,7 +127,7 @@ def drill_(**given: Any) -> None:
     folder = runs / f"{name}.drill"
     echo(
         f"{name}: an undisturbed run, then {asked.kills} kills (seed {asked.seed}) in"
-        f" {environment.shown(folder)}"
+        f" {text.shown(folder)}"
     )
     echo(f"{'':4}{'kill':40}{'asked at':>9}{'reached':>9}  attempt    seconds")
     number = 0

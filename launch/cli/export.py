@@ -10,10 +10,10 @@ from typing import Any
 
 import click
 
-from launch import environment
+from launch import text
 from launch.cli import options
 from launch.cli.options import RunOptions
-from launch.submit import request
+from launch.submit import tools
 from launch.text import echo
 
 FORMATS = ("safetensors", "onnx", "torch-export")
@@ -66,9 +66,7 @@ def export_(
     ]
     if form != FORMATS[0]:  # the code of older runs knows no other, and not the option
         asked += ["--format", form]
-    result = request.tool(
-        found, request.python_of(found, used), "export", *asked, needs="safetensors"
-    )
+    result = tools.tool(found, tools.python_of(found, used), "export", *asked, needs="safetensors")
     echo(result.stderr, nl=False, err=True)
     written = json.loads(result.stdout)
     what = (
@@ -77,6 +75,6 @@ def export_(
         else f"{form}, at most {written['largest_difference']:.1g} from the model's own scores"
     )
     echo(
-        f"{environment.shown(written['file'])}: {what}, {written['bytes'] / 1e6:.1f} MB, from "
+        f"{text.shown(written['file'])}: {what}, {written['bytes'] / 1e6:.1f} MB, from "
         f"{written['checkpoint']}, weights_sha256 {written['weights_sha256'][:16]}"
     )

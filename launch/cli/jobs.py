@@ -10,7 +10,7 @@ from typing import Any
 import click
 import yaml
 
-from launch import environment
+from launch import environment, text
 from launch.cli import options
 from launch.cli.options import JobOptions
 from launch.slurm_commands import SlurmError
@@ -56,8 +56,8 @@ def show_(**given: Any) -> None:
     else:
         ready = submit.resolve(request, loaded.specs[0], machine)
     plan, placement = ready.plan, ready.placement
-    echo(f"run        {ready.run.run_id}  ({environment.shown(ready.run.path)})")
-    echo(f"backend    {plan.backend}" + (f"  (site: {environment.shown(used)})" if used else ""))
+    echo(f"run        {ready.run.run_id}  ({text.shown(ready.run.path)})")
+    echo(f"backend    {plan.backend}" + (f"  (site: {text.shown(used)})" if used else ""))
     threads = ready.config.execution.threads_per_rank
     nodes = f"{placement.nodes} node(s) x " if placement.nodes > 1 else ""
     echo(
@@ -159,8 +159,8 @@ def _deep(
     names: list[str], settings: tuple[str, ...], data_dir: Path | None, site_file: Path | None
 ) -> int:
     """Looks at the models and the data of jobs that are right as written; returns the exit code."""
+    from launch import errors
     from launch.submit import inspection
-    from launch.submit import request as submit
 
     machine, codes = environment.machine(), [EXIT_DONE]
     for name in names:
@@ -169,7 +169,7 @@ def _deep(
         )
         try:
             lines, there = inspection.deep(request, machine)
-        except submit.SubmitError as error:
+        except errors.SubmitError as error:
             echo(f"{name}: {error}", err=True)
             codes.append(EXIT_WRONG)
             continue

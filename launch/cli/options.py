@@ -14,13 +14,14 @@ from launch import environment, slurm_commands
 from launch.runs import array_listing, records, sweep_records
 from launch.runs import find as rundir
 from launch.runs.find import NoSuchRun
+from launch.spec import folders
 from trainer.config.files.layout import RunDir, SweepDir
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from launch.environment import BackendName
-    from launch.spec.load import Job
+    from launch.spec.job import Job
     from launch.spec.site import Site
     from launch.submit.request import Request
 
@@ -88,7 +89,7 @@ def runs_folder(site_file: Path | None, runs_dir: Path | None) -> Path:
     return (
         environment.printable(runs_dir.absolute(), "--runs-dir")
         if runs_dir
-        else environment.folders(used).runs
+        else folders.folders(used).runs
     )
 
 
@@ -158,10 +159,10 @@ def request(given: JobOptions) -> tuple[Request, Path | None]:
         slurm_commands.refuse_other_cluster(submitting=True)
         found, notes = site_files.with_variables(found)
 
-    where = environment.folders(found, given.data_dir)
+    where = folders.folders(found, given.data_dir)
     if given.runs_dir:
         runs = environment.printable(given.runs_dir.absolute(), "--runs-dir")
-        where = environment.Folders(where.data, where.cache, runs)
+        where = folders.Folders(where.data, where.cache, runs)
 
     run = RunDir(where.runs / given.job)
     sweep = SweepDir(where.runs / given.job)
@@ -198,7 +199,7 @@ def request(given: JobOptions) -> tuple[Request, Path | None]:
 
 def _job_of_run(run: RunDir) -> Job:
     """The resolved job of an existing run. Raises NoSuchRun where it has none."""
-    from launch.spec.load import Job
+    from launch.spec.job import Job
 
     config = records.read(run.config, {**records.CONFIG, "job*": records.TEXT}) or {}
     text = array_listing.job_text(run)
@@ -211,7 +212,7 @@ def _job_of_run(run: RunDir) -> Job:
 
 
 def _job_of_sweep(sweep: SweepDir) -> Job:
-    from launch.spec.load import Job
+    from launch.spec.job import Job
 
     record = records.read(sweep.record, {**records.SWEEP, "job*": records.TEXT}) or {}
     return Job(str(record.get("job")), sweep.job)

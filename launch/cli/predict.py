@@ -11,7 +11,7 @@ import click
 
 from launch.cli import options
 from launch.cli.options import RunOptions
-from launch.submit import request
+from launch.submit import tools
 from launch.text import echo
 from trainer.config.files.outcome import EXIT_FAILED
 
@@ -48,7 +48,7 @@ def predict_(
     """
     found, used = RunOptions(**given).find()
     asked = ("--out", str(out or found.predicted), "--", *pictures)
-    result = request.tool(found, request.python_of(found, used), "predict", *asked, needs="torch")
+    result = tools.tool(found, tools.python_of(found, used), "predict", *asked, needs="torch")
     echo(result.stderr, nl=False, err=True)
     told = json.loads(result.stdout)
     unread = [p for p in told["pictures"] if "problem" in p]

@@ -12,7 +12,7 @@ import click
 
 from launch.cli import options
 from launch.cli.options import RunOptions
-from launch.submit import request
+from launch.submit import tools
 from launch.text import echo
 from trainer.config.files.outcome import EXIT_FAILED
 
@@ -35,7 +35,7 @@ def replay_(**given: Any) -> None:
     """
     found, used = RunOptions(**given).find()
     told = json.loads(
-        request.tool(found, request.python_of(found, used), "replay", needs="torch").stdout
+        tools.tool(found, tools.python_of(found, used), "replay", needs="torch").stdout
     )
     for line in lines(told):
         echo(line)

@@ -16,8 +16,9 @@ from launch.report import sweep_data
 from launch.results import compare, measurements
 from launch.results.compare import Row
 from launch.spec import load
+from launch.spec.job import Job
 from launch.spec.yaml_tree import Problem, SpecError
-from launch.text import echo, echo_styled
+from launch.text import echo, echo_styled, shown
 from launch.words import NONE, plural
 
 
@@ -63,7 +64,7 @@ def results_(
     elif as_html:
         from launch.results import results_page as pages
 
-        echo(environment.shown(pages.write(found, folder)))
+        echo(shown(pages.write(found, folder)))
     elif found:
         show(found)
     if jobs and without:
@@ -75,7 +76,7 @@ def results_(
         raise SpecError(problems)
 
 
-def _rows(jobs: list[load.Job], folder: Path) -> tuple[list[Row], list[Problem], list[str]]:
+def _rows(jobs: list[Job], folder: Path) -> tuple[list[Row], list[Problem], list[str]]:
     """The rows of the jobs that are right, the mistakes of the others, and the jobs that name no
     figure.
     """
@@ -137,4 +138,4 @@ def show(found: list[Row]) -> None:
 
 def _heading(row: Row) -> str:
     """jobs/digits.yaml: 3 seeds, 15 epochs, 2 threads of AMD EPYC"""
-    return ": ".join(filter(None, (environment.shown(row.job_file), row.measured)))
+    return ": ".join(filter(None, (shown(row.job_file), row.measured)))

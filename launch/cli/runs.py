@@ -7,16 +7,19 @@ from pathlib import Path
 
 import click
 
-from launch import environment
+from launch import text
+from launch.backends import standings as backends_standings
 from launch.cli import options
 from launch.console import status
-from launch.errors import Failed
+from launch.console.cancel import cancel_run, cancel_runs
 from launch.runs import find, records, sweep_records
-from launch.runs.find import NoSuchRun, Standing
+from launch.runs.find import NoSuchRun
 from launch.runs.records import Unreadable
+from launch.runs.state import Standing
 from launch.slurm_commands import NotHere
 from launch.text import echo, echo_log, plain
-from trainer.config.files.layout import Attempt, RunDir, SweepDir, open_file
+from trainer.config.files.json_files import open_file
+from trainer.config.files.layout import Attempt, RunDir, SweepDir
 
 
 @click.command("status")
@@ -35,7 +38,7 @@ def status_(run: str | None, site_file: Path | None, runs_dir: Path | None) -> N
         return
     found = find.all_runs(runs)
     if not found:
-        echo(f"no runs in {environment.shown(runs)} yet: batchyard submit JOB makes one")
+        echo(f"no runs in {text.shown(runs)} yet: batchyard submit JOB makes one")
         return
     status.show(found)
 
@@ -49,12 +52,12 @@ def why_(run: str, site_file: Path | None, runs_dir: Path | None) -> None:
 
     runs = options.runs_folder(site_file, runs_dir)
     found = find.find(run, runs)
-    standings, silence = status.look([found])
+    standings, silence = backends_standings.look([found])
     try:
         with records.reading(found):
             lines = why.answer(found, standings[found.run_id])
     except Unreadable as error:
-        lines = why.answer(found, status.unreadable(found, error))
+        lines = why.answer(found, backends_standings.unreadable(found, error))
     for line in lines:
         echo(plain(line))
     status.tell(silence, standings.values())
@@ -82,7 +85,7 @@ def logs_(
     found = sweep_records.run_of(run, runs)
     tail, shown = None, None
     while True:
-        standings, silence = status.look([found])
+        standings, silence = backends_standings.look([found])
         standing = standings[found.run_id]
         attempt = _newest_attempt(found, standing)
         if attempt is not None and attempt != shown:
@@ -101,7 +104,7 @@ def logs_(
         status.tell(silence)
     elif not shown.rank_log(rank).exists():
         log = shown.node_log(0)
-        echo(f"# rank {rank} left no log; {environment.shown(log)}:", err=True)
+        echo(f"# rank {rank} left no log; {text.shown(log)}:", err=True)
         if log.exists():
             with open_file(log) as file:
                 for line in file.read().splitlines():
@@ -143,7 +146,7 @@ def cancel_(*, run: str, now: bool, site_file: Path | None, runs_dir: Path | Non
             problems.append(error)
     points = {point.run_id for sweep in active for point in sweep_records.runs(sweep)}
     others = [r for r in find.of_job(run, find.all_runs(runs)) if r.run_id not in points]
-    standings = status.standings(others)
+    standings = backends_standings.standings(others)
     if problems:  # the others are stopped all the same
         cancel_runs(others, standings, now=now)
         raise problems[0]
@@ -153,7 +156,7 @@ def cancel_(*, run: str, now: bool, site_file: Path | None, runs_dir: Path | Non
                 raise NoSuchRun(f"{newest.sweep_id} does not run, nothing to cancel")
             return
         found = find.find(run, runs)
-        cancel_run(found, status.standings([found])[found.run_id], now=now)
+        cancel_run(found, backends_standings.standings([found])[found.run_id], now=now)
 
 
 def _cancel_sweep(sweep: SweepDir, *, now: bool) -> bool:
@@ -161,74 +164,6 @@ def _cancel_sweep(sweep: SweepDir, *, now: bool) -> bool:
     from launch.console import sweep as sweeps
 
     return sweeps.cancel(sweep, now=now)
-
-
-def cancel_runs(runs: list[RunDir], standings: dict[str, Standing], *, now: bool = False) -> int:
-    """Stops those that run or wait; returns how many.
-
-    One that cannot be stopped keeps no other from it.
-
-    Raises NoSuchRun, or SlurmError, for the last such.
-    """
-    alive = [run for run in runs if standings[run.run_id].is_active]
-    problems: list[Exception] = []
-    for run in runs:
-        if standings[run.run_id].state == "unreadable":
-            problems.append(_not_cancelled(run, standings[run.run_id]))
-    for run in alive:
-        try:
-            cancel_run(run, standings[run.run_id], now=now)
-        except (NoSuchRun, Failed) as error:
-            problems.append(error)
-    for problem in problems[:-1]:
-        echo(f"batchyard: {problem}", err=True)
-    if problems:
-        raise problems[-1]
-    return len(alive)
-
-
-def _not_cancelled(run: RunDir, standing: Standing) -> Failed:
-    return Failed(f"{run.run_id} cannot be cancelled; unreadable: {standing.where}")
-
-
-def cancel_run(found: RunDir, standing: Standing, *, now: bool = False) -> None:
-    """Stops one run.
-
-    Raises NoSuchRun where it does not run, or runs elsewhere; Failed where it cannot be known.
-    """
-    if standing.state == "unreadable":
-        raise _not_cancelled(found, standing)
-    if not standing.is_active:
-        raise NoSuchRun(f"{found.run_id} does not run, nothing to cancel: it is {standing.state}")
-    from launch.backends import local
-
-    in_slurm = standing.state == "queued" or (
-        standing.attempt and standing.attempt.id.startswith("slurm-")
-    )
-    if standing.slurm_job and in_slurm:
-        from launch.backends import slurm
-
-        # raises before anything is written
-        state = slurm.states([standing.slurm_job]).get(standing.slurm_job, "gone")
-        local.write_cancel(found, standing.attempt.id if standing.attempt else None)
-        slurm.cancel(standing.slurm_job, state, now=now)
-        _say_cancelled(found, standing, now=now)
-        return
-    local.write_cancel(found, standing.attempt.id if standing.attempt else None)
-    if pid := find.owner_pid(standing):
-        local.cancel(pid, now=now)
-    else:
-        found.cancel.unlink()
-        raise NoSuchRun(f"{found.run_id} runs as {standing.where}: cancel it there")
-    _say_cancelled(found, standing, now=now)
-
-
-def _say_cancelled(found: RunDir, standing: Standing, *, now: bool) -> None:
-    how = "is ended" if now else "stops after a checkpoint"
-    echo(
-        f"{found.run_id} ({standing.where}) {how}; batchyard status {found.run_id} tells when"
-        " it has"
-    )
 
 
 @click.command("report")
@@ -240,8 +175,4 @@ def report_(run: str, site_file: Path | None, runs_dir: Path | None) -> None:
 
     runs = options.runs_folder(site_file, runs_dir)
     sweep = sweep_records.find(run, runs)
-    echo(
-        environment.shown(
-            report.write_sweep(sweep) if sweep else report.write(find.find(run, runs))
-        )
-    )
+    echo(text.shown(report.write_sweep(sweep) if sweep else report.write(find.find(run, runs))))

@@ -13,7 +13,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from launch.text import plain
-from trainer.config.files.layout import Attempt, NotAFile, open_file
+from trainer.config.files.json_files import NotAFile, open_file
+from trainer.config.files.layout import Attempt
 
 STEP = re.compile(r"\bstep (\d+)/(\d+)")
 

@@ -10,21 +10,23 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from launch import environment, words
-from launch.backends import local, slurm
-from launch.console import status as run_status
+from launch import words
+from launch.backends import standings as backends_standings
+from launch.backends.arrays import adopt_sweep, submit_trials, waiting_trials
 from launch.console import sweep as sweeps
 from launch.environment import Machine
-from launch.runs import find, sweep_records
-from launch.runs.find import Standing
+from launch.errors import SubmitError
+from launch.runs import locks, state, sweep_records
+from launch.runs.state import Standing
 from launch.runs.sweep_records import Submit
-from launch.spec.load import Loaded
+from launch.spec import folders
+from launch.spec.job import Loaded
 from launch.spec.sweep import Sweep
+from launch.submit import data, run_code, snapshot, tools, write
 from launch.submit import request as submitting
-from launch.submit import snapshot
-from launch.submit.request import Ready, Request, SubmitError
+from launch.submit.request import Ready, Request
 from launch.submit.snapshot import Code
-from launch.sweeps import search, study_restore, trial
+from launch.sweeps import points, queue, search, study_restore, trial
 from launch.sweeps.search import Record, Searched
 from launch.text import echo
 from trainer.config.files.lock import Lock
@@ -59,20 +61,20 @@ def submit_all(request: Request, loaded: Loaded, machine: Machine) -> int:
     Raises SubmitError.
     """
     refuse(request)
-    of = search.searched(sweeps.sweep_of(request), loaded)
+    of = search.searched(points.sweep_of(request), loaded)
     if request.backend == "slurm":
         with _queueing(of):
-            slurm.adopt_sweep(of.sweep)
+            adopt_sweep(of.sweep)
     if mended := study_restore.mend(of):
         echo(mended)
     to_continue = _to_continue(of)
     _show(of, to_continue)
     for note in request.notes:
-        sweeps.say(note)
+        queue.say(note)
     code = snapshot.look(request.project)
     for note in code.notes:
-        sweeps.say(note)
-    code = sweep_records.keep_code(of.sweep, code, request.site.trusted, trust=request.trust)
+        queue.say(note)
+    code = run_code.keep_code(of.sweep, code, request.site.trusted, trust=request.trust)
     sweep_records.write_job(of.sweep, loaded.written)
     submit = sweep_records.begin(
         of.sweep, request.job.name, request.backend, request.settings, list(of.trials().values())
@@ -92,8 +94,8 @@ def refuse(request: Request) -> None:
     """Raises SubmitError where a search cannot be run: the trainer of a trial asks the
     study, too.
     """
-    python = environment.python(request.site)
-    if not local.python_has(python, "optuna"):
+    python = folders.python(request.site)
+    if not tools.python_has(python, "optuna"):
         raise SubmitError(
             f"{python} has no optuna, which a search takes: install the extra 'search' there"
         )
@@ -111,14 +113,14 @@ def _to_continue(of: Searched) -> dict[int, Record]:
     of_runs: dict[str, tuple[int, Record]] = {}
     for number, record in of.open_trials().items():
         of_runs.setdefault(record["run_id"], (number, record))
-    standings = run_status.standings([of.sweep.run(run_id) for run_id in of_runs])
+    standings = backends_standings.standings([of.sweep.run(run_id) for run_id in of_runs])
     return {n: record for run_id, (n, record) in of_runs.items() if not standings[run_id].is_active}
 
 
 @contextmanager
 def _queueing(of: Searched) -> Iterator[Lock]:
     """One submit at a time queues job arrays of a sweep. Raises SubmitError."""
-    lock = submitting.take(of.sweep.queue_lock, of.sweep.sweep_id)
+    lock = locks.take(of.sweep.queue_lock, of.sweep.sweep_id)
     try:
         yield lock
     finally:
@@ -132,9 +134,9 @@ def _queue(session: Session) -> int:
     of, request, code = session.of, session.request, session.code
     at_once = Sweep.model_validate(session.loaded.written["sweep"]).array_parallelism
     ready = [session.resolve(number, record) for number, record in session.to_continue.items()]
-    exit_code = sweeps.queue_all(of.sweep, session.submit, request.job.name, ready, code, at_once)
+    exit_code = queue.queue_all(of.sweep, session.submit, request.job.name, ready, code, at_once)
     with _queueing(of) as lock:
-        tasks = of.missing() - len(slurm.waiting_trials(of.sweep))
+        tasks = of.missing() - len(waiting_trials(of.sweep))
         if tasks <= 0:
             return exit_code
         shutil.rmtree(of.sweep.template.path, ignore_errors=True)
@@ -148,13 +150,11 @@ def _queue(session: Session) -> int:
             sweep=of.sweep.sweep_id,
         )
         template = submitting.resolve(asked, session.loaded.specs[0], session.machine)
-        submitting.write_run(template, Standing("new"), code, None, sweeps.say, shared=True)
-        submitting.prepare_data(template, sweeps.say, lock=lock)
+        write.write_run(template, Standing("new"), code, None, queue.say, shared=True)
+        data.prepare_data(template, queue.say, lock=lock)
         trial.leave_request(of.sweep, replace(template, request=request), code)
-        behind = {job.split("_")[0] for job in find.slurm_jobs([r.run for r in ready])[0].values()}
-        arrays = slurm.submit_trials(
-            of.sweep, template.plan, code.root, tasks, at_once, sorted(behind)
-        )
+        behind = {job.split("_")[0] for job in state.slurm_jobs([r.run for r in ready])[0].values()}
+        arrays = submit_trials(of.sweep, template.plan, code.root, tasks, at_once, sorted(behind))
     echo(
         f"queued {words.plural(tasks, 'trial')} as Slurm job array {', '.join(arrays)}, at most"
         f" {at_once} at once; each is chosen when it begins"
@@ -202,7 +202,7 @@ def show_plan_of(request: Request, loaded: Loaded, machine: Machine) -> Ready:
     which the rest is shown.
     """
     refuse(request)
-    of = search.searched(sweeps.sweep_of(request), loaded)
+    of = search.searched(points.sweep_of(request), loaded)
     told = f"{words.plural(of.search.trials, 'trial')}, {of.missing()} to begin"
     echo(
         f"{of.sweep.sweep_id}: {told}; each is chosen when it begins, by the results of those"

@@ -9,13 +9,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from launch import words
+from launch.backends.standings import Silence, look, unreadable
 from launch.console import table
-from launch.runs import find, records
-from launch.runs.find import Standing
+from launch.runs import progress as runs_progress
+from launch.runs import records
 from launch.runs.records import Unreadable
-from launch.slurm_commands import NotHere, OtherCluster, SlurmError
+from launch.runs.state import Standing
 from launch.text import echo, plain
-from trainer.config.files.file_clock import Clock
 from trainer.config.files.layout import Attempt, RunDir
 
 COLOURS = {
@@ -31,46 +31,7 @@ COLOURS = {
 }
 
 
-Silence = SlurmError | OtherCluster
 CLOCKS_DIFFER_S = 2.0  # some file systems count whole seconds
-
-
-def look(
-    runs: list[RunDir], clock: Clock | None = None
-) -> tuple[dict[str, Standing], Silence | None]:
-    """Where each run stands, by run_id, as far as that is known; and why Slurm did not tell what is
-    in its queue.
-
-    Slurm is asked once, and only where a run was submitted to it. A run that has a bad file is
-    `unreadable`, and keeps no other from being shown. clock: for the ages of other machines' locks;
-    this machine's, for commands that write nothing.
-    """
-    jobs, problems = find.slurm_jobs(runs)
-    states, silence = None, None
-    if jobs:
-        from launch.backends import slurm
-
-        try:
-            states = slurm.states(list(jobs.values()))
-        except (SlurmError, OtherCluster) as error:
-            silence = error
-    return {
-        run.run_id: _standing(run, states, jobs, problems.get(run.run_id), clock) for run in runs
-    }, silence
-
-
-def standings(runs: list[RunDir]) -> dict[str, Standing]:
-    """Where each run stands, by run_id, for those who start or stop runs by it.
-
-    A machine without squeue is none of the cluster's: what the directories tell counts there.
-    Raises SlurmError, and OtherCluster, where a run may be in the queue and Slurm does not answer.
-    """
-    found, silence = look(runs, find.folder_clock(runs))
-    if silence and not isinstance(silence, NotHere):
-        submitted, _ = find.slurm_jobs(runs)
-        if any(found[run_id].state not in ("completed", "running") for run_id in submitted):
-            raise silence
-    return found
 
 
 def tell(silence: Silence | None, shown: Iterable[Standing] = ()) -> None:
@@ -100,27 +61,6 @@ def lock_ages(ages: list[float]) -> str:
             " system's"
         )
     return f"the oldest was renewed {words.seconds(max(1.0, *ages))} ago by this machine's clock"
-
-
-def _standing(
-    run: RunDir,
-    states: dict[str, str] | None,
-    jobs: dict[str, str],
-    problem: Unreadable | None,
-    clock: Clock | None,
-) -> Standing:
-    if problem:
-        return unreadable(run, problem)
-    try:
-        with records.reading(run):
-            return find.standing(run, states, jobs, clock)
-    except Unreadable as error:
-        return unreadable(run, error)
-
-
-def unreadable(run: RunDir, error: Unreadable) -> Standing:
-    """What is shown of a run that has a bad file."""
-    return Standing("unreadable", where=error.within(run.path))
 
 
 def show(runs: list[RunDir]) -> None:
@@ -174,7 +114,7 @@ class Row:
     @classmethod
     def of(cls, run: RunDir, where: Standing) -> Row:
         progress, outcome = (
-            (find.progress(run) if where.attempt else find.NOTHING_YET),
+            (runs_progress.progress(run) if where.attempt else runs_progress.NOTHING_YET),
             where.outcome,
         )
         accuracy = (

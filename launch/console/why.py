@@ -11,13 +11,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from launch import environment
-from launch.runs import array_listing, find, records
-from launch.runs.find import Standing
-from launch.runs.verdict import checkpoint_step, judge, standing_still, waited_for
+from launch.runs import array_listing, records
+from launch.runs import progress as runs_progress
+from launch.runs.evidence import checkpoint_step
+from launch.runs.state import Standing, slurm_job
+from launch.runs.verdict import judge, standing_still, waited_for
 from launch.slurm_commands import SlurmError
+from launch.text import shown
 from launch.words import seconds
-from trainer.config.files.layout import Attempt, RunDir, open_file
+from trainer.config.files.json_files import open_file
+from trainer.config.files.layout import Attempt, RunDir
 from trainer.config.files.outcome import Outcome
 
 STALLED_S = 60.0  # without a sign of progress, unless a step takes long
@@ -106,11 +109,11 @@ def _unreadable(run: RunDir, where: Standing) -> list[str]:
 
 
 def _queued(run: RunDir, where: Standing) -> list[str]:
-    from launch.backends import slurm
+    from launch.backends import queue
 
     job = str(where.slurm_job)
     try:
-        state, reason, start, since = slurm.queue_entry(job)
+        state, reason, start, since = queue.queue_entry(job)
     except SlurmError as error:  # it answered a moment ago
         return [
             f"{run.run_id} is queued: {where.where}",
@@ -185,7 +188,7 @@ def _running(run: RunDir, where: Standing) -> list[str]:
     }
     timings = reversed(records.rows(run.timing, records.TIMING))
     timing: dict[str, Any] = next((row for row in timings if row.get("attempt") == attempt.id), {})
-    progress = find.progress(run)
+    progress = runs_progress.progress(run)
     step = max(
         [progress["step"] or 0, *(b["step"] for b in beats.values() if b.get("step") is not None)]
     )
@@ -252,7 +255,7 @@ def _stopped(run: RunDir, where: Standing) -> list[str]:
             " starts it"
         ]
     since = _since(run, where, outcome)
-    at = f"at step {outcome.global_step or 0} of {find.progress(run)['total'] or '?'}"
+    at = f"at step {outcome.global_step or 0} of {runs_progress.progress(run)['total'] or '?'}"
     also = (
         "is cancelled; it " if where.state == "cancelled" and outcome.verdict != "cancelled" else ""
     )
@@ -264,7 +267,7 @@ def _since(run: RunDir, where: Standing, outcome: Outcome) -> list[str]:
     the queue.
     """
     assert where.attempt is not None
-    job = find.slurm_job(run) if where.attempt.id.startswith("slurm-") else None
+    job = slurm_job(run) if where.attempt.id.startswith("slurm-") else None
     if job is None or where.state != "stopped" or outcome.verdict not in ("preempted", "timeout"):
         return []
     gone = _in_slurms_words(job)
@@ -298,7 +301,7 @@ def _failed(run: RunDir, where: Standing) -> list[str]:
     good = (
         "no step was done"
         if last is None
-        else f"the last good step was {last} of {find.progress(run)['total'] or '?'}"
+        else f"the last good step was {last} of {runs_progress.progress(run)['total'] or '?'}"
     )
     place = f"at {outcome.extra['where']}; " if outcome.extra.get("where") else ""
     lines = [f"{run.run_id} {_end(outcome, attempt)}", f"{place}{good}; {_again(run)}"]
@@ -309,20 +312,20 @@ def _gone(run: RunDir, where: Standing) -> list[str]:
     """A job that left the queue before launch.node wrote anything: Slurm's reason, and what its log
     says.
     """
-    from launch.backends import slurm
+    from launch.backends import queue
 
     record = array_listing.job_of(run) or {}
     job = str(record.get("job_id"))
     logs = Path(record.get("logs") or run.slurm)  # an array's lie with its sweep
     how = _in_slurms_words(job) or where.where
-    log = slurm.log_of(job, logs)
+    log = queue.log_of(job, logs)
     last = _last_line(log)
     return [
         f"{run.run_id} is dead: {how}, and no attempt of it has begun",
         (
-            f"its log ends with {last!r}: {environment.shown(log)}"
+            f"its log ends with {last!r}: {shown(log)}"
             if last
-            else f"it left no log in {environment.shown(logs)}"
+            else f"it left no log in {shown(logs)}"
         ),
         f"`batchyard submit {run.run_id}` starts it again",
     ]
@@ -332,9 +335,9 @@ def _in_slurms_words(job: str) -> str | None:
     """How a job that has left the queue ended, and what Slurm's reason means; None where Slurm no
     longer tells.
     """
-    from launch.backends import slurm
+    from launch.backends import queue
 
-    if not (ended := slurm.fate(job)):
+    if not (ended := queue.fate(job)):
         return None
     reason = (re.findall(r"\((\S+)\)", ended) or [""])[0]
     meaning = next((f": {text}" for word, text in ENDS.items() if reason.startswith(word)), "")
@@ -360,9 +363,7 @@ def _completed(run: RunDir, where: Standing) -> list[str]:
     )
     several = f" in {attempts} attempts" if attempts > 1 else ""
     report = (
-        environment.shown(run.report)
-        if run.report.exists()
-        else f"`batchyard report {run.run_id}` makes it"
+        shown(run.report) if run.report.exists() else f"`batchyard report {run.run_id}` makes it"
     )
     return [
         (

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from launch import slurm_commands
-from launch.backends import slurm
+from launch.backends import queue
 from launch.drill.kills import (
     REACH_S,
     Drill,
@@ -29,7 +29,8 @@ from launch.drill.kills import (
     last_step,
     step_of_others,
 )
-from trainer.config.files.layout import Attempt, RunDir, read_json
+from trainer.config.files.json_files import read_json
+from trainer.config.files.layout import Attempt, RunDir
 from trainer.config.files.outcome import EXIT_DONE, Outcome
 
 # by when a run that was disturbed has a new attempt: a requeued job waits, and so does a lost
@@ -73,7 +74,7 @@ class SlurmDrill(Drill):
         self._wait(run, "its end", REACH_S + QUEUE_S, lambda: _completed(run))
         left = [
             f"Slurm job {job} {state}"
-            for job, state in slurm.states([_job(run)]).items()
+            for job, state in queue.states([_job(run)]).items()
             if state.split()[0] == "PENDING"
         ]
         return compare(killed, whole, run, left)
@@ -109,9 +110,9 @@ class SlurmDrill(Drill):
             if now - asked > 5:  # squeue costs the controller something
                 asked = now
                 if (
-                    not slurm.states([_job(run)])
+                    not queue.states([_job(run)])
                     and not condition()
-                    and not slurm.states([_job(run)])
+                    and not queue.states([_job(run)])
                 ):
                     cause = f": {outcome.verdict}: {outcome.cause}" if outcome else ""
                     raise DrillError(

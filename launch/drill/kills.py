@@ -23,8 +23,9 @@ from itertools import zip_longest
 from pathlib import Path
 
 from launch import environment as site
-from launch.runs.verdict import checkpoint_step
-from trainer.config.files.layout import RunDir, read_json, read_jsonl
+from launch.runs.evidence import checkpoint_step
+from trainer.config.files.json_files import read_json, read_jsonl
+from trainer.config.files.layout import RunDir
 from trainer.config.files.outcome import EXIT_DONE, EXIT_STOPPED, Outcome
 
 KINDS = ("worker", "torchrun", "session", "TERM", "checkpoint")

@@ -10,97 +10,34 @@ Python stands in the plan.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import ctypes
-import hashlib
 import os
-import re
 import shutil
 import signal
-import socket
-import subprocess
 import sys
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from launch import engine
-from launch.node import requeue, scratch
-from launch.node.requeue import ask, end_of, is_cancelled, keep, queue_behind, start_again, unix_s
-from launch.runs import array_listing, restarts, verdict
-from trainer.config.files.layout import Attempt, RunDir, read_json, write_json, write_text
+from launch.node import requeue
+from launch.node.execute import execute, leave_record
+from launch.node.place import deadline_s, free_port, place
+from launch.node.requeue import ask, end_of, is_cancelled, keep, queue_behind, start_again
+from launch.node.signals import POLL_S, Node, Signals
+from launch.runs import array_listing, evidence, restarts
+from trainer.config.files.json_files import read_json, write_json, write_text
+from trainer.config.files.layout import Attempt, RunDir
 from trainer.config.files.lock import LEASE_S, Lock, LockLost, local_pid, me
 from trainer.config.files.outcome import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, Outcome
 
-POLL_S = 0.05
 OTHER_NODES_WAIT_S = 60.0
 # beside the lease that node 0 may wait for: its prolog and its container may take longer than ours
 FIRST_NODE_WAIT_S = 180.0
 # for the other nodes' records; torchrun gives its ranks 30 s after one failed
 WORDS_WAIT_S = 45.0
-
-# Runs a command that dies with this process; exec'd, so that torchrun is our direct child. Never a
-# preexec_fn. It is deaf to USR1 and USR2, of which torchrun would die: under proctrack/linuxproc
-# Slurm sends them to the whole tree. Ranks listen again.
-DIE_WITH_PARENT = (
-    "import ctypes, os, signal, sys\n"
-    "for number in (signal.SIGUSR1, signal.SIGUSR2): signal.signal(number, signal.SIG_IGN)\n"
-    "if sys.platform == 'linux': ctypes.CDLL(None).prctl(1, 9)\n"
-    "os.execvp(sys.argv[1], sys.argv[1:])\n"
-)
-
-
-@dataclass(frozen=True)
-class Node:
-    """This node's place in the attempt."""
-
-    rank: int
-    attempt_id: str
-    master_addr: str
-    master_port: int
-    slurm_job: str | None = None  # what `scontrol requeue` takes
-
-    def fill(self, argument: str) -> str:
-        """Puts what only the node knows into an argument of the plan."""
-        values = {
-            "ATTEMPT": self.attempt_id,
-            "NODE_RANK": self.rank,
-            "MASTER_ADDR": self.master_addr,
-            "MASTER_PORT": self.master_port,
-        }
-        for name, value in values.items():
-            argument = argument.replace(f"{{{name}}}", str(value))
-        return argument
-
-
-class Signals:
-    """TERM, INT, HUP, USR1 and USR2 become one TERM for the command: a second one would interrupt
-    torchrun's own clean stop.
-    """
-
-    def __init__(self) -> None:
-        self.received: int | None = None
-        self.process: subprocess.Popen[bytes] | None = None
-        for number in (
-            signal.SIGTERM,
-            signal.SIGINT,
-            signal.SIGHUP,
-            signal.SIGUSR1,
-            signal.SIGUSR2,
-        ):
-            signal.signal(number, self._handle)
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.received is None:
-            self.received = number
-            self.forward()
-
-    def forward(self) -> None:
-        if self.received is not None and self.process is not None and self.process.poll() is None:
-            self.process.terminate()
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -279,7 +216,7 @@ def begin_record(plan: dict[str, Any], run: RunDir, node: Node) -> dict[str, Any
         # a new submit after a failure takes new code
         "code_sha256": (read_json(run.code_record) or {}).get("sha256"),
         "generation": restarts.generation_of(run, node.attempt_id),
-        "from_step": verdict.checkpoint_step(run),
+        "from_step": evidence.checkpoint_step(run),
     }
 
 
@@ -298,7 +235,7 @@ def held_by_another(run: RunDir, attempt: Attempt, node: Node, signals: Signals,
         "preempted",
         attempt.id,
         "launch.node",
-        verdict.checkpoint_step(run),
+        evidence.checkpoint_step(run),
         cause="asked to stop while it waited for the lease of a lost node",
         generation=generation,
         new_steps=0,
@@ -410,204 +347,3 @@ def record_of_first(run: RunDir, attempt: Attempt, signals: Signals) -> dict[str
             return None
         time.sleep(POLL_S)
     return None
-
-
-def execute(
-    plan: dict[str, Any], run: RunDir, node: Node, signals: Signals, lock: Lock | None
-) -> int:
-    """Runs the plan's command to its end and records how it ended here; returns its exit status,
-    negative for a signal (as subprocess does).
-    """
-    attempt = run.attempt(node.attempt_id)
-    environment = {**os.environ, **plan["env"], "BATCHYARD_ATTEMPT": node.attempt_id}
-    # rank 0 decides for all
-    if deadline := node.rank == 0 and read_json(attempt.record)["deadline"]:
-        environment["BATCHYARD_DEADLINE"] = str(deadline)
-    if plan.get("local_scratch") and (own := on_local_scratch(run, plan["local_scratch"], lock)):
-        environment["BATCHYARD_PREPARED"] = str(own)
-    argv = [
-        sys.executable,
-        "-S",
-        "-P",
-        "-c",
-        DIE_WITH_PARENT,
-        *(node.fill(a) for a in plan["argv"]),
-    ]
-    contained = plan["backend"] == "docker"
-    killed_before = oom_kills(contained=contained)
-    with attempt.node_log(node.rank).open("ab") as out:
-        process = subprocess.Popen(
-            argv,
-            env=environment,
-            cwd=run.path,
-            stdin=subprocess.PIPE,
-            stdout=out,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,  # a Ctrl-C at the terminal reaches the launcher alone
-        )
-    signals.process = process
-    signals.forward()  # one that came before there was a process
-    assert process.stdin is not None
-    # open while this process lives: the container's entrypoint stops when its stdin ends
-    with process.stdin:
-        while process.poll() is None:
-            if lock is not None:
-                try:
-                    # a disk that fails for a moment ends no training
-                    with contextlib.suppress(OSError):
-                        lock.renew()
-                except LockLost:
-                    end_at_once(plan, run, process)
-                    raise
-            time.sleep(POLL_S)
-    leave_record(
-        attempt, node, signals, process.returncode, oom_kills(contained=contained) - killed_before
-    )
-    return process.returncode
-
-
-def end_at_once(plan: dict[str, Any], run: RunDir, process: subprocess.Popen[bytes]) -> None:
-    """Ends the command before it writes again: asked by TERM, the trainer would write a checkpoint
-    first.
-    """
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)  # the ranks die with it
-    if plan["backend"] == "docker":  # killed was the client alone
-        ask(plan["argv"][0], "kill", run.run_id)
-    process.wait()
-
-
-def leave_record(
-    attempt: Attempt, node: Node, signals: Signals, exit_status: int, killed: int
-) -> None:
-    """How the command ended on this node. killed: processes of it, by the kernel, for memory."""
-    record = {
-        "node": node.rank,
-        "host": socket.gethostname(),
-        "time": time.time(),
-        "exit_status": exit_status,
-        "signal": signals.received,
-        "oom_kills": killed,
-    }
-    keep(partial(write_json, attempt.node_record(node.rank), record))
-
-
-def on_local_scratch(run: RunDir, folder: str, held: Lock | None = None) -> Path | None:
-    """The prepared data on this node's own disk; None, and said, where it cannot be had there: the
-    shared copy serves.
-    """
-    shared = Path((read_json(run.data_record) or {}).get("path", ""))
-    try:
-        expanded = os.path.expandvars(folder)
-        if not Path(expanded).is_absolute():
-            raise scratch.NotCopied(f"{folder} is {expanded} on this node, no absolute path")
-        return scratch.copy(shared, Path(expanded), held)
-    except scratch.NotCopied as error:
-        print(
-            f"launch.node: {socket.gethostname()} reads the data from {shared}, not from"
-            f" local_scratch: {error}",
-            flush=True,
-        )
-        return None
-
-
-def oom_kills(*, contained: bool) -> int:
-    """How many processes the kernel has killed for memory: of this process's cgroup (2, else 1),
-    where the command runs in it and the kernel tells; else of the whole machine.
-    """
-    groups = {}
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/self/cgroup").read_text().splitlines():
-            _, controllers, path = line.split(":", 2)
-            groups[controllers] = path.strip("/")
-    files = [Path("/proc/vmstat")]
-    if not contained:
-        files = [
-            Path("/sys/fs/cgroup") / groups.get("", "") / "memory.events",
-            Path("/sys/fs/cgroup/memory") / groups.get("memory", "") / "memory.oom_control",
-            *files,
-        ]
-    for file in files:
-        with contextlib.suppress(OSError):
-            if found := re.search(r"^oom_kill (\d+)$", file.read_text(), re.M):
-                return int(found[1])
-    return 0
-
-
-def deadline_s() -> float | None:
-    """Unix seconds at which the job's time limit ends it; None where there is no Slurm or no limit.
-
-    Asked on the host, once.
-    """
-    env = os.environ
-    if "SLURM_JOB_END_TIME" in env:  # Slurm 22.05 does not set it
-        return float(env["SLURM_JOB_END_TIME"])
-    if "SLURM_JOB_ID" not in env:
-        return None
-    answer = ask("squeue", "-h", "-j", env["SLURM_JOB_ID"], "-o", "EndTime=%e")
-    return unix_s(answer, "EndTime") or None
-
-
-def place(*, of_array: bool = False) -> Node:
-    """This node from Slurm's variables: no scontrol, which an image may lack, and never localhost
-    for a second node.
-
-    of_array: the job is a task of an array. Slurm sets the variables of arrays for tasks alone, and
-    counts restarts from the first one on: another job has those of the task that it was submitted
-    from, if it was submitted with its whole environment.
-    """
-    env = os.environ
-    job = (
-        f"{env['SLURM_ARRAY_JOB_ID']}_{env['SLURM_ARRAY_TASK_ID']}"
-        if of_array
-        else env["SLURM_JOB_ID"]
-    )
-    restart = int(env.get("SLURM_RESTART_COUNT") or 0)
-    if restart:
-        counted = ask("squeue", "-h", "-j", env["SLURM_JOB_ID"], "-O", "RestartCnt").strip()
-        restart = int(counted) if counted.isdecimal() else restart
-    hosts = expand_hosts(env.get("SLURM_JOB_NODELIST", "localhost"))
-    return Node(int(env.get("SLURM_NODEID", 0)), f"slurm-{job}.{restart}", hosts[0], 0, job)
-
-
-def expand_hosts(nodelist: str) -> list[str]:
-    """`n[1-3,07],login` -> n1, n2, n3, n07, login; leading zeros stay."""
-    hosts = []
-    for part in re.findall(r"(?:[^,\[]|\[[^\]]*\])+", nodelist):
-        names = [""]
-        for text, ranges in re.findall(r"([^\[]+)|\[([^\]]*)\]", part):
-            options = [text] if text else []
-            for item in ranges.split(",") if ranges else []:
-                first, _, last = item.partition("-")
-                options += [
-                    str(i).zfill(len(first)) for i in range(int(first), int(last or first) + 1)
-                ]
-            names = [name + option for name in names for option in options]
-        hosts += names
-    return hosts
-
-
-def free_port(seed: str) -> int:
-    """A port that nothing listens on here: outside the range that the kernel hands out, and not
-    torch's default 29500. Another seed begins to look elsewhere, so that two jobs that start on a
-    node together seldom take the same.
-    """
-    ports = list(range(15000, 25000))
-    with contextlib.suppress(OSError, ValueError):
-        low, high = map(int, Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
-        ports = [p for p in range(15000, 65000) if not low <= p <= high and p != 29500] or ports
-    first = int(hashlib.sha256(seed.encode()).hexdigest(), 16) % len(ports)
-    return next((p for p in (*ports[first:], *ports[:first]) if is_free(p)), ports[first])
-
-
-def is_free(port: int) -> bool:
-    """Whether a server could listen there now, on all of this machine's addresses."""
-    with socket.socket() as probe:
-        # as torch's: one that was closed a moment ago is free
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("", port))
-            probe.listen()
-        except OSError:
-            return False
-    return True

@@ -16,10 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from launch import slurm_commands
+from launch.runs.evidence import checkpoint_step
 from launch.runs.restarts import NextStart, ended_attempts, next_start
-from launch.runs.verdict import checkpoint_step, conclude
+from launch.runs.verdict import conclude
 from launch.slurm_commands import SlurmError
-from trainer.config.files.layout import Attempt, RunDir, read_json, write_json, write_text
+from trainer.config.files.json_files import read_json, write_json, write_text
+from trainer.config.files.layout import Attempt, RunDir
 from trainer.config.files.outcome import Outcome
 
 ANSWER_S = 10.0

@@ -13,7 +13,7 @@ import time
 from glob import escape
 from pathlib import Path
 
-from trainer.config.files.layout import read_json
+from trainer.config.files.json_files import read_json
 from trainer.config.files.lock import Lock, LockLost
 
 WAIT_S = 3600.0  # for another job of this node that copies the same set, and is alive

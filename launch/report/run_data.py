@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from launch.words import finite
-from trainer.config.files.layout import Attempt, RunDir, read_json, read_jsonl
+from trainer.config.files.json_files import read_json, read_jsonl
+from trainer.config.files.layout import Attempt, RunDir
 
 Row = dict[str, Any]
 

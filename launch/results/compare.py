@@ -13,7 +13,7 @@ from typing import Any, Literal
 from launch.report import sweep_data
 from launch.results.measurements import Run, epochs, hardware, key, length, measure, not_in_full
 from launch.spec import load
-from launch.spec.load import Job
+from launch.spec.job import Job
 from launch.spec.published import LOSSES, LOWER_IS_BETTER, Published
 from launch.spec.sweep import Point
 from launch.words import NONE, number, plural

@@ -13,8 +13,10 @@ from typing import Any
 
 from launch.runs import find, records
 from launch.runs.records import Unreadable
+from launch.runs.state import standing
 from launch.words import finite, plural
-from trainer.config.files.layout import RunDir, read_json
+from trainer.config.files.json_files import read_json
+from trainer.config.files.layout import RunDir
 from trainer.config.run import RunConfig, TrainConfig, canonical
 
 
@@ -38,7 +40,7 @@ class Run:
 
     @cached_property
     def state(self) -> str:
-        return find.standing(self.run).state
+        return standing(self.run).state
 
     @property
     def rows(self) -> list[dict[str, Any]]:

@@ -22,7 +22,8 @@ from typing import Any
 
 from launch.runs import records
 from launch.runs.records import NotJson, Unreadable
-from trainer.config.files.layout import RunDir, SweepDir, read_json, write_json, write_text
+from trainer.config.files.json_files import read_json, write_json, write_text
+from trainer.config.files.layout import RunDir, SweepDir
 
 
 @dataclass(frozen=True)

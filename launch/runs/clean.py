@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from launch.runs import records
-from launch.runs.find import Standing
+from launch.runs.state import Standing
 from trainer.config.files.layout import RunDir
 
 AGE = re.compile(r"(\d+(?:\.\d+)?)\s*([mhdw])")

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from trainer.config.files.layout import open_file
+from trainer.config.files.json_files import open_file
 
 # An exception's last line, also with torch's "[rank0]: " before it
 ERROR = re.compile(

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any, get_args
 
 from launch.errors import Failed
-from trainer.config.files.layout import RunDir, open_file
+from trainer.config.files.json_files import open_file
+from trainer.config.files.layout import RunDir
 from trainer.config.files.outcome import Outcome, Status
 
 # What code that trusts a file raises where the file is not as it should be.

@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from trainer.config.files.layout import Attempt, RunDir, read_json
+from trainer.config.files.json_files import read_json
+from trainer.config.files.layout import Attempt, RunDir
 from trainer.config.files.outcome import EXIT_STOPPED, OF_NODE, Outcome, retries
 
 FIRST_GENERATION = 1

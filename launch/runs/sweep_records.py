@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from launch.runs import find as rundir
 from launch.runs import records
-from trainer.config.files.layout import RunDir, SweepDir, write_json
+from trainer.config.files.json_files import write_json
+from trainer.config.files.layout import RunDir, SweepDir
 from trainer.config.files.lock import local_pid, me
 
 if TYPE_CHECKING:
-    from launch.submit.snapshot import Code
+    pass
 
 # {started, ended, backend, settings, points, host, boot, pid, start, pidns}
 Submit = dict[str, Any]
@@ -99,29 +100,6 @@ def write_job(sweep: SweepDir, written: dict[str, Any]) -> None:
     sweep.job.write_text(yaml.safe_dump(kept, sort_keys=False))
 
 
-def keep_code(sweep: SweepDir, code: Code, trusted: list[str], *, trust: bool) -> Code:
-    """The code from a copy in the sweep's directory, so that all points of a submit have one.
-
-    trusted, trust: whose copy may be taken where there is one, as for `trust.check`. Raises
-    SubmitError, and DistrustError.
-    """
-    from launch.submit import snapshot
-    from launch.submit import trust as trusting
-    from launch.submit.request import take
-
-    lock = take(sweep.submit_lock, sweep.sweep_id)
-    try:
-        was_there = sweep.code(code.sha256).exists()
-        kept = snapshot.keep(code, sweep.code(code.sha256))
-        if was_there:
-            record = {"contents": code.contents}
-            copy = trusting.FrozenCode(sweep.sweep_id, kept.root, record, sweep.path.parent)
-            trusting.check_code(copy, trusted, once=trust)
-        return kept
-    finally:
-        lock.release()
-
-
 def begin(
     sweep: SweepDir, job: str, backend: str, settings: tuple[str, ...], points: list[dict[str, Any]]
 ) -> Submit:
@@ -164,9 +142,7 @@ def recording(sweep: SweepDir, job: str) -> Iterator[list[Submit]]:
 
     Raises SubmitError.
     """
-    from launch.submit.request import (
-        take,  # with all that a spec may hold, which `find` needs nothing of
-    )
+    from launch.runs.locks import take
 
     # two submits may work on one sweep, each on points of its own
     lock = take(sweep.submit_lock, sweep.sweep_id)

@@ -8,87 +8,25 @@ from __future__ import annotations
 import contextlib
 import difflib
 import functools
-import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from launch import environment
 from launch.spec import published as publishing
 from launch.spec import sweep as sweeping
 from launch.spec import yaml_tree
+from launch.spec.after import after_problems
+from launch.spec.bases import shown, with_bases
+from launch.spec.job import NAME, Job, JobSpec, Loaded
 from launch.spec.messages import show, validate
-from launch.spec.published import Published
-from launch.spec.sweep import Point, Search, Sweep
-from launch.spec.yaml_tree import Path_, Place, Problem, SpecError, Tree
+from launch.spec.sweep import Point, Sweep
+from launch.spec.yaml_tree import Place, Problem, SpecError, Tree
 from trainer.config.conflicts import conflicts
-from trainer.config.run import Execution, Tracking, TrainConfig
-from trainer.config.strict import Strict
+from trainer.config.run import TrainConfig
 
-NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,60}$")  # legal for docker, Slurm and wandb
 ALSO_KNOWN = ("extends", "fallback")
-
-
-class Resources(Strict):
-    """What the job asks for, in submitit's words.
-
-    One Slurm task a node; torchrun starts the ranks in it.
-    """
-
-    nodes: int = Field(1, ge=1)
-    gpus_per_node: int = Field(0, ge=0)
-    nproc_per_node: int | None = Field(
-        None, ge=1, description="ranks a node; null: one a GPU, one without GPUs"
-    )
-    cpus_per_task: int | None = Field(
-        None, ge=1, description="CPUs of the node's one task, shared by its ranks"
-    )
-    mem_gb: float | None = Field(None, gt=0, description="of a node")
-    timeout_min: int = Field(60, ge=1, description="the time limit of one attempt, in minutes")
-
-    def ranks_per_node(self) -> int:
-        return self.nproc_per_node or max(1, self.gpus_per_node)
-
-
-class Container(Strict):
-    """The image of the docker backend."""
-
-    image: str | None = Field(
-        None, min_length=1, description="null: the site's, else batchyard:cpu or batchyard:cuda"
-    )
-
-
-class JobSpec(Strict):
-    """A whole job, after `extends`, `fallback` and `--set`."""
-
-    description: str | None = None
-    train: TrainConfig
-    execution: Execution = Execution()
-    resources: Resources = Resources()
-    container: Container = Container()
-    tracking: Tracking = Tracking()
-    after: str | None = Field(
-        None,
-        min_length=1,
-        description=(
-            "a job beside this one whose run must be completed first; it is submitted along"
-        ),
-    )
-    sweep: Sweep | None = None
-    published: list[Published] = Field(
-        [], description="figures that others print of this: what `batchyard results` compares with"
-    )
-
-
-@dataclass(frozen=True)
-class Job:
-    """A job's name and its file. text: what will stand there, where that is not written yet."""
-
-    name: str
-    path: Path
-    text: str | None = None
 
 
 def find(job: str, project: Path) -> Job:
@@ -133,26 +71,6 @@ def find_all(project: Path) -> list[Job]:
     return [Job(p.stem, p) for p in sorted((project / "jobs").glob("*.yaml"))]
 
 
-@dataclass(frozen=True)
-class Loaded:
-    """A job: one spec, or one for each point of its sweep; of a search, for each of its probes.
-    written: all of it as data.
-    """
-
-    written: dict[str, Any]
-    points: list[Point]  # of a job without a sweep: one, without axes
-    specs: list[JobSpec]
-
-    @property
-    def is_sweep(self) -> bool:
-        return bool(self.points[0].axes)
-
-    @property
-    def search(self) -> Search | None:
-        sweep = self.written.get("sweep")
-        return Sweep.model_validate(sweep).search if sweep else None
-
-
 def load(job: Job, settings: tuple[str, ...] = (), *, without_gpu: bool) -> JobSpec:
     """The spec of a job; of a sweep, its first point's.
 
@@ -169,9 +87,7 @@ def load_points(job: Job, settings: tuple[str, ...] = (), *, without_gpu: bool) 
     job is checked. Raises SpecError with every mistake.
     """
     tree = (
-        _with_bases(job.path, ())
-        if job.text is None
-        else yaml_tree.parse(job.text, _shown(job.path))
+        with_bases(job.path, ()) if job.text is None else yaml_tree.parse(job.text, shown(job.path))
     )
     overlays, problems = [], []
     for option in settings:
@@ -180,7 +96,7 @@ def load_points(job: Job, settings: tuple[str, ...] = (), *, without_gpu: bool) 
         except SpecError as error:
             problems += error.problems
     fallback, found = _fallback(tree)
-    problems += found + _after_problems(job.path, tree)
+    problems += found + after_problems(job.path, tree)
     variants = [tree] if fallback is None else [tree, yaml_tree.merge(tree, fallback)]
     loaded = []
     for variant in variants:
@@ -207,77 +123,6 @@ def _published_problems(loaded: Loaded, tree: Tree) -> list[Problem]:
         return [Problem(tree.place(("published",), of_key=True), ("published",), message)]
     return publishing.problems(
         published, loaded.points, [spec.train for spec in loaded.specs], tree
-    )
-
-
-def _after_problems(path: Path, tree: Tree) -> list[Problem]:
-    """An `after`, or weights of a job, that leads nowhere, in a circle, or to a sweep, which has no
-    one result.
-    """
-    chain, (name, of) = [path.resolve()], _waits_for(path, tree.value)
-    place, run = tree.place(of), _of_weights(tree.value)
-    if of == ("after",) and isinstance(run, str) and run != name:
-        message = (
-            f"the run that brings the weights is waited for, and `after` names {show(name)}: leave"
-            " out `after`"
-        )
-        return [
-            Problem(tree.place(("train", "weights", "run")), ("train", "weights", "run"), message)
-        ]
-    while isinstance(name, str):
-        target = beside(chain[-1], name)
-        if problem := _missing(target, place, of):
-            return [problem]
-        if target.resolve() in chain:
-            names = " -> ".join(p.name for p in (*chain, target))
-            return [Problem(place, of, f"goes in a circle: {names}")]
-        chain.append(target.resolve())
-        before = _with_bases(target, ()).value
-        if before.get("sweep") is not None:
-            return [
-                Problem(
-                    place,
-                    of,
-                    f"{target.name} is a sweep, which has no one result; name a job without one",
-                )
-            ]
-        name, _ = _waits_for(target, before)
-    return []
-
-
-def _waits_for(path: Path, value: dict[str, Any]) -> tuple[Any, Path_]:
-    """What names the job that another one waits for, and the key that does; None where nothing
-    does.
-    """
-    if (run := _of_weights(value)) is None or value.get("after") is not None:
-        return value.get("after"), ("after",)
-    return (run if isinstance(run, str) and beside(path, run).is_file() else None), (
-        "train",
-        "weights",
-        "run",
-    )
-
-
-def _of_weights(value: dict[str, Any]) -> Any:
-    """`train.weights.run` of a job that may be wrong in any way."""
-    for key in ("train", "weights", "run"):
-        value = value.get(key) if isinstance(value, dict) else None  # type: ignore[assignment]
-    return value
-
-
-def beside(path: Path, name: str) -> Path:
-    """The file of a job that another one names."""
-    return path.parent / (name if name.endswith((".yaml", ".yml")) else f"{name}.yaml")
-
-
-def _missing(target: Path, place: Place, of: Path_) -> Problem | None:
-    if target.is_file():
-        return None
-    near = difflib.get_close_matches(target.stem, [p.stem for p in target.parent.glob("*.yaml")], 1)
-    return Problem(
-        place,
-        of,
-        f"there is no {_shown(target)}" + (f"; did you mean '{near[0]}'?" if near else ""),
     )
 
 
@@ -414,40 +259,3 @@ def _adapter(name: str) -> TypeAdapter[Any]:
     """
     info = TrainConfig.model_fields[name]
     return TypeAdapter(Annotated[info.annotation, info])  # type: ignore[arg-type]
-
-
-def _with_bases(path: Path, seen: tuple[Path, ...]) -> Tree:
-    tree = yaml_tree.read(path, _shown(path))
-    base = tree.value.pop("extends", None)
-    if base is None:
-        return tree
-    place = tree.place(("extends",))
-    if not isinstance(base, str):
-        raise SpecError(
-            [
-                Problem(
-                    place,
-                    ("extends",),
-                    f"found {show(base)}; expected the name of a job beside this one",
-                )
-            ]
-        )
-    target = beside(path, base)
-    chain = (*seen, path.resolve())
-    if target.resolve() in chain:
-        names = " -> ".join(p.name for p in (*chain, target))
-        raise SpecError([Problem(place, ("extends",), f"goes in a circle: {names}")])
-    if problem := _missing(target, place, ("extends",)):
-        raise SpecError([problem])
-    under = _with_bases(target, chain)
-    # what was printed of another job was not printed of this one
-    under.value.pop("published", None)
-    return yaml_tree.merge(under, tree)
-
-
-def _shown(path: Path) -> str:
-    """As the person would type it from here."""
-    try:
-        return str(path.absolute().relative_to(Path.cwd()))
-    except ValueError:
-        return str(path)

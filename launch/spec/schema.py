@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from launch.spec.load import JobSpec
+from launch.spec.job import JobSpec
 
 PATH = Path(__file__).resolve().parents[2] / "jobs" / "schema.json"
 

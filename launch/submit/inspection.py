@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from launch.environment import Machine
+from launch.errors import SubmitError
 from launch.spec import load
-from launch.spec.load import JobSpec
-from launch.submit import request as submit
-from launch.submit.request import Request, SubmitError
+from launch.spec.job import JobSpec
+from launch.submit import tools
+from launch.submit.request import Request
 from launch.words import plural
 
 
@@ -38,7 +39,7 @@ def inspect(request: Request, job: JobSpec, machine: Machine) -> Found:
 
     Raises SubmitError where the model does not fit its pictures, or Python has no torch.
     """
-    result = submit.ask_of_job(
+    result = tools.ask_of_job(
         request, job, machine, "inspect", "--data-dir", str(request.folders.data)
     )
     return Found(**json.loads(result.stdout), said=result.stderr.strip())

@@ -7,8 +7,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from launch.runs.find import job_of
-from launch.spec import load
-from launch.spec.load import Job, JobSpec
+from launch.spec import bases
+from launch.spec.job import Job, JobSpec
 from launch.spec.yaml_tree import Place, Problem, SpecError
 from trainer.config.files.layout import RunDir
 
@@ -20,7 +20,7 @@ def waits_for(job: Job, of: JobSpec) -> Job | None:
     name = of.after or (of.train.weights.run if of.train.weights else None)
     if name is None:
         return None
-    path = load.beside(job.path, name)
+    path = bases.beside(job.path, name)
     return Job(Path(name).stem, path) if of.after or path.is_file() else None
 
 
@@ -32,7 +32,7 @@ def existing(job: Job, of: JobSpec, runs: Path) -> RunDir | None:
     run = RunDir(runs / name)
     if not run.config.exists():
         message = (
-            f"there is no {load.beside(job.path, name).name} beside this job, and no run '{name}'"
+            f"there is no {bases.beside(job.path, name).name} beside this job, and no run '{name}'"
             f" in {runs}"
         )
         raise _wrong(job, message)

@@ -17,7 +17,8 @@ from typing import Any
 
 from launch.submit import project_files, secret_files
 from launch.submit.project_files import SnapshotError
-from trainer.config.files.layout import PACKAGES, RunDir, write_json
+from trainer.config.files.json_files import write_json
+from trainer.config.files.layout import PACKAGES, RunDir
 
 MOST_MB = 200
 SHOWN = 8  # names in a note
@@ -213,24 +214,6 @@ def link_packages(folder: Path, code: Path) -> None:
     for name in project_files.PACKAGES:
         if not (packages / name).is_symlink():
             (packages / name).symlink_to(code / name)
-
-
-def on_path(code: Path) -> Path:
-    """What goes on PYTHONPATH so that `code` runs.
-
-    That is its folder of packages; of code that older versions have frozen, which has none, itself.
-    """
-    packages = code / PACKAGES
-    return code if code.exists() and not packages.exists() else packages
-
-
-def module_of(code: Path, *names: str) -> str | None:
-    """The first of the modules that the code in a folder has; None: it has none of them."""
-    packages = on_path(code)
-    for name in names:
-        if (packages / f"{name.replace('.', '/')}.py").exists():
-            return name
-    return None
 
 
 def differences(code: Path, record: Mapping[str, Any]) -> list[str]:

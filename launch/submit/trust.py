@@ -16,7 +16,8 @@ from typing import Any
 
 from launch.errors import Wrong
 from launch.submit import project_files, snapshot
-from trainer.config.files.layout import PACKAGES, RunDir, read_json
+from trainer.config.files.json_files import read_json
+from trainer.config.files.layout import PACKAGES, RunDir
 
 SHOWN = 5  # names in a line of a message
 

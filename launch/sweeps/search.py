@@ -14,14 +14,17 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from launch.environment import Machine
-from launch.runs import find, sweep_records
+from launch.errors import SubmitError
+from launch.runs import sweep_records
+from launch.runs.state import folder_clock, standing
 from launch.spec import load
-from launch.spec.load import Job, Loaded
+from launch.spec.job import Job, Loaded
 from launch.spec.sweep import Search
 from launch.spec.yaml_tree import SpecError
 from launch.submit import request as submitting
-from launch.submit.request import Ready, Request, SubmitError
-from trainer.config.files.layout import SweepDir, read_json
+from launch.submit.request import Ready, Request
+from trainer.config.files.json_files import read_json
+from trainer.config.files.layout import SweepDir
 from trainer.config.files.study import Trial, open_study
 from trainer.config.run import canonical
 
@@ -92,7 +95,7 @@ class Searched:
         while it may go on.
         """
         run = self.sweep.run(trial["run_id"])
-        outcome = find.standing(run, clock=find.folder_clock([run])).outcome
+        outcome = standing(run, clock=folder_clock([run])).outcome
         if outcome and outcome.status == "completed":
             best = outcome.extra.get("best")
             # no validation of it was finite

@@ -11,11 +11,10 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from launch import words
-from launch.runs import find
-from launch.submit import request as submitting
-from launch.submit.request import SubmitError
+from launch.errors import SubmitError
+from launch.runs import locks, state
 from launch.sweeps.search import NO_OPTUNA, Record, Searched, distributions
-from trainer.config.files.layout import read_jsonl
+from trainer.config.files.json_files import read_jsonl
 from trainer.config.files.study import Halving
 
 if TYPE_CHECKING:
@@ -41,7 +40,7 @@ def mend(of: Searched) -> str | None:
     if is_whole(of.sweep.journal) and len(of.study().get_trials(deepcopy=False)) > newest:
         return None
 
-    lock = submitting.take(of.sweep.submit_lock, of.sweep.sweep_id)
+    lock = locks.take(of.sweep.submit_lock, of.sweep.sweep_id)
     try:
         aside = put_aside(of.sweep.journal)
         study = of.study()
@@ -88,7 +87,7 @@ def _complete(of: Searched, study: Study, trial: FrozenTrial, record: Record) ->
         if trial.params.get(name) != value:
             internal = known[name].to_internal_repr(value)
             storage.set_trial_param(trial._trial_id, name, internal, known[name])
-    if find.standing(of.sweep.run(record["run_id"])).is_active:  # it reports by itself
+    if state.standing(of.sweep.run(record["run_id"])).is_active:  # it reports by itself
         return
     values = _reports(of, record)
     for epoch, value in values.items():

@@ -16,17 +16,22 @@ from pathlib import Path
 from typing import Any
 
 from launch.backends import slurm
-from launch.environment import Folders
-from launch.node.attempt import POLL_S, Node, Signals, attend, place
-from launch.runs import find, sweep_records
-from launch.runs.find import Standing
-from launch.spec.load import Job
+from launch.errors import SubmitError
+from launch.node.attempt import attend
+from launch.node.place import place
+from launch.node.signals import POLL_S, Node, Signals
+from launch.runs import state, sweep_records
+from launch.runs.state import Standing
+from launch.spec.folders import Folders
+from launch.spec.job import Job
 from launch.spec.site import Site
+from launch.submit import data, write
 from launch.submit import request as submit
-from launch.submit.request import Ready, Request, SubmitError
+from launch.submit.request import Ready, Request
 from launch.submit.snapshot import Code
 from launch.sweeps import search, study_restore
-from trainer.config.files.layout import RunDir, SweepDir, read_json, write_json, write_text
+from trainer.config.files.json_files import read_json, write_json, write_text
+from trainer.config.files.layout import RunDir, SweepDir
 from trainer.config.files.lock import LockLost
 from trainer.config.files.outcome import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED
 from trainer.config.run import RunConfig
@@ -110,7 +115,7 @@ def choose(sweep: SweepDir, job: str, signals: Signals) -> RunDir | None:
         if ready is None:
             print(search.told(trial), flush=True)
             continue
-        before = find.standing(ready.run, clock=find.folder_clock([ready.run]))
+        before = state.standing(ready.run, clock=state.folder_clock([ready.run]))
         if before.state in ("completed", "running"):  # by itself, or as another sweep's point
             print(
                 f"trial {trial['trial']} is {trial['run_id']}, which is {before.state}: it has that"
@@ -132,8 +137,8 @@ def prepare(sweep: SweepDir, ready: Ready, before: Standing, code: Code, job: st
     # without the submit's lock: a killed task would leave it, for its lease, to the next submit
     run.path.mkdir(exist_ok=True)
     say = partial(print, flush=True)
-    submit.write_run(ready, before, code, None, say, shared=True)
-    submit.prepare_data(ready, say, prepared_before(ready.config, template))
+    write.write_run(ready, before, code, None, say, shared=True)
+    data.prepare_data(ready, say, prepared_before(ready.config, template))
     script = run.attempt(f"slurm-{job}.0").script
     text = str(read_json(sweep.request)["script"])
     named = text.replace(f"--job-name={template.run_id}", f"--job-name={run.run_id}")
@@ -152,7 +157,7 @@ def prepared_before(config: RunConfig, template: RunDir) -> dict[str, Any] | Non
     if record is None:
         return None
     of_template = RunConfig.model_validate_json(template.config.read_text())
-    return record if submit.prepared_alike(config, of_template) else None
+    return record if data.prepared_alike(config, of_template) else None
 
 
 def main() -> int:

@@ -29,7 +29,8 @@ from trainer.batches.batches import Batches, Sampling, augment
 from trainer.batches.loader import Loader
 from trainer.config.data import ImageData, SyntheticData
 from trainer.config.models.model import LeNetModel
-from trainer.datasets.prepare import Prepared, load, prepare
+from trainer.datasets.prepare import prepare
+from trainer.prepared.arrays import Prepared, load
 
 RUNS = 9
 IMAGES = {128: 6_400, 4: 2_000}  # of a run, by batch size: many times what workers make ahead

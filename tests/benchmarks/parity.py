@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from tests import ranks
-from trainer.config.files.layout import read_jsonl
+from trainer.config.files.json_files import read_jsonl
 from trainer.datasets.prepare import prepare
 
 RUNS = 3

@@ -29,7 +29,8 @@ from torch.nn import functional
 from tests import ranks
 from trainer import models
 from trainer.config.files.layout import RunDir
-from trainer.datasets.prepare import Prepared, load, prepare
+from trainer.datasets.prepare import prepare
+from trainer.prepared.arrays import Prepared, load
 from trainer.ranks import group, watchdog
 from trainer.state import Trainer
 from trainer.train import train

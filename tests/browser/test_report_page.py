@@ -27,7 +27,8 @@ from tests.test_report_evaluation import (
     run,
     square,
 )
-from trainer.config.files.layout import RunDir, write_json
+from trainer.config.files.json_files import write_json
+from trainer.config.files.layout import RunDir
 from trainer.datasets.prepare import prepare
 
 __all__ = ["run"]  # the fixture

@@ -14,7 +14,8 @@ import pytest
 
 from tests.cli import SHORT, Shell, finish, outcome, step_reached, wait_for
 from tests.docker.engine import Engine
-from trainer.config.files.layout import RunDir, read_json, write_json
+from trainer.config.files.json_files import read_json, write_json
+from trainer.config.files.layout import RunDir
 
 pytestmark = pytest.mark.docker
 IN_DOCKER = (*SHORT, "--backend", "docker")

@@ -10,7 +10,8 @@ from tests.cli import Shell, step_reached, wait_for
 from tests.slurm.conftest import Slurm
 from tests.slurm.test_digits import job_id, wait_for_end
 from tests.test_after import TINY, run_of
-from trainer.config.files.layout import RunDir, read_json
+from trainer.config.files.json_files import read_json
+from trainer.config.files.layout import RunDir
 
 
 @pytest.fixture

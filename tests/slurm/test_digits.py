@@ -16,11 +16,12 @@ from pathlib import Path
 import pytest
 
 from launch.drill.kills import of_run
-from launch.node.attempt import free_port
-from launch.runs import find
+from launch.node.place import free_port
+from launch.runs import state
 from tests.cli import SHORT, Shell, outcome, step_reached, wait_for
 from tests.slurm.conftest import Slurm
-from trainer.config.files.layout import RunDir, read_json
+from trainer.config.files.json_files import read_json
+from trainer.config.files.layout import RunDir
 from trainer.config.files.outcome import Outcome
 
 TWO_NODES = ("--set", "resources.nodes=2")
@@ -54,7 +55,7 @@ def wait_for_end(run: RunDir) -> None:
 
 
 def job_id(run: RunDir) -> str:
-    return str(find.slurm_job(run))
+    return str(state.slurm_job(run))
 
 
 def same_as(run: RunDir, whole: RunDir) -> None:

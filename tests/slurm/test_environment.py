@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from launch.runs import find
+from launch.runs import state
 from tests.cli import BATCHYARD, PROJECT, SHORT, Shell, outcome, step_reached, wait_for
 from trainer.config.files.layout import RunDir
 
@@ -44,7 +44,7 @@ DECIDING = {
 
 
 def job(run: RunDir) -> str:
-    return str(find.slurm_job(run))
+    return str(state.slurm_job(run))
 
 
 def test_a_job_is_what_its_script_says_whatever_the_environment_says(

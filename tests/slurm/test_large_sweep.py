@@ -13,7 +13,7 @@ from tests.cli import Shell, outcome, wait_for
 from tests.slurm.cluster import Options
 from tests.slurm.conftest import Slurm, booted
 from tests.slurm.test_sweep import HERE, job, queue, runs_of
-from trainer.config.files.layout import read_json
+from trainer.config.files.json_files import read_json
 
 pytestmark = pytest.mark.long
 BRIEF = (

@@ -17,7 +17,8 @@ from tests.cli import SHORT, Shell, outcome, step_reached, wait_for
 from tests.slurm.cluster import Options
 from tests.slurm.conftest import Slurm, booted
 from tests.slurm.test_digits import TWO_NODES, job_id, wait_for_end
-from trainer.config.files.layout import RunDir, read_json
+from trainer.config.files.json_files import read_json
+from trainer.config.files.layout import RunDir
 
 pytestmark = pytest.mark.long
 ONE_RANK = (

@@ -13,7 +13,8 @@ from launch.runs import sweep_records
 from tests.cli import Shell, outcome, step_reached, wait_for
 from tests.slurm.conftest import Slurm
 from tests.test_search import decisions
-from trainer.config.files.layout import RunDir, SweepDir, read_json
+from trainer.config.files.json_files import read_json
+from trainer.config.files.layout import RunDir, SweepDir
 from trainer.config.files.study import open_study
 
 JOB = """

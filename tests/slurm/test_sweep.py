@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from launch.runs import find
+from launch.runs import state
 from tests.cli import SHORT, Shell, outcome, step_reached, wait_for
 from tests.slurm.conftest import Slurm
-from trainer.config.files.layout import RunDir, read_json
+from trainer.config.files.json_files import read_json
+from trainer.config.files.layout import RunDir
 
 HERE = ("--set", "resources.nproc_per_node=1", "--set", "resources.cpus_per_task=1")
 
@@ -28,7 +29,7 @@ def runs_of(shell: Shell) -> list[RunDir]:
 
 
 def job(run: RunDir) -> str:
-    return str(find.slurm_job(run))
+    return str(state.slurm_job(run))
 
 
 def queue(cluster: Slurm) -> list[str]:

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from launch.runs import find
+from launch.runs import state
 from tests import old_version
 from tests.cli import SHORT, Shell, outcome, step_reached, wait_for
 from tests.slurm.conftest import Slurm
-from trainer.config.files.layout import RunDir, read_json
+from trainer.config.files.json_files import read_json
+from trainer.config.files.layout import RunDir
 
 ONE_RANK = (
     "--set",
@@ -68,7 +69,7 @@ def test_a_running_job_is_left_alone_cancelled_and_continued(
     old_version.shell_of(old, shell).run("submit", *long_job)
     run = shell.only_run()
     wait_for("step 20", step_reached(run, 20))
-    job = find.slurm_job(run)
+    job = state.slurm_job(run)
     assert f"{run.run_id} is running" in shell.run("submit", *long_job)
     assert f"{run.run_id} runs: step" in shell.run("why", run.run_id)
     assert queue(cluster) == [job]
@@ -84,5 +85,5 @@ def test_a_running_job_is_left_alone_cancelled_and_continued(
     wait_for("its end", lambda: is_completed(run), timeout_s=240)
     assert read_json(run.code_record)["sha256"] == code
     first, second = run.all_attempts()
-    assert (first.id, second.id) == (f"slurm-{job}.0", f"slurm-{find.slurm_job(run)}.0")
+    assert (first.id, second.id) == (f"slurm-{job}.0", f"slurm-{state.slurm_job(run)}.0")
     assert "continued from step-" in second.rank_log(0).read_text()

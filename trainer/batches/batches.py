@@ -16,7 +16,7 @@ from trainer.batches import augment as augmentations
 from trainer.batches.normalise import Normalise
 from trainer.config import steps as counting
 from trainer.config.data import ImageData
-from trainer.datasets.prepare import Encoded, Prepared, Split
+from trainer.prepared.arrays import Encoded, Prepared, Split
 
 # smaller pieces pay more for the calls than for the pictures (at batch 4 several times more)
 AUGMENT_SAMPLES = 512

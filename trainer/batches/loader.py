@@ -30,11 +30,11 @@ from trainer.batches.rows import Rows
 from trainer.config.data import ImageData, RandomResizedCrop
 from trainer.config.run import RunConfig
 from trainer.config.tables import TableData
-from trainer.datasets.prepare import Encoded, Prepared
 from trainer.prepared import pictures
+from trainer.prepared.arrays import Encoded, Prepared
+from trainer.prepared.errors import DataError
 from trainer.prepared.masks import EncodedMasks
-from trainer.prepared.raw import DataError
-from trainer.ranks import group
+from trainer.ranks import machine
 from trainer.ranks.group import World
 
 MOST_WORKERS = 16  # chosen by ourselves; execution.workers may ask for more
@@ -63,7 +63,7 @@ def build(data: Prepared, config: RunConfig, world: World) -> Batches:
     # give
     if workers is None:
         busy = 1 if world.device.type == "cuda" else how.threads_per_rank
-        workers = min(max(0, group.cpus_of_a_rank() - busy), MOST_WORKERS)
+        workers = min(max(0, machine.cpus_of_a_rank() - busy), MOST_WORKERS)
     return Loader(data, train.data, workers=workers, epochs=train.epochs, **of_this_rank)
 
 
@@ -172,7 +172,7 @@ class Loader(Batches):
     ) -> None:
         super().__init__(data, config, **of_this_rank)
         self.workers, self.total_steps = (
-            min(workers, group.cpus()),
+            min(workers, machine.cpus()),
             epochs * self.steps_per_epoch,
         )
         self.where = f"come through a DataLoader with {self.workers} worker(s)"

@@ -22,7 +22,8 @@ from torch import Tensor
 from trainer.checkpoints import files as checkpoint
 from trainer.config.files.layout import Attempt, RunDir
 from trainer.ranks import watchdog
-from trainer.ranks.group import kill_point, say
+from trainer.ranks.environment import say
+from trainer.ranks.faults import kill_point
 
 KEEP = 2
 RETRY_S = 60.0  # after a failed try the periodic ones rest for so long

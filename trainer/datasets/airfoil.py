@@ -12,7 +12,8 @@ import numpy as np
 
 from trainer.config.tables import AirfoilData
 from trainer.prepared import delimited, raw
-from trainer.prepared.raw import Allowed, DataError, Piece, Source
+from trainer.prepared.errors import DataError
+from trainer.prepared.raw import Allowed, Piece, Source
 
 # raised when `convert` gives other bytes; 2: a column that never changes is zero, where it was NaN
 VERSION = 2

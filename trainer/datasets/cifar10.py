@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from trainer.config.data import CIFAR10Data
-from trainer.prepared import raw
+from trainer.prepared import errors, raw
 from trainer.prepared.raw import Allowed, Piece, Source
 
 VERSION = 1
@@ -29,7 +29,7 @@ PUBLISHED = {  # md5, as torchvision.datasets.CIFAR10 holds them
 
 
 def source(config: CIFAR10Data, data_dir: Path, allowed: Allowed) -> Source:
-    """The six batch files. Raises raw.DataError."""
+    """The six batch files. Raises errors.DataError."""
 
     def fetch() -> None:
         from torchvision.datasets import CIFAR10  # 1.7 s to import, and an extra
@@ -74,7 +74,7 @@ class _ArraysOnly(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _ARRAYS:
-            raise raw.DataError(
+            raise errors.DataError(
                 f"a CIFAR-10 batch file wants to load {module}.{name}: it is no data, remove it"
             )
         return super().find_class(module.replace("numpy.core", "numpy._core"), name)

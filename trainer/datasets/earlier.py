@@ -12,8 +12,8 @@ from pathlib import Path
 
 from trainer.config.data import DataConfig, ImageData, ImageFolderData, VOCData
 from trainer.datasets import imagefolder, voc, voc_lists
+from trainer.prepared.errors import DataError
 from trainer.prepared.listing import Listing
-from trainer.prepared.raw import DataError
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 

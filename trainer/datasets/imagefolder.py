@@ -20,10 +20,11 @@ import numpy as np
 from trainer.config.data import ImageFolderData
 from trainer.prepared import pictures
 from trainer.prepared.contents import Contents, Unreadable
+from trainer.prepared.errors import DataError
 from trainer.prepared.listing import Listing, is_data
 from trainer.prepared.notes import seen_in
 from trainer.prepared.pictures import BadPicture, Fit, shown
-from trainer.prepared.raw import ELSEWHERE, Allowed, DataError, Piece, Seen, Skipped, Source
+from trainer.prepared.raw import ELSEWHERE, Allowed, Piece, Seen, Skipped, Source
 
 VERSION = 3  # raised when the same files give other bytes, or are known by something else
 # what a thread reads at a time, so that memory is bounded also where files are large

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from trainer.config.tables import LinearData
-from trainer.prepared.raw import Allowed, DataError, Piece, Source
+from trainer.prepared.errors import DataError
+from trainer.prepared.raw import Allowed, Piece, Source
 
 VERSION = 1  # raised when `convert` gives other bytes
 

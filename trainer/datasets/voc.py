@@ -16,6 +16,7 @@ from trainer.config.data import VOCData
 from trainer.datasets.voc_lists import Lists, Scene
 from trainer.prepared import masks, pictures
 from trainer.prepared.contents import Contents, Unreadable
+from trainer.prepared.errors import DataError
 from trainer.prepared.masks import Crop
 from trainer.prepared.notes import seen_in
 from trainer.prepared.pictures import BadPicture, shown
@@ -23,7 +24,6 @@ from trainer.prepared.raw import (
     ALL_THE_SAME,
     ELSEWHERE,
     Allowed,
-    DataError,
     Piece,
     Pixels,
     Seen,

@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from trainer.prepared.errors import DataError
 from trainer.prepared.listing import counted
 from trainer.prepared.pictures import EXTENSIONS, shown
-from trainer.prepared.raw import DataError
 
 FOLDER = "ImageSets/Segmentation"
 IMAGES, MASKS = "JPEGImages", "SegmentationClass"

@@ -18,11 +18,12 @@ from trainer.batches import augment
 from trainer.batches.batches import Batches, MicroBatch
 from trainer.batches.rows import Rows
 from trainer.config.data import ImageData
-from trainer.config.files.layout import RunDir, write_json
+from trainer.config.files.json_files import write_json
+from trainer.config.files.layout import RunDir
 from trainer.config.run import TrainConfig
-from trainer.datasets.prepare import Prepared
+from trainer.prepared.arrays import Prepared
 from trainer.prepared.masks import VOID, colour_map
-from trainer.ranks.group import say
+from trainer.ranks.environment import say
 from trainer.tasks import Evaluation, Prediction, iou
 
 MOST_PICTURES = 16

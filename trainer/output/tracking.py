@@ -18,7 +18,7 @@ from typing import Any
 from urllib import error, parse, request
 
 from trainer.config import wandb_mode
-from trainer.config.files.layout import finite_or_none, to_json, write_json
+from trainer.config.files.json_files import finite_or_none, to_json, write_json
 from trainer.config.run import RunConfig
 from trainer.ranks.group import World
 

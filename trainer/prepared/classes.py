@@ -12,10 +12,10 @@ import numpy as np
 from trainer.config import steps
 from trainer.config.data import DataConfig, ImageFolderData, SyntheticData, VOCData
 from trainer.config.tables import TableData
-from trainer.datasets.prepare import Split, mapped
+from trainer.prepared.arrays import Split, mapped
+from trainer.prepared.errors import DataError
 from trainer.prepared.masks import VOID, EncodedMasks
 from trainer.prepared.pictures import shown
-from trainer.prepared.raw import DataError
 
 MOST_NAMED = 5
 RARE = 16  # scenes; that a class of more is held out whole is unlikely beyond counting

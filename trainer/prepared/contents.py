@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from trainer.prepared.raw import DataError
+from trainer.prepared.errors import DataError
 
 AT_ONCE = 256  # files that a thread looks at before it takes others
 THREADS = 16  # most of the time goes into waiting for the disk, or for a file server

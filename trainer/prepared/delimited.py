@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from trainer.prepared.raw import DataError
+from trainer.prepared.errors import DataError
 
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 WITH_COMMA = re.compile(r"[+-]?(\d+,\d*|,\d+)([eE][+-]?\d+)?", re.ASCII)

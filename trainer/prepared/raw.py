@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from trainer.prepared.errors import DataError
+
 if TYPE_CHECKING:
     from trainer.prepared.contents import Contents
 
@@ -21,12 +23,6 @@ ELSEWHERE = (
     "by --data-dir, paths.data in the site file, or BATCHYARD_DATA; the job `digits` runs without"
     " any download"
 )
-
-
-class DataError(Exception):
-    """The data is not there, or is not what it should be; the message says what, where to put it,
-    and what to try.
-    """
 
 
 class Allowed(NamedTuple):

@@ -8,16 +8,9 @@ from __future__ import annotations
 import gc
 import inspect
 import os
-import platform
-import re
-import signal
 import socket
-import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -28,6 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 from trainer.config.files.layout import Attempt, RunDir
 from trainer.config.run import RunConfig
 from trainer.ranks import watchdog
+from trainer.ranks.environment import attempt_from_environment
 
 
 @dataclass(frozen=True)
@@ -105,80 +99,6 @@ def finish(world: World) -> None:
         dist.destroy_process_group()
 
 
-def name_of(device: torch.device) -> str:
-    """What its maker calls it, as in `NVIDIA H100 80GB HBM3`; of a CPU that does not tell, its
-    architecture.
-    """
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    try:
-        told = re.search(r"^model name\s*: *(.+)", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    except OSError:  # not Linux
-        told = None
-    return told[1].strip() if told else platform.processor() or platform.machine()
-
-
-def rank_from_environment() -> int:
-    return int(os.environ.get("RANK", 0))
-
-
-def cpus() -> int:
-    """CPUs that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def cpus_of_a_rank() -> int:
-    """Its share of the CPUs that all ranks of this node may use; at least one."""
-    return max(
-        1, cpus() // int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("WORLD_SIZE", 1)))
-    )
-
-
-def prepared_from_environment() -> Path | None:
-    """Where launch.node has copied the prepared data to, on this node's own disk."""
-    return Path(os.environ["BATCHYARD_PREPARED"]) if "BATCHYARD_PREPARED" in os.environ else None
-
-
-def attempt_from_environment(run: RunDir) -> Attempt:
-    return run.attempt(os.environ.get("BATCHYARD_ATTEMPT", "manual-1"))
-
-
-def say(line: str) -> None:
-    """One line in this rank's log.
-
-    A full disk stops nothing: the line waits in the stream for the next one.
-    """
-    with suppress(OSError):
-        print(line, flush=True)
-
-
-def kill_point(run: RunDir, point: str, step: int) -> None:
-    """For tests and drills: kills this process where BATCHYARD_FAULT is `kill:<point>:<step>`, once
-    in the life of the run.
-    """
-    if (
-        os.environ.get("BATCHYARD_FAULT") == f"kill:{point}:{step}"
-        and not run.killed(point, step).exists()
-    ):
-        run.killed(point, step).touch()
-        os.kill(os.getpid(), signal.SIGKILL)
-
-
-def inject_fault(world: World, step: int, images: Tensor) -> None:
-    """Does nothing, unless BATCHYARD_FAULT=kind:rank:step (exception, hang, nan) names this rank
-    and step: for tests and drills.
-    """
-    kind, _, place = os.environ.get("BATCHYARD_FAULT", "").partition(":")
-    if place != f"{world.rank}:{step}":
-        return
-    if kind == "exception":
-        raise RuntimeError(f"BATCHYARD_FAULT={kind}:{place}")
-    while kind == "hang":
-        time.sleep(1)
-    if kind == "nan":
-        images.fill_(float("nan"))
-
-
 def wrap(model: nn.Module, world: World) -> nn.Module:
     """DDP over the ranks; the model itself where there is no process group, as with one rank.
 
@@ -243,77 +163,3 @@ def total(values: Tensor, world: World) -> Tensor:
     for other in gathered[1:]:
         result += other
     return result
-
-
-def time_is_up(deadline: float | None, reserve_s: float) -> bool:
-    """Whether the time limit is less than `reserve_s` seconds away. deadline: unix seconds; None:
-    no limit.
-    """
-    return deadline is not None and time.time() > deadline - reserve_s
-
-
-class Agreement:
-    """Lets all ranks stop, or checkpoint, at the same step.
-
-    Signals only set a flag. Every `interval` steps the ranks take the maximum of their flags over
-    gloo, so that the device is never waited for. Rank 0 chooses the interval from its first steps:
-    about 50 ms of work, at most 100 steps.
-    """
-
-    CHECK_EVERY_S = 0.05
-    FIRST_STEPS = 8
-
-    def __init__(
-        self, world: World, checkpoint_every_min: float | None, reserve_s: Callable[[], float]
-    ) -> None:
-        """reserve_s: how long before the deadline all must stop; the longest of all
-        ranks' counts.
-        """
-        self.world, self.reserve_s = world, reserve_s
-        self.stop_requested = False
-        self.checkpoint_every_s = 60 * checkpoint_every_min if checkpoint_every_min else None
-        self.last_checkpoint = time.monotonic()
-        self.interval = 1
-        self.calls = 0
-        self.started = 0.0
-
-    def listen(self) -> None:
-        """Takes over the signals.
-
-        Before this, their default ends a rank at once: nothing would be lost yet.
-        """
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
-            signal.signal(number, self._request_stop)
-
-    def _request_stop(self, number: int, frame: FrameType | None) -> None:
-        self.stop_requested = True
-
-    def __call__(self) -> tuple[bool, bool]:
-        """Called once after each step. Returns (stop, checkpoint), equal on all ranks."""
-        self.calls += 1
-        if self.calls == 1:
-            self.started = time.monotonic()  # the first step warms up and is not measured
-        if self.calls % self.interval:
-            return False, False
-        now = time.monotonic()
-        due = (
-            self.checkpoint_every_s is not None
-            and now - self.last_checkpoint > self.checkpoint_every_s
-        )
-        proposal = self.interval
-        if self.calls == self.FIRST_STEPS:
-            step_s = (now - self.started) / (self.calls - 1)
-            proposal = max(1, min(100, int(self.CHECK_EVERY_S / max(step_s, 1e-6))))
-        wanted = self.stop_requested or time_is_up(self.world.deadline, self.reserve_s())
-        stop, checkpoint, self.interval = self._maximum(
-            [wanted, due and self.world.rank == 0, proposal if self.world.rank == 0 else 0]
-        )
-        if checkpoint:
-            self.last_checkpoint = now
-        return bool(stop), bool(checkpoint)
-
-    def _maximum(self, flags: Sequence[int | bool]) -> list[int]:
-        values = torch.tensor([int(flag) for flag in flags], dtype=torch.int64)
-        if self.world.size > 1:
-            dist.all_reduce(values, op=dist.ReduceOp.MAX)
-        return [int(value) for value in values]

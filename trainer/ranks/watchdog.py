@@ -25,7 +25,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from trainer.config.files.layout import Attempt, write_json
+from trainer.config.files.json_files import write_json
+from trainer.config.files.layout import Attempt
 
 TICK_S = 1.0
 HEARTBEAT_S = 5.0

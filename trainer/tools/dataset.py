@@ -22,14 +22,15 @@ from trainer.config.files.layout import RunDir
 from trainer.config.files.outcome import EXIT_WRONG
 from trainer.config.run import RunConfig
 from trainer.config.tables import TableData
-from trainer.datasets.prepare import Prepared, Split, mapped, prepare
+from trainer.datasets.prepare import prepare
 from trainer.output.captions import Line, captioned, grid
 from trainer.output.figures import laid_over, named
+from trainer.prepared.arrays import Prepared, Split, mapped
 from trainer.prepared.classes import check
+from trainer.prepared.errors import DataError
 from trainer.prepared.masks import EncodedMasks
 from trainer.prepared.pictures import BadPicture
-from trainer.prepared.raw import DataError
-from trainer.ranks import group
+from trainer.ranks import machine
 from trainer.ranks.group import World
 
 SHOWN, COLUMNS = 16, 4
@@ -59,7 +60,7 @@ def look(
     data = mapped(Path(record["path"]), train.data.validation, train.data.wanted())
     given = train.data.pictures()
     table = isinstance(train.data, TableData)
-    counts = [] if workers == 0 else range(1, min(workers or MOST_WORKERS, group.cpus()) + 1)
+    counts = [] if workers == 0 else range(1, min(workers or MOST_WORKERS, machine.cpus()) + 1)
     reads = [read(data, config, None)] if can_live_on_device(data, config) else []
     reads += [] if table else [read(data, config, number) for number in (0, *counts)]
     return {

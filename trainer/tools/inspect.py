@@ -25,8 +25,9 @@ from trainer.config.files.outcome import EXIT_WRONG
 from trainer.config.models.layers import MANY_CLASSES
 from trainer.config.run import RunConfig
 from trainer.datasets.find import dataset
+from trainer.prepared.errors import DataError
 from trainer.prepared.pictures import MOST_PIXELS
-from trainer.prepared.raw import Allowed, DataError, Source
+from trainer.prepared.raw import Allowed, Source
 
 
 class DoesNotFit(Exception):

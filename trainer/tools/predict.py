@@ -22,7 +22,8 @@ from torch import Tensor
 
 from trainer.checkpoints import files
 from trainer.checkpoints.files import NewerCheckpoint, NoCheckpoint
-from trainer.config.files.layout import RunDir, to_json
+from trainer.config.files.json_files import to_json
+from trainer.config.files.layout import RunDir
 from trainer.config.files.outcome import EXIT_WRONG
 from trainer.config.run import RunConfig
 from trainer.output.captions import Line, captioned

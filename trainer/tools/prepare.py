@@ -10,12 +10,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from trainer.config.files.layout import RunDir, read_json
+from trainer.config.files.json_files import read_json
+from trainer.config.files.layout import RunDir
 from trainer.config.files.outcome import EXIT_WRONG
 from trainer.config.run import RunConfig
 from trainer.datasets.prepare import prepare
 from trainer.prepared.classes import check
-from trainer.prepared.raw import DataError
+from trainer.prepared.errors import DataError
 
 
 def main() -> None:

@@ -20,13 +20,14 @@ from torch import Tensor, nn
 
 from trainer import tasks
 from trainer.batches.batches import MicroBatch, Step
-from trainer.config.files.layout import Attempt, RunDir, to_json
+from trainer.config.files.json_files import to_json
+from trainer.config.files.layout import Attempt, RunDir
 from trainer.config.files.outcome import EXIT_WRONG, Outcome
 from trainer.config.run import RunConfig
 from trainer.config.tables import TableData
-from trainer.datasets.prepare import Encoded, Prepared, load
 from trainer.guard import LEAST_SCALE
-from trainer.ranks import group
+from trainer.prepared.arrays import Encoded, Prepared, load
+from trainer.ranks import faults, group
 from trainer.ranks.group import World
 from trainer.state import Trainer
 from trainer.train import gradients
@@ -166,7 +167,7 @@ def look_at_step(t: Trainer, step: int) -> list[dict[str, Any]]:
     model.train()
     _, numbers = t.batches.plan.index(range(step, step + 1))
     micro_batches = t.batches.at(step)
-    group.inject_fault(t.world, step, micro_batches[0].images)
+    faults.inject_fault(t.world, step, micro_batches[0].images)
     found: list[dict[str, Any]] = []
     position = 0
     for batch in micro_batches:

@@ -16,7 +16,8 @@ from trainer import models
 from trainer.batches.normalise import Normalise
 from trainer.checkpoints.files import Checkpoint
 from trainer.config.data import ImageData, SmallPictures
-from trainer.config.files.layout import RunDir, read_json
+from trainer.config.files.json_files import read_json
+from trainer.config.files.layout import RunDir
 from trainer.config.run import RunConfig
 from trainer.evaluate import autocast
 from trainer.models import fcn

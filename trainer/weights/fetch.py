@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.config.weights import Weights
-from trainer.prepared.raw import DataError
+from trainer.prepared.errors import DataError
 
 ELSEWHERE = "by --data-dir, paths.data in the site file, or BATCHYARD_DATA"
 # how torchvision's file names hold the beginning of their sha256

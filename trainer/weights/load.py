@@ -13,10 +13,11 @@ from torch import Tensor
 
 from trainer import freeze, models, optim
 from trainer.checkpoints import files
-from trainer.config.files.layout import RunDir, read_json
+from trainer.config.files.json_files import read_json
+from trainer.config.files.layout import RunDir
 from trainer.config.run import TrainConfig
 from trainer.config.weights import Weights
-from trainer.prepared.raw import DataError
+from trainer.prepared.errors import DataError
 from trainer.weights import state_dict
 
 MOST_SHOWN, MOST_NAMES = 20, 12

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from trainer.prepared.raw import DataError
+from trainer.prepared.errors import DataError
 
 FIRST_BYTES = 512
 # What begins like this is no file of weights, and what to do about it.

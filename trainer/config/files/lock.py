@@ -41,7 +41,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.config.files.file_clock import Clock, FileClock, MachineClock, uptime_s
-from trainer.config.files.layout import open_file
+from trainer.config.files.json_files import open_file
 
 LEASE_S = 120.0
 RENEW_S = LEASE_S / 6

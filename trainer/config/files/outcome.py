@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from trainer.config.files.layout import read_json, write_json
+from trainer.config.files.json_files import read_json, write_json
 
 Status = Literal["completed", "stopped", "failed"]
 Verdict = Literal[

@@ -1,0 +1,14 @@
+"""What is wrong with data, for users."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    pass
+
+
+class DataError(Exception):
+    """The data is not there, or is not what it should be; the message says what, where to put it,
+    and what to try.
+    """
