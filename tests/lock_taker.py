@@ -15,7 +15,10 @@ from typing import Any
 
 sys.path.insert(0, sys.argv[1])
 
-from trainer.config.files import lock
+try:
+    from trainer.config.files import lock
+except ImportError:  # an earlier version
+    from trainer.config import lock
 
 
 def rounds() -> None:

@@ -158,23 +158,21 @@ def started_by(old: Path, folder: Path, data: dict[str, Any], **train: Any) -> l
     Returns the command line that prepares it again.
     """
     run = ranks.make_run(folder / "runs", ranks.config("t", data=data, **train), {})
-    argv = [
-        sys.executable,
-        "-m",
-        "trainer.tools.prepare",
-        str(run.config),
-        "--data-dir",
-        str(folder),
-    ]
-    argv += ["--cache-dir", str(folder / "cache")]
+    arguments = [str(run.config), "--data-dir", str(folder), "--cache-dir", str(folder / "cache")]
     known = {"PYTHONPATH": str(old), "PATH": os.environ["PATH"]}
     write_json(run.config, without_younger_settings(read_json(run.config)))
     done = subprocess.run(
-        argv, cwd=old, env=known, capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-m", "trainer.prepare", *arguments],
+        cwd=old,
+        env=known,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     run.data_record.write_text(done.stdout)
-    return argv
+    return [sys.executable, "-m", "trainer.tools.prepare", *arguments]
 
 
 def without_younger_settings(written: dict[str, Any]) -> dict[str, Any]:

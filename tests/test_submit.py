@@ -194,7 +194,7 @@ def test_the_frozen_code_is_what_runs(
         "the attempt's start",
         lambda: process.poll() is not None or list(run.attempts.glob("*/attempt.json")),
     )
-    for name in ("train.py", "models/resnet.py", "__main__.py", "data/batches.py"):
+    for name in ("train.py", "models/resnet.py", "__main__.py", "batches/batches.py"):
         (project / "trainer" / name).write_text("raise SystemExit('the tree was edited')\n")
     finish(process, code=0)
     same_as(run, undisturbed[0])
@@ -388,14 +388,14 @@ def test_an_exception_in_the_trainer_names_the_rank_and_the_log(
 ) -> None:
     project = copy_of_the_project(tmp_path)
     model = project / "trainer/models/resnet.py"
-    model.write_text(
-        model.read_text().replace(
-            "    def forward(self, x: Tensor) -> Tensor:\n        return self.fc",
-            "    def forward(self, x: Tensor) -> Tensor:\n        if x.shape[0] == 29:  # the last"
-            " batch of an epoch\n            raise RuntimeError('a bug in the model')\n       "
-            " return self.fc",
-        )
+    sound = model.read_text()
+    bug = "        if x.shape[0] == 29:  # the last batch of an epoch\n"
+    bug += "            raise RuntimeError('a bug in the model')\n"
+    broken = sound.replace(
+        "        scores: Tensor = self.fc", f"{bug}        scores: Tensor = self.fc"
     )
+    assert broken != sound
+    model.write_text(broken)
     here = Shell(shell.runs, cwd=project, env=shell.env)
     printed = here.run("submit", "digits", *SHORT, code=1)
     failed = outcome(here.only_run())

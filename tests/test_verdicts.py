@@ -441,7 +441,7 @@ def test_an_exception_in_one_rank_of_two(
     assert found.cause == "RuntimeError: BATCHYARD_FAULT=exception:1:7" and "rank-1.log" in (
         found.hint or ""
     )
-    assert found.extra["where"].startswith("trainer/ranks/group.py:")
+    assert found.extra["where"].startswith("trainer/ranks/faults.py:")
 
 
 def test_nan_in_one_rank_is_found_by_all(
