@@ -132,7 +132,7 @@ def test_thousands_of_dead_locks_have_one_holder_each(
 ) -> None:
     folder = tmp_path if where == "disk" else TMPFS / f"batchyard-{os.getpid()}-{many}"
     takers = [Taker(PROJECT, "rounds") for _ in range(many)]
-    assert contend(folder, [(taker, AT_ONCE) for taker in takers], dead_pid, 2000) == {1: 2000}
+    assert contend(folder, [(taker, AT_ONCE) for taker in takers], dead_pid, 500) == {1: 500}
     for taker in takers:
         taker.end()
     folder.rmdir()
