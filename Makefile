@@ -6,6 +6,8 @@ JOB ?= digits
 BACKEND ?=
 RUN ?= $(JOB)
 ARGS ?=
+# of make test: one more than the CPUs, at most 4, since tests also wait for the processes that they start
+WORKERS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN); echo $$((n < 4 ? n + 1 : 4)))
 SUBMIT := $(BIN)/batchyard submit $(JOB) $(if $(BACKEND),--backend $(BACKEND)) $(ARGS)
 
 .DEFAULT_GOAL := help
@@ -34,7 +36,7 @@ demo: install  ## train digits on this machine: the whole path in half a minute
 	@echo "  make status                                 where all runs stand"
 
 test: install  ## the tests that need no daemon, no browser and no data set
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile -m "not long and not slurm and not docker and not browser and not gpu" $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not long and not slurm and not docker and not browser and not gpu" $(ARGS)
 
 coverage: install  ## how much of launch and trainer the tests of `make test` reach; takes twice as long
 	$(MAKE) test ARGS="--cov --cov-report=term:skip-covered"
