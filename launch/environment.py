@@ -11,13 +11,10 @@ import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import Literal, get_args
 
 from launch.errors import Wrong
 from launch.text import plain
-
-if TYPE_CHECKING:
-    pass
 
 BackendName = Literal["local", "docker", "slurm"]
 BACKENDS: tuple[BackendName, ...] = get_args(BackendName)

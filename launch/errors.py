@@ -5,11 +5,6 @@ Imports next to nothing, so that no command waits.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
-
 import errno
 
 TO_TRY = {

@@ -5,14 +5,10 @@ Every line that the verbs print goes through here.
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    pass
-
 import re
 import sys
+from pathlib import Path
+from typing import Any
 
 import click
 

@@ -11,14 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from launch import slurm_commands as commands
 from launch.backends.queue import largest_array, states
-from launch.runs import array_listing, frozen_code, records
-from launch.runs.array_listing import Task
-from trainer.config.files.json_files import read_json, write_json
-from trainer.config.files.layout import SweepDir
-
-if TYPE_CHECKING:
-    # which may hold all that a job does: `status` asks only for states
-    from launch.plan.build import Plan
 from launch.backends.slurm import (
     command,
     executor_of,
@@ -29,6 +21,14 @@ from launch.backends.slurm import (
     sbatch,
     script,
 )
+from launch.runs import array_listing, frozen_code, records
+from launch.runs.array_listing import Task
+from trainer.config.files.json_files import read_json, write_json
+from trainer.config.files.layout import SweepDir
+
+if TYPE_CHECKING:
+    # which may hold all that a job does: `status` asks only for states
+    from launch.plan.build import Plan
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import subprocess
-from typing import TYPE_CHECKING
 
 from launch.errors import StartError
-
-if TYPE_CHECKING:
-    pass
 
 
 def image_id(client: str, image: str) -> str | None:

@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 import time
-from typing import TYPE_CHECKING
 
 from launch import environment
 from launch.errors import StartError
@@ -20,9 +19,6 @@ from launch.runs import frozen_code
 from launch.runs.find import newest_attempt_number
 from trainer.config.files.json_files import write_json
 from trainer.config.files.layout import Attempt, RunDir
-
-if TYPE_CHECKING:
-    pass
 
 START_S = 60.0
 

@@ -4,15 +4,9 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from launch import slurm_commands as commands
 from launch.slurm_commands import SlurmError
-
-if TYPE_CHECKING:
-    # which may hold all that a job does: `status` asks only for states
-    pass
-
 
 FIRST_ARRAY_LIMIT = 1001  # Slurm's own default of MaxArraySize
 

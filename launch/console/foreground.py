@@ -9,6 +9,7 @@ import time
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from launch.backends.local import write_cancel
 from launch.runs.verdict import conclude
 from trainer.config.files.layout import Attempt, RunDir
 from trainer.config.files.lock import Lock
@@ -16,7 +17,6 @@ from trainer.config.files.outcome import EXIT_DONE, Outcome
 
 if TYPE_CHECKING:
     from launch.console.follow import Follower
-from launch.backends.local import write_cancel
 
 
 class Foreground:

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from launch.runs import records
 from trainer.config import steps
 from trainer.config.files.json_files import read_json
 from trainer.config.files.layout import RunDir
-
-if TYPE_CHECKING:
-    pass
-
 
 LAST_BYTES = 2**16  # of metrics.jsonl and timing.jsonl, in which their newest rows are looked for
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from launch.runs import array_listing, records
 from launch.runs.records import Unreadable
@@ -14,10 +14,6 @@ from trainer.config.files.file_clock import Clock, MachineClock
 from trainer.config.files.layout import Attempt, RunDir
 from trainer.config.files.lock import is_of_this_machine, local_pid, read_record
 from trainer.config.files.outcome import RETRIES, Outcome
-
-if TYPE_CHECKING:
-    pass
-
 
 State = Literal[
     "new",

@@ -7,16 +7,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from glob import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from launch.runs import find as rundir
 from launch.runs import records
 from trainer.config.files.json_files import write_json
 from trainer.config.files.layout import RunDir, SweepDir
 from trainer.config.files.lock import local_pid, me
-
-if TYPE_CHECKING:
-    pass
 
 # {started, ended, backend, settings, points, host, boot, pid, start, pidns}
 Submit = dict[str, Any]

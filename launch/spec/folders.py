@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from launch.environment import RUNS, printable
+
 if TYPE_CHECKING:
     from launch.spec.site import Site
-from launch.environment import RUNS, printable
 
 
 @dataclass(frozen=True)

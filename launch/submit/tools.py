@@ -7,7 +7,6 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from launch import environment
 from launch.environment import Machine
@@ -22,9 +21,6 @@ from trainer.config.files.json_files import read_json, write_json
 from trainer.config.files.layout import RunDir
 from trainer.config.files.lock import RENEW_S, Lock
 from trainer.config.files.outcome import EXIT_WRONG
-
-if TYPE_CHECKING:
-    pass
 
 
 def python_has(python: str, module: str) -> bool:

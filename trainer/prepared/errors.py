@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
-
 
 class DataError(Exception):
     """The data is not there, or is not what it should be; the message says what, where to put it,
